@@ -1,0 +1,57 @@
+import StrictJSON
+import Tensors
+
+extension SafetensorsHeader {
+    /// A tensor to be stored: its place is decided by ``layout(_:metadata:)``.
+    public struct Declaration: Sendable, Equatable {
+        public var name: String
+        public var type: ScalarType
+        public var shape: [Int]
+
+        public init(name: String, type: ScalarType, shape: [Int]) {
+            self.name = name
+            self.type = type
+            self.shape = shape
+        }
+    }
+
+    /// The complete start of a file and the place of each tensor, in the order of `declarations`.
+    ///
+    /// Data are stored as the Python writer stores them, wide types first and then by name, so that every tensor is aligned
+    /// to its own size; the header is padded with spaces to a multiple of 8 bytes. The same declarations give the same bytes.
+    /// - Returns: nil if a size leaves Int.
+    public static func layout(
+        _ declarations: [Declaration], metadata: [(key: String, value: String)]
+    ) -> (header: [UInt8], offsets: [Int], size: Int)? {
+        let order = declarations.indices.sorted { a, b in
+            let (x, y) = (declarations[a], declarations[b])
+            return x.type.bitWidth != y.type.bitWidth ? x.type.bitWidth > y.type.bitWidth : x.name.utf8.lexicographicallyPrecedes(y.name.utf8)
+        }
+        var offsets = [Int](repeating: 0, count: declarations.count)
+        var text = "{"
+        if !metadata.isEmpty {
+            text += "\"__metadata__\":"
+            var object = JSONObject()
+            for (key, value) in metadata { object[key] = .string(value) }
+            text += JSONValue.object(object).text(pretty: false)
+        }
+        var end = 0
+        for index in order {
+            let tensor = declarations[index]
+            guard let size = Shape.byteCount(tensor.shape, tensor.type) else { return nil }
+            let (next, over) = end.addingReportingOverflow(size)
+            guard !over else { return nil }
+            if text.utf8.count > 1 { text += "," }
+            JSONValue.quote(tensor.name, into: &text)
+            text += ":{\"dtype\":\"\(tensor.type.rawValue)\",\"shape\":[\(tensor.shape.map(String.init).joined(separator: ","))]"
+            text += ",\"data_offsets\":[\(end),\(next)]}"
+            offsets[index] = end
+            end = next
+        }
+        text += "}"
+        text += String(repeating: " ", count: (8 - text.utf8.count % 8) % 8)
+        let length = UInt64(text.utf8.count)
+        let header = (0..<8).map { UInt8(truncatingIfNeeded: length >> (8 * UInt64($0))) } + Array(text.utf8)
+        return (header, offsets.map { $0 + header.count }, end + header.count)
+    }
+}

@@ -1,0 +1,66 @@
+import CKernels
+import Tensors
+
+/// compressed-tensors `float-quantized`: E4M3 codes with one scale a row (channel) or one for the whole tensor.
+///
+/// Reference: vllm-project/compressed-tensors:quantization/utils/helpers.py (`calculate_qparams`) and
+/// lifecycle/forward_helpers.py (`_quantize`): the arithmetic runs in the weight's dtype, so scale = round_bf16(amax / 448)
+/// (2^-7 if that is zero) and code = E4M3(clamp(round_bf16(w / scale), -448, 448)).
+public struct FloatQuantizedLayout: WeightLayout, Equatable {
+    public enum Strategy: Sendable, Equatable { case channel, tensor }
+
+    public var strategy: Strategy
+    public var scaleType: ScalarType
+    /// `[out, 1]`, or `[out]` as some tools write it; `[1]` or `[]` for a whole tensor.
+    public var scaleShape: [Int]?
+
+    public init(strategy: Strategy = .channel, scaleType: ScalarType = .bf16, scaleShape: [Int]? = nil) {
+        self.strategy = strategy
+        self.scaleType = scaleType
+        self.scaleShape = scaleShape
+    }
+
+    public var name: String { strategy == .channel ? "fp8-channel" : "fp8-tensor" }
+
+    public func parts(of shape: MatrixShape) -> [WeightPart] {
+        let values = WeightPart("weight", .f8E4M3, [shape.rows, shape.columns])
+        return switch strategy {
+        case .channel: [values, WeightPart("weight_scale", scaleType, scaleShape ?? [shape.rows, 1])]
+        case .tensor: [values, WeightPart("weight_scale", scaleType, scaleShape ?? [1], rows: .whole)]
+        }
+    }
+
+    public func decode(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
+    ) {
+        guard let codes = parts[0].scalars(UInt8.self).baseAddress, let target = values.baseAddress else { return }
+        let columns = shape.columns
+        // One scale for the tile, or one for each row of it.
+        let rowsPerScale = strategy == .tensor ? rows.count : 1
+        withUnsafeTemporaryAllocation(of: UInt16.self, capacity: 128) { table in
+            for (index, row) in stride(from: 0, to: rows.count, by: rowsPerScale).enumerated() {
+                var scale = scaleType.float(in: parts[1], at: index)
+                ck_e4m3_decode(
+                    KernelLevel.active.rawValue, codes + row * columns, target + row * columns, rowsPerScale, columns, columns, &scale,
+                    table.baseAddress)
+            }
+        }
+    }
+
+    public func encode(
+        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
+    ) throws(EncodingFault) {
+        guard strategy == .channel, scaleType == .bf16 else { throw .readOnly }
+        guard let source = values.baseAddress, let codes = parts[0].scalars(UInt8.self).baseAddress else { return }
+        let scales = parts[1].scalars(UInt16.self)
+        let level = KernelLevel.active.rawValue
+        let columns = shape.columns
+        for row in 0..<rows.count {
+            let start = row * columns
+            scales[row] = ck_bf16_amax(level, source + start, columns, 1, columns)
+            guard scales[row] < 0x7F80 else { throw .notFinite(row: rows.lowerBound + row) }
+            ck_bf16_symmetric_scales(scales.baseAddress! + row, 1, Float8E4M3.greatest)
+            ck_e4m3_encode_bf16_scale(level, source + start, scales[row], columns, codes + start)
+        }
+    }
+}

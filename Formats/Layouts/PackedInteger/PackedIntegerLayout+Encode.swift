@@ -1,0 +1,80 @@
+import CKernels
+import Tensors
+
+extension PackedIntegerLayout {
+    /// Round-to-nearest exactly as compressed-tensors computes it, in BF16 arithmetic.
+    ///
+    /// Symmetric: scale = max(|min|, |max|) / ((2^bits - 1) / 2). Asymmetric: scale = (max - min) / (2^bits - 1),
+    /// zero point = rint(clamp(-2^(bits - 1) - min / scale)). A zero scale becomes 2^-7. Minimum and maximum include 0.
+    public func encode(
+        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
+    ) throws(EncodingFault) {
+        guard bits == 8 && symmetric || bits == 4 && (groupSize ?? shape.columns) % 2 == 0, scaleType == .bf16 else { throw .readOnly }
+        guard let source = values.baseAddress, let packed = parts[0].scalars(UInt8.self).baseAddress else { return }
+        let level = KernelLevel.active.rawValue
+        let groups = groups(shape)
+        let size = groupSize ?? shape.columns
+        let rowBytes = wordsPerRow(shape) * 4
+        let scales = parts[1].scalars(UInt16.self).baseAddress!
+        try chooseScales(values, rows: rows, groups: groups, size: size, into: scales, level: level)
+        parts[2].scalars(Int64.self)[0] = Int64(shape.rows)
+        parts[2].scalars(Int64.self)[1] = Int64(shape.columns)
+
+        func encodeRows(_ zeroPoints: UnsafePointer<Int8>?) {
+            for row in 0..<rows.count {
+                let codes = packed + row * rowBytes
+                let used = shape.columns * bits / 8
+                for pad in used..<rowBytes { codes[pad] = 0 }
+                let zeros = zeroPoints.map { $0 + row * groups }
+                if bits == 4 {
+                    ck_int4_encode(level, source + row * shape.columns, scales + row * groups, zeros, groups, size, codes)
+                } else {
+                    ck_int8_encode(level, source + row * shape.columns, scales + row * groups, groups, size, codes)
+                }
+            }
+        }
+        if symmetric {
+            encodeRows(nil)
+        } else {
+            withUnsafeTemporaryAllocation(of: Int8.self, capacity: rows.count * groups) { zeros in
+                for row in 0..<rows.count {
+                    chooseZeroPoints(source + row * shape.columns, groups, size, scales + row * groups, zeros.baseAddress! + row * groups)
+                }
+                pack(zeros, rows: rows.count, groups: groups, into: parts[3].scalars(UInt32.self))
+                encodeRows(zeros.baseAddress)
+            }
+        }
+    }
+
+    private func chooseScales(
+        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, groups: Int, size: Int, into scales: UnsafeMutablePointer<UInt16>,
+        level: Int32
+    ) throws(EncodingFault) {
+        let count = rows.count * groups
+        ck_bf16_group_amax(level, values.baseAddress, count, size, scales)
+        if let bad = (0..<count).first(where: { scales[$0] >= 0x7F80 }) { throw .notFinite(row: rows.lowerBound + bad / groups) }
+        // The asymmetric scales replace these, group by group, with their zero points.
+        if symmetric { ck_bf16_symmetric_scales(scales, count, Float((1 << bits) - 1) / 2) }
+    }
+
+    private func chooseZeroPoints(
+        _ source: UnsafePointer<UInt16>, _ groups: Int, _ size: Int, _ scales: UnsafeMutablePointer<UInt16>, _ zeros: UnsafeMutablePointer<Int8>
+    ) {
+        withUnsafeTemporaryAllocation(of: UInt16.self, capacity: 2 * groups) { range in
+            let least = range.baseAddress!
+            ck_bf16_group_range(KernelLevel.active.rawValue, source, groups, size, least, least + groups)
+            ck_bf16_asymmetric_parameters(least, least + groups, groups, scales, zeros)
+        }
+    }
+
+    /// Packs zero points along the rows: [rows, groups] signed to [rows * bits / 32, groups] words.
+    private func pack(_ zeros: UnsafeMutableBufferPointer<Int8>, rows: Int, groups: Int, into words: UnsafeMutableBufferPointer<UInt32>) {
+        for index in words.indices { words[index] = 0 }
+        for row in 0..<rows {
+            for group in 0..<groups {
+                let code = UInt32(Int(zeros[row * groups + group]) + (1 << (bits - 1)))
+                words[row * bits / 32 * groups + group] |= code << UInt32(row * bits % 32)
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+import Tensors
+
+/// compressed-tensors `pack-quantized`: integer codes in 32-bit words along the columns, scales for groups of columns.
+///
+/// Element i of a row lies at bit i * bits of the row's words, lowest bits first, stored with an offset of 2^(bits - 1).
+/// Reference: vllm-project/compressed-tensors:compressors/pack_quantized/helpers.py (`pack_to_int32`).
+public struct PackedIntegerLayout: WeightLayout, Equatable {
+    /// 1...8 are read; 4 and 8 are written.
+    public var bits: Int
+    /// Columns that share a scale; nil for one scale a row.
+    public var groupSize: Int?
+    public var symmetric: Bool
+    /// BF16, F16 or F32.
+    public var scaleType: ScalarType
+
+    public init(bits: Int, groupSize: Int?, symmetric: Bool = true, scaleType: ScalarType = .bf16) {
+        self.bits = bits
+        self.groupSize = groupSize
+        self.symmetric = symmetric
+        self.scaleType = scaleType
+    }
+
+    public var name: String {
+        "int\(bits)-" + (groupSize.map { "g\($0)" } ?? "channel") + (symmetric ? "" : "-asym")
+    }
+
+    /// Zero points are packed along the rows: 32 / gcd(bits, 32) rows fill whole words.
+    public var rowAlignment: Int { symmetric ? 1 : 32 / (bits & -bits) }
+
+    func groups(_ shape: MatrixShape) -> Int { groupSize.map { ceilingDivide(shape.columns, $0) } ?? 1 }
+
+    func wordsPerRow(_ shape: MatrixShape) -> Int { ceilingDivide(shape.columns * bits, 32) }
+
+    public func parts(of shape: MatrixShape) -> [WeightPart] {
+        var parts = [
+            WeightPart("weight_packed", .i32, [shape.rows, wordsPerRow(shape)]),
+            WeightPart("weight_scale", scaleType, [shape.rows, groups(shape)]),
+            WeightPart("weight_shape", .i64, [2], rows: .whole),
+        ]
+        if !symmetric {
+            parts.append(WeightPart("weight_zero_point", .i32, [ceilingDivide(shape.rows * bits, 32), groups(shape)], rows: .packed(bits: bits)))
+        }
+        return parts
+    }
+
+    public func obstacle(to shape: MatrixShape) -> String? {
+        guard let groupSize, shape.columns % groupSize != 0 else { return nil }
+        return "\(shape.columns) columns are not a multiple of the group size \(groupSize)"
+    }
+
+    /// Calls `body` for every `bits`-wide code of one packed stream.
+    @inline(__always)
+    func unpack(_ words: UnsafePointer<UInt32>, stride: Int, count: Int, _ body: (_ index: Int, _ code: Int) -> Void) {
+        let mask = (UInt64(1) << UInt64(bits)) - 1
+        for index in 0..<count {
+            let bit = index * bits
+            let word = bit / 32
+            var window = UInt64(words[word * stride])
+            if bit % 32 + bits > 32 { window |= UInt64(words[(word + 1) * stride]) << 32 }
+            body(index, Int(window >> UInt64(bit % 32) & mask))
+        }
+    }
+}

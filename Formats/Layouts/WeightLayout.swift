@@ -1,0 +1,102 @@
+import Tensors
+
+/// One stored tensor of a weight: `weight`, `weight_scale_inv`, `weight_packed`, ...
+public struct WeightPart: Sendable, Equatable {
+    /// How the rows of the stored tensor follow the rows of the weight.
+    public enum Rows: Sendable, Equatable {
+        /// Stored row r belongs to the weight's rows r * n ..< (r + 1) * n.
+        case every(Int)
+        /// Rows are packed into 32-bit words, this many bits each; stored row w holds bits 32 * w ..< 32 * (w + 1).
+        case packed(bits: Int)
+        /// The part belongs to the weight as a whole (`weight_shape`, a global scale).
+        case whole
+    }
+
+    /// The last component of the tensor's name.
+    public var leaf: String
+    public var type: ScalarType
+    public var shape: [Int]
+    public var rows: Rows
+
+    public init(_ leaf: String, _ type: ScalarType, _ shape: [Int], rows: Rows = .every(1)) {
+        self.leaf = leaf
+        self.type = type
+        self.shape = shape
+        self.rows = rows
+    }
+
+    public var byteCount: Int { Shape.byteCount(shape, type) ?? 0 }
+
+    /// Where the part of some rows of the weight lies inside the stored tensor. `tile` is cut at the layout's row alignment.
+    public func byteRange(of tile: Range<Int>, in shape: MatrixShape) -> Range<Int> {
+        /// Stored rows that cover the first `count` rows of the weight.
+        func stored(_ count: Int) -> Int {
+            switch rows {
+            case .every(let step): ceilingDivide(count, step)
+            case .packed(let bits): ceilingDivide(count * bits, 32)
+            case .whole: 0
+            }
+        }
+        guard rows != .whole else { return 0..<byteCount }
+        guard shape.rows > 0 else { return 0..<0 }
+        let rowBytes = byteCount / stored(shape.rows)
+        return stored(tile.lowerBound) * rowBytes..<stored(tile.upperBound) * rowBytes
+    }
+}
+
+/// How one logical weight is encoded in stored tensors. Layouts know numbers; they do not know files.
+///
+/// The values of a weight pass between layouts as BF16, the type that peers publish and quantize from: converting A to C
+/// gives the same bytes as converting A to BF16 and that to C. All functions work on a tile, a run of whole rows cut at
+/// multiples of ``rowAlignment``, and give the same bytes however a weight is cut.
+public protocol WeightLayout: Sendable {
+    /// The name on the command line where there is one, otherwise a description ("int3 group 64").
+    var name: String { get }
+
+    /// Whether decoding yields exactly the stored values, without scales.
+    var isDense: Bool { get }
+
+    /// Tiles begin at multiples of this many rows.
+    var rowAlignment: Int { get }
+
+    /// The stored tensors of a weight `[rows, columns]`, the values first.
+    func parts(of shape: MatrixShape) -> [WeightPart]
+
+    /// Why a weight of this shape cannot be stored so, or nil if it can.
+    func obstacle(to shape: MatrixShape) -> String?
+
+    /// Writes the BF16 values of a tile, row after row. `parts` are the tile's stored bytes in the order of ``parts(of:)``.
+    func decode(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>)
+
+    /// Chooses the codes (and scales) of a tile by round-to-nearest and stores them.
+    func encode(
+        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
+    ) throws(EncodingFault)
+}
+
+extension WeightLayout {
+    public var isDense: Bool { false }
+    public var rowAlignment: Int { 1 }
+    public func obstacle(to shape: MatrixShape) -> String? { nil }
+}
+
+/// A value that the target layout cannot hold; the conversion names the weight.
+public enum EncodingFault: Error, Equatable {
+    /// A NaN or an infinity among the values to be quantized.
+    case notFinite(row: Int)
+    /// A magnitude beyond F16's 65504 for a layout that stores F16.
+    case overflowsF16(row: Int)
+    /// The layout is read but never written.
+    case readOnly
+}
+
+extension UnsafeRawBufferPointer {
+    /// Invariant: the planner aligns every part of a tile in its buffer to 64 bytes, so any scalar type may be bound here.
+    @inline(__always)
+    func scalars<Scalar: BitwiseCopyable>(_ type: Scalar.Type) -> UnsafeBufferPointer<Scalar> { assumingMemoryBound(to: type) }
+}
+
+extension UnsafeMutableRawBufferPointer {
+    @inline(__always)
+    func scalars<Scalar: BitwiseCopyable>(_ type: Scalar.Type) -> UnsafeMutableBufferPointer<Scalar> { assumingMemoryBound(to: type) }
+}

@@ -1,0 +1,51 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// Adding a format adds one line here: its folder holds a FORMAT.md, which is documentation and not a source.
+let formatFolders = [
+    "Containers/Safetensors",
+    "Layouts/BlockScaledFP8",
+    "Layouts/Dense",
+    "Layouts/FloatQuantized",
+    "Layouts/PackedInteger",
+]
+
+let strict: [SwiftSetting] = [.enableUpcomingFeature("ExistentialAny")]
+
+let package = Package(
+    name: "recast",
+    platforms: [.macOS(.v15)],
+    products: [
+        .library(name: "Recast", targets: ["Recast"]),
+        .executable(name: "recast", targets: ["RecastCLI"]),
+        .executable(name: "recast-benchmarks", targets: ["RecastBenchmarks"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-crypto", from: "4.5.0"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.8.0"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.0"),
+    ],
+    targets: [
+        .target(name: "CKernels"),
+        .target(name: "StrictJSON", swiftSettings: strict),
+        .target(
+            name: "Tensors", dependencies: ["CKernels", .product(name: "SystemPackage", package: "swift-system")], swiftSettings: strict),
+        .target(
+            name: "Formats", dependencies: ["CKernels", "StrictJSON", "Tensors"], path: "Formats",
+            exclude: formatFolders.map { $0 + "/FORMAT.md" }, swiftSettings: strict),
+        .target(name: "Checkpoints", dependencies: ["Formats", "StrictJSON", "Tensors"], swiftSettings: strict),
+        .target(
+            name: "Conversion",
+            dependencies: ["CKernels", "Checkpoints", "Formats", "StrictJSON", "Tensors", .product(name: "Crypto", package: "swift-crypto"), "Yams"],
+            swiftSettings: strict),
+        .target(name: "Parity", dependencies: ["CKernels", "Checkpoints", "Conversion", "Formats", "StrictJSON", "Tensors"], swiftSettings: strict),
+        .target(name: "Recast", dependencies: ["Checkpoints", "Conversion", "Formats", "Parity", "StrictJSON", "Tensors"], swiftSettings: strict),
+        .executableTarget(
+            name: "RecastCLI", dependencies: ["Recast", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+            swiftSettings: strict),
+        .executableTarget(
+            name: "RecastBenchmarks",
+            dependencies: ["CKernels", "Recast", .product(name: "ArgumentParser", package: "swift-argument-parser")], swiftSettings: strict),
+    ]
+)

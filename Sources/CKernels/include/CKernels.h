@@ -1,0 +1,76 @@
+// Inner loops whose speed Swift cannot promise. Every function takes the instruction-set level to run at, gives the same
+// bits at each level, and never reads or writes outside the rectangle it is given. Callers check sizes; nothing here allocates.
+//
+// bf16 values travel as uint16_t bit patterns. A "stride" counts elements between the starts of two rows.
+#ifndef CKERNELS_H
+#define CKERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { CK_PLAIN = 0, CK_NEON = 1, CK_AVX2 = 2, CK_AVX512 = 3 };
+
+/// The fastest level this processor runs. CK_AVX512 asks for F, BW, VL, DQ and VBMI.
+int ck_best_level(void);
+
+/// E4M3 codes times F32 scales, rounded to nearest even BF16: rows that share their scales, one scale for each
+/// `block_columns` columns. `tables` is room for 128 words a block.
+void ck_e4m3_decode(int level, const uint8_t *source, uint16_t *target, size_t rows, size_t columns, size_t block_columns,
+                    const float *scales, uint16_t *tables);
+
+/// E4M3 codes of F32(w) / scale (a true division), clamped to +-448, rounded to nearest even. Values must be finite.
+void ck_e4m3_encode(int level, const uint16_t *source, size_t source_stride, uint8_t *target, size_t target_stride,
+                    size_t rows, size_t columns, float scale);
+
+/// The largest magnitude as BF16 bits without the sign; 0x7F80 or more says that a value was not finite.
+uint16_t ck_bf16_amax(int level, const uint16_t *source, size_t stride, size_t rows, size_t columns);
+
+/// One amax (BF16 bits) for each group of `size` neighbours.
+void ck_bf16_group_amax(int level, const uint16_t *source, size_t groups, size_t size, uint16_t *amax);
+
+/// round_bf16(amax / half_range) in place; a zero becomes BF16's epsilon 2^-7 (compressed-tensors' rule).
+void ck_bf16_symmetric_scales(uint16_t *amax, size_t groups, float half_range);
+
+/// Least and greatest value of each group, both extended to include 0, as BF16 bits. Values are finite.
+void ck_bf16_group_range(int level, const uint16_t *source, size_t groups, size_t size, uint16_t *least, uint16_t *greatest);
+
+/// compressed-tensors' asymmetric 4-bit parameters, each step in BF16: scale = (greatest - least) / 15, zero point =
+/// rint(clamp(-8 - least / scale, -8, 7)); an all-zero group gets 2^-7 and 0.
+void ck_bf16_asymmetric_parameters(const uint16_t *least, const uint16_t *greatest, size_t groups, uint16_t *scales, int8_t *zero_points);
+
+/// 4-bit codes rint(clamp(bf16(bf16(w / scale) + zero_point), -8, 7)) + 8, low nibble first. `zero_points` may be NULL.
+/// `size` is even; values and scales are finite.
+void ck_int4_encode(int level, const uint16_t *source, const uint16_t *scales, const int8_t *zero_points,
+                    size_t groups, size_t size, uint8_t *target);
+
+/// bf16(bf16(code - zero_point) * scale) of 4-bit codes stored with an offset of 8. `zero_points` may be NULL.
+void ck_int4_decode(int level, const uint8_t *source, const uint16_t *scales, const int8_t *zero_points,
+                    size_t groups, size_t size, uint16_t *target);
+
+/// 8-bit codes rint(clamp(bf16(w / scale), -128, 127)) + 128.
+void ck_int8_encode(int level, const uint16_t *source, const uint16_t *scales, size_t groups, size_t size, uint8_t *target);
+void ck_int8_decode(int level, const uint8_t *source, const uint16_t *scales, size_t groups, size_t size, uint16_t *target);
+
+/// E4M3 codes of clamp(bf16(w / scale), +-448): compressed-tensors' float-quantized arithmetic, in the weight's dtype.
+void ck_e4m3_encode_bf16_scale(int level, const uint16_t *source, uint16_t scale, size_t count, uint8_t *target);
+
+void ck_bf16_to_f32(const uint16_t *source, float *target, size_t count);
+void ck_f32_to_bf16(const float *source, uint16_t *target, size_t count);
+void ck_f16_to_f32(int level, const uint16_t *source, float *target, size_t count);
+void ck_f32_to_f16(int level, const float *source, uint16_t *target, size_t count);
+
+/// How many BF16 values are infinite or NaN.
+size_t ck_bf16_count_nonfinite(const uint16_t *source, size_t count);
+
+/// Adds up one row: sums of reference^2, (reference - candidate)^2, reference * candidate and candidate^2 in F64, the largest
+/// |reference - candidate| and how many values differ. Element i goes to lane i mod 16 and the lanes are joined in order, so
+/// the bits are the same at every level. Two NaNs count as equal.
+typedef struct { double signal, noise, product, candidate; float max_abs; size_t different; } ck_error_sums;
+void ck_bf16_error(int level, const uint16_t *reference, const uint16_t *candidate, size_t count, ck_error_sums *sums);
+void ck_f32_error(const float *reference, const float *candidate, size_t count, ck_error_sums *sums);
+
+/// Copies bytes between files inside the kernel (copy_file_range, which Glibc's Swift module does not show).
+/// Returns how many were copied, 0 at the end of the file, or -1 where the system or the file system cannot.
+int64_t ck_copy_range(int from, int64_t from_offset, int to, int64_t to_offset, size_t count);
+
+#endif

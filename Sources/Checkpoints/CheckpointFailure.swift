@@ -1,0 +1,70 @@
+import StrictJSON
+import Tensors
+
+/// Why a checkpoint cannot be opened or trusted.
+public enum CheckpointFailure: Failure, Equatable {
+    case missing(path: String)
+    case noTensorFiles(path: String)
+    case notACheckpointFile(path: String)
+    case config(path: String, JSONError)
+    case configNotObject(path: String)
+    case unpaired([UnpairedTensor])
+    case contradiction(tensor: String, file: String, reason: String)
+    case badScale(tensor: String, file: String, value: String)
+
+    public var kind: FailureKind {
+        switch self {
+        case .missing, .noTensorFiles: .noInput
+        default: .badData
+        }
+    }
+
+    public var description: String {
+        switch self {
+        case .missing(let path): "\(path): there is no such file or directory"
+        case .noTensorFiles(let path): "\(path): no .safetensors file and no \("model.safetensors.index.json") here; give the directory, a file or an index of a checkpoint"
+        case .notACheckpointFile(let path): "\(path): neither a safetensors file nor an index of one; give a checkpoint's directory, file or index"
+        case .config(let path, let error): "\(path): the JSON text is malformed: \(error)"
+        case .configNotObject(let path): "\(path): expected a JSON object"
+        case .unpaired(let tensors):
+            tensors[0].description
+                + (tensors.count > 1 ? " (and \(tensors.count - 1) more: \(tensors.dropFirst().prefix(4).map(\.name).joined(separator: ", "))\(tensors.count > 5 ? ", ..." : ""))" : "")
+        case .contradiction(let tensor, let file, let reason): "\(file): tensor \(tensor) \(reason)"
+        case .badScale(let tensor, let file, let value): "\(file): tensor \(tensor) holds the scale \(value); scales must be finite and not negative, so the file is damaged"
+        }
+    }
+}
+
+/// A quantized tensor without its scales, or a scale without its weight.
+public struct UnpairedTensor: Sendable, Equatable, CustomStringConvertible {
+    public var name: String
+    public var file: String
+    public var summary: String
+    /// Whether this is a scale (or other companion) that belongs to no weight.
+    public var isCompanion: Bool
+    /// Tensors of the checkpoint that look like the missing partner.
+    public var lookalikes: [String]
+
+    public var description: String {
+        let hint =
+            lookalikes.isEmpty
+            ? "a shard may be missing, or a tool dropped it; without it the numbers are meaningless"
+            : "the checkpoint has \(lookalikes.joined(separator: ", ")), which may be it under another name; rename it to what quantization_config promises"
+        return isCompanion
+            ? "\(file): scale \(name) (\(summary)) belongs to no quantized weight; \(hint)"
+            : "\(file): tensor \(name) (\(summary)) is quantized but no scale for it is found in any shard; \(hint)"
+    }
+}
+
+/// Something odd that does not stop a conversion.
+public struct Finding: Sendable, Equatable, CustomStringConvertible {
+    public var subject: String
+    public var text: String
+
+    public init(_ subject: String, _ text: String) {
+        self.subject = subject
+        self.text = text
+    }
+
+    public var description: String { subject.isEmpty ? text : "\(subject): \(text)" }
+}

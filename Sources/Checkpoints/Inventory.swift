@@ -1,0 +1,128 @@
+import Formats
+import StrictJSON
+import Tensors
+
+/// What a checkpoint consists of: the figures behind `recast inspect`.
+public struct Inventory: Sendable {
+    public struct LayoutRow: Sendable {
+        public var layout: String
+        public var weights = 0
+        public var values = 0
+        public var bytes = 0
+    }
+
+    /// Weights whose names differ in numbers only.
+    public struct KindRow: Sendable {
+        public var kind: String
+        public var shape: [Int]
+        public var layouts: [String]
+        public var weights = 0
+        public var bytes = 0
+    }
+
+    public var architecture: String
+    public var modelType: String
+    public var layers: Int?
+    public var routedExperts: Int?
+    public var expertsPerToken: Int?
+    public var tensors = 0
+    public var weights = 0
+    /// All values, scales not counted.
+    public var parameters = 0
+    /// Values of layers beyond `num_hidden_layers`.
+    public var mtpParameters = 0
+    /// Values that one token uses: without MTP layers, with the chosen share of the routed experts. Nil without expert counts.
+    public var activeParameters: Int?
+    public var dataBytes = 0
+    public var shards: Int
+    public var byLayout: [LayoutRow] = []
+    public var byKind: [KindRow] = []
+    public var largest: [(name: String, shape: [Int], layout: String, bytes: Int)] = []
+    public var findings: [String] = []
+    public var quantization: String
+
+    public init(of checkpoint: Checkpoint) {
+        let config = checkpoint.config["text_config"]?.object.map(JSONValue.object) ?? checkpoint.config
+        architecture = checkpoint.config["architectures"]?.array?.first?.string ?? "unknown"
+        modelType = checkpoint.config["model_type"]?.string ?? "unknown"
+        layers = config["num_hidden_layers"]?.int
+        routedExperts = ["n_routed_experts", "num_experts", "num_local_experts"].lazy.compactMap { config[$0]?.int }.first
+        expertsPerToken = config["num_experts_per_tok"]?.int
+        shards = checkpoint.files.count
+        quantization = checkpoint.quantization.map { $0.method.isEmpty ? "quantization_config without quant_method" : $0.method } ?? "none"
+        count(checkpoint)
+        largest = checkpoint.weights.sorted { ($0.storedBytes, $1.name) > ($1.storedBytes, $0.name) }.prefix(5)
+            .map { ($0.name, $0.dimensions, $0.layoutName, $0.storedBytes) }
+        findings = checkpoint.unpaired.prefix(8).map(\.description) + checkpoint.findings.map(\.description)
+        if checkpoint.unpaired.count > 8 { findings.append("\(checkpoint.unpaired.count - 8) more tensors without their scales") }
+    }
+
+    private mutating func count(_ checkpoint: Checkpoint) {
+        var layoutRows: [String: LayoutRow] = [:]
+        var kindRows: [String: KindRow] = [:]
+        var routed = 0
+        for weight in checkpoint.weights {
+            let values = weight.count
+            let bytes = weight.storedBytes
+            let layout = weight.layoutName
+            weights += 1
+            tensors += weight.stored.count
+            parameters += values
+            dataBytes += bytes
+            let isMTP = layers.map { count in WeightName.layer(weight.name).map { $0 >= count } ?? false } ?? false
+            if isMTP { mtpParameters += values } else if WeightName.isRoutedExpert(weight.name) { routed += values }
+            layoutRows[layout, default: LayoutRow(layout: layout)].add(values, bytes)
+            let kind = WeightName.kind(weight.name)
+            kindRows[kind, default: KindRow(kind: kind, shape: weight.dimensions, layouts: [])].add(layout, bytes)
+        }
+        byLayout = layoutRows.values.sorted { ($0.bytes, $1.layout) > ($1.bytes, $0.layout) }
+        byKind = kindRows.values.sorted { ($0.bytes, $1.kind) > ($1.bytes, $0.kind) }
+        if let routedExperts, let expertsPerToken, routedExperts > 0 {
+            activeParameters = parameters - mtpParameters - routed + routed / routedExperts * expertsPerToken
+        }
+    }
+
+    public var json: JSONObject {
+        [
+            "schema": .int(1), "architecture": .string(architecture), "model_type": .string(modelType),
+            "quantization": .string(quantization), "tensors": .int(tensors), "weights": .int(weights), "parameters": .int(parameters),
+            "mtp_parameters": .int(mtpParameters), "active_parameters": activeParameters.map(JSONValue.int) ?? .null,
+            "data_bytes": .int(dataBytes), "shards": .int(shards),
+            "layouts": .array(
+                byLayout.map {
+                    .object(["layout": .string($0.layout), "weights": .int($0.weights), "values": .int($0.values), "bytes": .int($0.bytes)])
+                }),
+            "kinds": .array(
+                byKind.map {
+                    .object([
+                        "kind": .string($0.kind), "weights": .int($0.weights), "shape": .array($0.shape.map(JSONValue.int)),
+                        "layouts": .array($0.layouts.map(JSONValue.string)), "bytes": .int($0.bytes),
+                    ])
+                }),
+            "largest": .array(
+                largest.map {
+                    .object([
+                        "name": .string($0.name), "shape": .array($0.shape.map(JSONValue.int)), "layout": .string($0.layout),
+                        "bytes": .int($0.bytes),
+                    ])
+                }),
+            "findings": .array(findings.map(JSONValue.string)),
+        ]
+    }
+}
+
+extension Inventory.LayoutRow {
+    fileprivate mutating func add(_ values: Int, _ bytes: Int) {
+        weights += 1
+        self.values += values
+        self.bytes += bytes
+    }
+}
+
+extension Inventory.KindRow {
+    fileprivate mutating func add(_ layout: String, _ bytes: Int) {
+        weights += 1
+        self.bytes += bytes
+        if !layouts.contains(layout) { layouts.append(layout) }
+    }
+}

@@ -1,0 +1,85 @@
+import Formats
+import Tensors
+
+/// The stored bytes of a run of rows of a weight, laid out one part after another in working memory.
+public struct PartLayout: Sendable {
+    public var parts: [WeightPart]
+    public var shape: MatrixShape
+
+    public init(parts: [WeightPart], shape: MatrixShape) {
+        self.parts = parts
+        self.shape = shape
+    }
+
+    /// Working memory is cut at multiples of a cache line, which suits every scalar type.
+    public static func aligned(_ size: Int) -> Int { (size + 63) & ~63 }
+
+    /// Bytes of working memory for `rows`.
+    public func byteCount(_ rows: Range<Int>) -> Int {
+        parts.reduce(0) { $0 + Self.aligned($1.byteRange(of: rows, in: shape).count) }
+    }
+
+    /// The parts of `rows` inside `buffer`, which has at least ``byteCount(_:)`` bytes.
+    public func slices(_ rows: Range<Int>, in buffer: UnsafeMutableRawBufferPointer) -> [UnsafeMutableRawBufferPointer] {
+        var start = 0
+        return parts.map { part in
+            let size = part.byteRange(of: rows, in: shape).count
+            defer { start += Self.aligned(size) }
+            return UnsafeMutableRawBufferPointer(rebasing: buffer[start..<(start + size)])
+        }
+    }
+}
+
+/// Runs of rows that cover a weight.
+public struct TileSequence: Sequence, IteratorProtocol {
+    private var start = 0
+    private let rows: Int
+    private let step: Int
+
+    public init(rows: Int, step: Int) {
+        self.rows = rows
+        self.step = Swift.max(step, 1)
+    }
+
+    public mutating func next() -> Range<Int>? {
+        guard start < rows else { return nil }
+        defer { start += step }
+        return start..<Swift.min(start + step, rows)
+    }
+}
+
+/// A source file that ended before the bytes its header promised.
+public struct ShortRead: Failure, Equatable {
+    public var path: String
+    public var tensor: String
+    public var offset: Int
+
+    public init(path: String, tensor: String, offset: Int) {
+        self.path = path
+        self.tensor = tensor
+        self.offset = offset
+    }
+
+    public var kind: FailureKind { .badData }
+    public var description: String {
+        "\(path): the data of tensor \(tensor) end early at byte \(offset); the file was truncated after it was opened, restore it and run again"
+    }
+}
+
+extension Checkpoint {
+    /// Reads part of a stored tensor completely.
+    public func read(_ tensor: StoredTensor, _ range: Range<Int>, into buffer: UnsafeMutableRawBufferPointer) throws {
+        let file = files[tensor.file]
+        let count = try file.read(into: buffer, at: tensor.offset + range.lowerBound)
+        guard count == range.count else {
+            throw ShortRead(path: file.path, tensor: tensor.name, offset: tensor.offset + range.lowerBound + count)
+        }
+    }
+
+    /// Reads the stored parts of some rows into `slices`, made by ``PartLayout/slices(_:in:)``.
+    public func read(_ weight: Weight, parts: [WeightPart], rows: Range<Int>, into slices: [UnsafeMutableRawBufferPointer]) throws {
+        for (index, part) in parts.enumerated() {
+            try read(weight.stored[index], part.byteRange(of: rows, in: weight.shape), into: slices[index])
+        }
+    }
+}

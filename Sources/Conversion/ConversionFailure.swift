@@ -1,0 +1,93 @@
+import Tensors
+
+/// Why a conversion cannot start or cannot go on.
+public enum ConversionFailure: Failure, Equatable {
+    case usage(String)
+    case recipe(path: String, reason: String)
+    case unmatchedRules([String])
+    case mixedConfigurations([String])
+    case tooLarge(tensor: String)
+    case memory(needed: Int, weight: String, budget: Int)
+    case destinationIsSource(path: String)
+    case destinationNotEmpty(path: String, reason: String)
+    case destinationBusy(path: String)
+    case noSpace(path: String, needed: Int, free: Int)
+    case notFinite(weight: String, row: Int, file: String)
+    case overflowsF16(weight: String, row: Int)
+    case differs(weight: String, file: String, bytes: Int)
+    case sourceDigest(tensor: String, file: String)
+    case interrupted(done: Int, total: Int)
+    case unsupported(weight: String, layout: String)
+
+    public var kind: FailureKind {
+        switch self {
+        case .usage, .recipe, .unmatchedRules, .mixedConfigurations, .memory, .unsupported: .usage
+        case .tooLarge, .notFinite, .overflowsF16, .sourceDigest: .badData
+        case .destinationIsSource, .destinationNotEmpty, .destinationBusy: .cannotCreate
+        case .noSpace, .differs: .inputOutput
+        case .interrupted: .interrupted
+        }
+    }
+
+    public var description: String {
+        switch self {
+        case .usage(let text): text
+        case .recipe(let path, let reason): "\(path): \(reason)"
+        case .unmatchedRules(let rules):
+            "recipe: the pattern \(rules.map { "\"\($0)\"" }.joined(separator: ", ")) matches no weight; look for a typing error, `recast inspect --tensors '*'` lists the names"
+        case .mixedConfigurations(let names):
+            "one quantization_config cannot describe \(names.joined(separator: " and ")) together; choose layouts of one family in the recipe"
+        case .tooLarge(let tensor): "the shard that would hold \(tensor) is larger than can be addressed"
+        case .memory(let needed, let weight, let budget):
+            "--memory \(ByteSize(budget)) is too little: a tile of \(weight) needs \(ByteSize(needed)) of working memory; give at least that"
+        case .destinationIsSource(let path): "\(path): the destination is the source itself, which is never modified; choose another directory"
+        case .destinationNotEmpty(let path, let reason): "\(path): \(reason); choose another directory or give --overwrite"
+        case .destinationBusy(let path): "\(path): another recast is writing here; wait for it or choose another directory"
+        case .noSpace(let path, let needed, let free):
+            "\(path): the output needs \(ByteSize(needed)) but only \(ByteSize(free)) are free; nothing was written"
+        case .notFinite(let weight, let row, let file):
+            "\(file): weight \(weight) holds a NaN or an infinity near row \(row), which no quantized layout can represent; the source is damaged or not a weight"
+        case .overflowsF16(let weight, let row):
+            "weight \(weight) holds a value near row \(row) beyond F16's largest number 65504; convert it to bf16 instead"
+        case .differs(let weight, let file, let bytes):
+            "\(file): reading back \(weight) shows \(bytes) bytes that differ from what was written; the disk or memory is faulty, run the same command again to rewrite it"
+        case .sourceDigest(let tensor, let file):
+            "\(file): the bytes of \(tensor) do not match the digest in the source's recast.manifest.json; the file is damaged, restore it"
+        case .interrupted(let done, let total):
+            "stopped after \(done) of \(total) weights; run the same command again to continue"
+        case .unsupported(let weight, let layout): "\(weight): \(layout) can be read but not written"
+        }
+    }
+}
+
+/// A number of bytes in the unit a person would use.
+public struct ByteSize: CustomStringConvertible {
+    public var bytes: Int
+
+    public init(_ bytes: Int) { self.bytes = bytes }
+
+    public var description: String {
+        let units = ["B", "KiB", "MiB", "GiB", "TiB"]
+        var value = Double(bytes)
+        var unit = 0
+        while value >= 1024, unit < units.count - 1 {
+            value /= 1024
+            unit += 1
+        }
+        if unit == 0 { return "\(bytes) B" }
+        let tenths = (value * 10).rounded() / 10
+        return tenths == tenths.rounded() && tenths >= 10 ? "\(Int(tenths)) \(units[unit])" : "\(tenths) \(units[unit])"
+    }
+
+    /// Parses "2GiB", "512M", "5 GB" (powers of 1000 for kB, MB, GB, TB; powers of 1024 for KiB ... and bare K, M, G, T).
+    public init?(parsing text: String) {
+        let digits = text.prefix { $0.isNumber || $0 == "." }
+        let unit = text.dropFirst(digits.count).trimmingPrefix(while: \.isWhitespace).lowercased()
+        let factors: [String: Double] = [
+            "": 1, "b": 1, "k": 1024, "kib": 1024, "kb": 1000, "m": 1_048_576, "mib": 1_048_576, "mb": 1_000_000, "g": 1_073_741_824,
+            "gib": 1_073_741_824, "gb": 1_000_000_000, "t": 1_099_511_627_776, "tib": 1_099_511_627_776, "tb": 1_000_000_000_000,
+        ]
+        guard let number = Double(digits), let factor = factors[unit], number * factor >= 1, number * factor < 9e18 else { return nil }
+        bytes = Int(number * factor)
+    }
+}

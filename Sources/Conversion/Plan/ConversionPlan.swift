@@ -1,0 +1,80 @@
+import Checkpoints
+import Formats
+import StrictJSON
+import Tensors
+
+/// Which way a weight goes from source to target, the most exact there is.
+public enum Road: String, Sendable, Equatable, CaseIterable {
+    /// The stored bytes are copied.
+    case passthrough
+    /// Codes and scales to numbers, bit-identical with the format's reference implementation.
+    case dequantize
+    /// Numbers to codes and scales, bit-identical with the peer's encoder.
+    case quantize
+    /// One dense type to another, every value rounded once: a declared dtype change.
+    case cast
+}
+
+/// A stored tensor of the output with its final place.
+public struct PlannedTensor: Sendable, Equatable {
+    public var name: String
+    public var type: ScalarType
+    public var shape: [Int]
+    /// First byte in its shard.
+    public var offset: Int
+    public var byteCount: Int
+}
+
+/// One weight's way into the output.
+public struct PlannedWeight: Sendable {
+    /// Index among the source checkpoint's weights.
+    public var source: Int
+    public var road: Road
+    /// The target's layout; nil for opaque tensors.
+    public var layout: (any WeightLayout)?
+    public var reason: String
+    public var shard: Int
+    public var tensors: [PlannedTensor]
+}
+
+/// One output file: its name, its complete header and its size are known before anything is written.
+public struct PlannedShard: Sendable, Equatable {
+    public var name: String
+    public var header: [UInt8]
+    public var size: Int
+    /// Positions in ``ConversionPlan/weights``.
+    public var weights: Range<Int>
+}
+
+/// Every output file and byte range of a conversion: a pure value, complete before the first byte is written.
+///
+/// Shards are independent: a run may carry out any subset of them, on any machine that sees source and destination.
+public struct ConversionPlan: Sendable {
+    public var targetName: String
+    public var recipe: Recipe
+    /// In the order of shards, and of the source inside a shard.
+    public var weights: [PlannedWeight]
+    public var shards: [PlannedShard]
+    /// Small files that are written at the end: index, config.json.
+    public var texts: [(name: String, bytes: [UInt8])]
+    /// Files that are copied as they are.
+    public var sideFiles: [String]
+    /// What a user should know: exceptions, odd ranges, missing layers.
+    public var notes: [Finding]
+    /// Identifies source, recipe and every output byte range.
+    public var fingerprint: String
+    public var source: SourceFingerprint
+
+    public var outputBytes: Int { shards.reduce(0) { $0 + $1.size } }
+}
+
+/// What identifies a source without reading 700 GB: the names and sizes of its files and the digests of their headers.
+public struct SourceFingerprint: Sendable, Equatable {
+    public struct File: Sendable, Equatable {
+        public var name: String
+        public var size: Int
+        public var headerDigest: String
+    }
+    public var files: [File]
+    public var configDigest: String
+}

@@ -1,0 +1,69 @@
+import Checkpoints
+import Formats
+import StrictJSON
+
+/// A plan for people: what goes which way, and why. Weights that differ in numbers only share a row.
+public struct PlanPreview {
+    private struct Key: Hashable {
+        var kind: String
+        var road: Road
+        var from: String
+        var to: String
+        var reason: String
+    }
+
+    private struct Row {
+        var key: Key
+        var weights = 0
+        var bytesIn = 0
+        var bytesOut = 0
+    }
+
+    private let plan: ConversionPlan
+    private let rows: [Row]
+
+    public init(_ plan: ConversionPlan, _ checkpoint: Checkpoint) {
+        self.plan = plan
+        var rows: [Key: Row] = [:]
+        for planned in plan.weights {
+            let weight = checkpoint.weights[planned.source]
+            let key = Key(
+                kind: WeightName.kind(weight.name), road: planned.road, from: weight.layoutName,
+                to: planned.layout?.name ?? weight.layoutName, reason: planned.reason)
+            var row = rows[key] ?? Row(key: key)
+            row.weights += 1
+            row.bytesIn += weight.storedBytes
+            row.bytesOut += planned.tensors.reduce(0) { $0 + $1.byteCount }
+            rows[key] = row
+        }
+        self.rows = rows.values.sorted { ($0.key.kind, $0.key.road.rawValue, $0.key.reason) < ($1.key.kind, $1.key.road.rawValue, $1.key.reason) }
+    }
+
+    public var text: String {
+        var lines: [String] = []
+        for row in rows {
+            let way = row.key.road == .passthrough ? "\(row.key.from), passed through" : "\(row.key.from) -> \(row.key.to), \(row.key.road.rawValue)"
+            lines.append("\(row.weights.grouped) x \(row.key.kind): \(way) [\(row.key.reason)]")
+        }
+        lines.append("\(plan.weights.count.grouped) weights into \(plan.shards.count) files, \(ByteSize(plan.outputBytes)); nothing was written")
+        lines += plan.notes.map { "note: \($0)" }
+        return lines.joined(separator: "\n")
+    }
+
+    public var json: JSONObject {
+        [
+            "schema": .int(1), "plan": .string(plan.fingerprint), "to": .string(plan.targetName), "weights": .int(plan.weights.count),
+            "bytes_written": .int(plan.outputBytes),
+            "shards": .array(plan.shards.map { .object(["name": .string($0.name), "bytes": .int($0.size), "weights": .int($0.weights.count)]) }),
+            "roads": .array(
+                rows.map {
+                    .object([
+                        "kind": .string($0.key.kind), "weights": .int($0.weights), "road": .string($0.key.road.rawValue),
+                        "from": .string($0.key.from), "to": .string($0.key.to), "reason": .string($0.key.reason),
+                        "bytes_in": .int($0.bytesIn), "bytes_out": .int($0.bytesOut),
+                    ])
+                }),
+            "notes": .array(plan.notes.map { .string("\($0)") }),
+        ]
+    }
+}

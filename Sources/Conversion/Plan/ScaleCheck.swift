@@ -1,0 +1,78 @@
+import Checkpoints
+import Formats
+import Tensors
+
+/// Reads the scales of every quantized weight before anything is written. A scale that is no number stops the conversion;
+/// one that lies far off its siblings in other layers and experts is named: a swapped or doubled scale looks just like that.
+public enum ScaleCheck {
+    /// A weight whose largest scale differs from its siblings' median by more than this factor is named.
+    static let factor: Float = 256
+    /// A scale tensor is read up to here: block scales completely, long rows of group scales by their beginning.
+    static let byteLimit = 64 << 10
+
+    private struct Range {
+        var weight: Int
+        var largest: Float
+        var smallest: Float
+    }
+
+    public static func findings(in checkpoint: Checkpoint) throws -> [Finding] {
+        var kinds: [String: [Range]] = [:]
+        let buffer = AlignedBuffer(byteCount: byteLimit)
+        for (index, weight) in checkpoint.weights.enumerated() where weight.layout?.isDense == false {
+            // By every layout's convention the scales follow the values.
+            guard weight.stored.count > 1, weight.stored[1].type.isScale else { continue }
+            let range = try range(of: weight.stored[1], in: checkpoint, buffer)
+            kinds[WeightName.kind(weight.name), default: []].append(Range(weight: index, largest: range.largest, smallest: range.smallest))
+        }
+        let everything = median(kinds.values.joined().map(\.largest).filter { $0 > 0 })
+        var findings: [Finding] = []
+        var zeros: [String] = []
+        for kind in kinds.keys.sorted() {
+            guard let members = kinds[kind] else { continue }
+            // Too few siblings to tell: compare with the whole checkpoint, four times as tolerantly.
+            let few = members.count < 4
+            let expected = few ? everything : median(members.map(\.largest).filter { $0 > 0 })
+            let tolerance = few ? factor * 4 : factor
+            for member in members {
+                let weight = checkpoint.weights[member.weight]
+                if member.largest == 0 {
+                    zeros.append(weight.stored[1].name)
+                } else if let expected, member.largest > expected * tolerance || member.largest * tolerance < expected {
+                    findings.append(
+                        Finding(
+                            weight.stored[1].name,
+                            "its largest scale \(member.largest) is \(ratio(member.largest, expected)) its siblings' (\(kind)); was it swapped or scaled by mistake?"))
+                }
+            }
+        }
+        if let first = zeros.first {
+            findings.append(Finding(first, "all its scales are zero, so the weight is zero\(zeros.count > 1 ? " (\(zeros.count) such weights)" : "")"))
+        }
+        return findings
+    }
+
+    private static func range(of scale: StoredTensor, in checkpoint: Checkpoint, _ buffer: AlignedBuffer) throws -> (largest: Float, smallest: Float) {
+        let size = min(scale.byteCount, byteLimit)
+        let bytes = buffer.slice(0..<size)
+        try checkpoint.read(scale, 0..<size, into: bytes)
+        var largest: Float = 0
+        var smallest = Float.infinity
+        for value in scale.type.scales(in: UnsafeRawBufferPointer(bytes)) {
+            guard value.isFinite, value >= 0 else {
+                throw CheckpointFailure.badScale(tensor: scale.name, file: checkpoint.fileNames[scale.file], value: "\(value)")
+            }
+            largest = max(largest, value)
+            smallest = min(smallest, value)
+        }
+        return (largest, smallest)
+    }
+
+    private static func median(_ values: [Float]) -> Float? {
+        values.isEmpty ? nil : values.sorted()[values.count / 2]
+    }
+
+    private static func ratio(_ value: Float, _ expected: Float) -> String {
+        value > expected ? "\(Int((value / expected).rounded())) times" : "a \(Int((expected / value).rounded()))th of"
+    }
+}

@@ -1,0 +1,114 @@
+import Checkpoints
+import Formats
+import Tensors
+
+/// Decides the layout of every weight: the recipe first, then what the field keeps unquantized, then the target.
+public struct LayoutChoice: Sendable {
+    /// What is to happen to one weight, and why.
+    public struct Decision: Sendable {
+        /// Nil to carry the stored bytes.
+        public var layout: (any WeightLayout)?
+        /// The rule that decided, in words for `--dry-run`.
+        public var reason: String
+        /// Whether the target was asked for but cannot hold the weight; such weights are named in the plan.
+        public var isException = false
+        /// A linear layer left unquantized although the default rules would quantize it: consumers must be told.
+        public var isUnquantizedLinear = false
+    }
+
+    public static let keepName = "keep"
+
+    public let targetName: String
+    private let target: (any WeightLayout)?
+    public let recipe: Recipe
+
+    public init(target: String, recipe: Recipe = Recipe()) throws {
+        try Self.check(target: target) { .usage($0) }
+        targetName = target
+        self.target = LayoutRegistry.target(named: target)?.layout
+        self.recipe = recipe
+    }
+
+    static func check(target: String, _ failure: (String) -> ConversionFailure) throws {
+        guard target == keepName || LayoutRegistry.target(named: target) != nil else {
+            let names = ([keepName] + LayoutRegistry.targets.map(\.name)).joined(separator: ", ")
+            throw failure("unknown layout \"\(target)\"; known are \(names)")
+        }
+    }
+
+    /// Modules that stay unquantized by default, as DeepSeek's releases and llm-compressor's recipes keep them. The golden
+    /// digests of both are made with these rules.
+    /// `isImplied` says that ``ignorePatterns`` or the consumers' own model code already exempt the module.
+    public static let keptModules: [(pattern: ModulePattern, reason: String, isImplied: Bool)] = [
+        (ModulePattern(glob: "*lm_head"), "output head", true),
+        (ModulePattern(glob: "*embed_tokens"), "embedding", true),
+        (ModulePattern(glob: "*mlp.gate"), "router gate", true),
+        (ModulePattern(glob: "*.gate"), "router gate", false),
+        (ModulePattern(glob: "*norm"), "norm", true),
+        (ModulePattern(glob: "*eh_proj"), "multi-token-prediction projection", true),
+        (ModulePattern(glob: "*shared_head*"), "multi-token-prediction head", true),
+        (ModulePattern(glob: "*.weights_proj"), "indexer head weights", false),
+        (ModulePattern(glob: "*vis*"), "vision tower", false),
+        (ModulePattern(glob: "*mm_projector*"), "vision projector", false),
+    ]
+
+    /// The same list as compressed-tensors' `ignore` speaks it.
+    public static let ignorePatterns = [
+        "lm_head", "re:.*embed_tokens$", "re:.*mlp.gate$", "re:.*norm$", "re:.*eh_proj$", "re:.*shared_head.*",
+    ]
+
+    /// Decides for one weight. `used` collects the indices of recipe rules that matched.
+    public func decide(_ weight: Weight, used: inout Set<Int>) -> Decision {
+        for (index, rule) in recipe.rules.enumerated() where rule.pattern.matches(weight.name) || rule.pattern.matches(String(weight.module)) {
+            used.insert(index)
+            let reason = "recipe: \(rule.pattern) -> \(rule.target)"
+            guard let layout = LayoutRegistry.target(named: rule.target)?.layout else {
+                return Decision(layout: nil, reason: reason, isUnquantizedLinear: weight.layout?.isDense == true && Self.isLinear(weight))
+            }
+            return fit(weight, layout, reason)
+        }
+        guard let target else { return Decision(layout: nil, reason: "keep: as stored") }
+        guard let stored = weight.layout else { return Decision(layout: nil, reason: "not a floating weight: as stored") }
+        if target.isDense { return decideDense(weight, stored, target) }
+        if let kept = Self.keptReason(weight) {
+            // A quantized weight that the target's configuration does not describe becomes BF16.
+            let layout: (any WeightLayout)? = stored.isDense ? nil : DenseLayout(.bf16)
+            return Decision(
+                layout: layout, reason: "kept unquantized: \(kept.reason)",
+                isUnquantizedLinear: !kept.isImplied && weight.dimensions.count == 2 && WeightName.leaf(weight.name) == "weight")
+        }
+        return fit(weight, target, "--to \(targetName)")
+    }
+
+    private func decideDense(_ weight: Weight, _ stored: any WeightLayout, _ target: any WeightLayout) -> Decision {
+        if weight.name.hasSuffix("e_score_correction_bias") || weight.name.hasSuffix(".gate.bias") {
+            return Decision(layout: nil, reason: "kept as stored: expert-selection bias")
+        }
+        let leaf = WeightName.leaf(weight.name)
+        if stored.isDense, leaf != "weight", leaf != "bias" { return Decision(layout: nil, reason: "kept as stored: parameter, not a weight") }
+        return Decision(layout: target, reason: "--to \(targetName)")
+    }
+
+    /// Why the default rules leave a weight unquantized; nil if they quantize it.
+    static func keptReason(_ weight: Weight) -> (reason: String, isImplied: Bool)? {
+        if WeightName.leaf(weight.name) != "weight" { return ("not a linear weight", true) }
+        let module = String(weight.module)
+        if let kept = keptModules.first(where: { $0.pattern.matches(module) }) { return (kept.reason, kept.isImplied) }
+        if weight.dimensions.count != 2 { return (weight.dimensions.count < 2 ? "not a matrix" : "stacked weights", true) }
+        if WeightName.layer(weight.name) == nil { return ("outside the decoder layers", false) }
+        return nil
+    }
+
+    private static func isLinear(_ weight: Weight) -> Bool { keptReason(weight) == nil }
+
+    private func fit(_ weight: Weight, _ layout: any WeightLayout, _ reason: String) -> Decision {
+        guard weight.layout != nil else { return Decision(layout: nil, reason: "not a floating weight: as stored", isException: true) }
+        if layout.isDense { return Decision(layout: layout, reason: reason, isUnquantizedLinear: Self.isLinear(weight)) }
+        var obstacle = layout.obstacle(to: weight.shape)
+        if weight.dimensions.count != 2 { obstacle = "\(weight.dimensions.count)-dimensional weights cannot be \(layout.name)" }
+        if weight.count == 0 { obstacle = "the tensor is empty" }
+        guard let obstacle else { return Decision(layout: layout, reason: reason) }
+        let dense: (any WeightLayout)? = weight.layout?.isDense == true ? nil : DenseLayout(.bf16)
+        return Decision(layout: dense, reason: "left unquantized: \(obstacle)", isException: true, isUnquantizedLinear: true)
+    }
+}

@@ -1,0 +1,54 @@
+import Formats
+import Yams
+
+/// Ordered rules that override the default choice of layouts. The first rule that matches a weight decides.
+///
+/// ```yaml
+/// rules:
+///   - match: "*.mlp.experts.*"      # a glob over names; "re:..." is a regular expression
+///     to: int4-g32
+///   - match: "*.self_attn.*"
+///     to: keep                      # as stored
+/// ```
+public struct Recipe: Sendable, Equatable {
+    public struct Rule: Sendable, Equatable {
+        public var pattern: ModulePattern
+        /// A layout's name, or `keep`.
+        public var target: String
+
+        public init(pattern: ModulePattern, target: String) {
+            self.pattern = pattern
+            self.target = target
+        }
+    }
+
+    public var rules: [Rule]
+
+    public init(rules: [Rule] = []) { self.rules = rules }
+
+    /// Parses YAML. Unknown keys and layouts are errors: an option that does nothing hides a mistake.
+    public init(yaml text: String, path: String) throws {
+        func failure(_ reason: String) -> ConversionFailure { .recipe(path: path, reason: reason) }
+        let document: Any?
+        do { document = try Yams.load(yaml: text) } catch { throw failure("the YAML text is malformed: \(error)") }
+        guard let top = document as? [String: Any], let list = top["rules"] as? [Any] else {
+            throw failure("expected `rules:` with a list of `match:` and `to:`")
+        }
+        if let stray = top.keys.first(where: { $0 != "rules" }) { throw failure("unknown key \"\(stray)\"; expected only `rules`") }
+        rules = try list.enumerated().map { index, entry in
+            let place = "rule \(index + 1)"
+            guard let entry = entry as? [String: Any] else { throw failure("\(place): expected `match:` and `to:`") }
+            if let stray = entry.keys.first(where: { $0 != "match" && $0 != "to" }) { throw failure("\(place): unknown key \"\(stray)\"") }
+            guard let match = entry["match"] as? String, let target = entry["to"] as? String else {
+                throw failure("\(place): `match` and `to` must both be given as text")
+            }
+            try LayoutChoice.check(target: target) { failure("\(place): \($0)") }
+            do { return Rule(pattern: try ModulePattern(match), target: target) } catch {
+                throw failure("\(place): \"\(match)\" is not a regular expression: \(error)")
+            }
+        }
+    }
+
+    /// The rules as YAML again, for the manifest.
+    public var summary: [String] { rules.map { "\($0.pattern) -> \($0.target)" } }
+}

@@ -1,0 +1,79 @@
+import StrictJSON
+import Synchronization
+import Tensors
+
+/// What a run has finished, one JSON line an event, appended as it happens. A torn last line is as if it were never written.
+final class Journal: Sendable {
+    struct State: Sendable {
+        /// Weights whose bytes are in place but not yet audited.
+        var written = Set<Int>()
+        /// Weights that are written and audited, by position in the plan.
+        var audited: [Int: WeightRecord] = [:]
+        /// Shards that are under their final name.
+        var shards = Set<Int>()
+    }
+
+    private struct Tail { var offset: Int }
+    private let file: PositionedFile
+    private let tail: Mutex<Tail>
+
+    /// Opens the journal at `path`. Events of a run with the same `identity` are returned; nil means it belongs to another run.
+    static func open(_ path: String, identity: String) throws -> (journal: Journal, state: State)? {
+        let file = try PositionedFile.openForWriting(path)
+        let bytes = try file.read(try file.size(), at: 0)
+        var state = State()
+        var end = 0
+        for line in bytes.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false).dropLast() {
+            guard let event = try? JSONValue(parsing: Array(line)) else { break }
+            if end == 0 {
+                guard event["plan"]?.string == identity else { return nil }
+            } else if let weight = event["written"]?.int {
+                state.written.insert(weight)
+            } else if let weight = event["audited"]?.int, let record = WeightRecord(json: event) {
+                state.written.remove(weight)
+                state.audited[weight] = record
+            } else if let shard = event["shard"]?.int {
+                state.shards.insert(shard)
+            } else if let weight = event["rewrite"]?.int {
+                state.written.remove(weight)
+                state.audited[weight] = nil
+            }
+            end += line.count + 1
+        }
+        try file.resize(to: end)
+        let journal = Journal(file: file, offset: end)
+        if end == 0 { try journal.append(["plan": .string(identity)]) }
+        return (journal, state)
+    }
+
+    private init(file: PositionedFile, offset: Int) {
+        self.file = file
+        tail = Mutex(Tail(offset: offset))
+    }
+
+    private func append(_ event: JSONObject) throws {
+        let line = Array((JSONValue.object(event).text(pretty: false) + "\n").utf8)
+        try tail.withLock { tail in
+            try file.write(line, at: tail.offset)
+            tail.offset += line.count
+        }
+    }
+
+    func wrote(_ weight: Int) throws { try append(["written": .int(weight)]) }
+
+    func audited(_ weight: Int, _ record: WeightRecord) throws {
+        var event: JSONObject = ["audited": .int(weight)]
+        for (key, value) in record.json.members { event[key] = value }
+        try append(event)
+    }
+
+    /// The weight's bytes turned out wrong; the next run writes them again.
+    func rewrite(_ weight: Int) throws { try append(["rewrite": .int(weight)]) }
+
+    func finished(shard: Int) throws { try append(["shard": .int(shard)]) }
+
+    /// Keeps other processes out until this one ends.
+    func tryLock() -> Bool { file.tryLock() }
+
+    func synchronize() throws { try file.synchronize() }
+}

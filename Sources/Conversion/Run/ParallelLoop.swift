@@ -1,0 +1,34 @@
+import Foundation
+import Synchronization
+
+/// Runs independent items on threads of their own, each with its own working state.
+public enum ParallelLoop {
+    /// Calls `body` once for each index below `count`. The first error ends the loop and is thrown.
+    public static func run<State>(
+        count: Int, workers: Int, state: @escaping @Sendable () -> State, body: @escaping @Sendable (Int, State) throws -> Void
+    ) throws {
+        let shared = Shared()
+        let group = DispatchGroup()
+        for _ in 0..<max(1, min(workers, count)) {
+            group.enter()
+            let thread = Thread {
+                let state = state()
+                while true {
+                    let index = shared.next.add(1, ordering: .relaxed).oldValue
+                    guard index < count, shared.failure.withLock({ $0 == nil }) else { break }
+                    do { try body(index, state) } catch { shared.failure.withLock { $0 = $0 ?? error } }
+                }
+                group.leave()
+            }
+            thread.stackSize = 1 << 20
+            thread.start()
+        }
+        group.wait()
+        if let error = shared.failure.withLock({ $0 }) { throw error }
+    }
+
+    private final class Shared: Sendable {
+        let next = Atomic<Int>(0)
+        let failure = Mutex<(any Error)?>(nil)
+    }
+}

@@ -1,0 +1,121 @@
+import Checkpoints
+import Formats
+import StrictJSON
+import Tensors
+
+/// What a finished run did, in the words of the field.
+public struct RunReport: Sendable {
+    public struct Audit: Sendable, Equatable {
+        public var tensors = 0
+        public var values = 0
+        public var roads: [Road: Int] = [:]
+        public var differences = 0
+        public var notFinite = 0
+
+        public var json: JSONObject {
+            [
+                "tensors": .int(tensors), "values": .int(values), "passthrough": .int(roads[.passthrough] ?? 0), "repacked": .int(0),
+                "dequantized": .int(roads[.dequantize] ?? 0), "quantized": .int(roads[.quantize] ?? 0),
+                "dtype_changes": .int(roads[.cast] ?? 0), "differences": .int(differences), "not_finite": .int(notFinite),
+            ]
+        }
+
+        /// "1,163 tensors, 12,345,678 values: 62 passed through, ..., 0 differences."
+        public var sentence: String {
+            let parts = [
+                "\((roads[.passthrough] ?? 0).grouped) passed through", "\((roads[.dequantize] ?? 0).grouped) dequantized",
+                "\((roads[.quantize] ?? 0).grouped) quantized", "\((roads[.cast] ?? 0).grouped) declared dtype changes",
+                "\(differences.grouped) differences found on reading back",
+            ]
+            let odd = notFinite > 0 ? "; \(notFinite.grouped) values are infinite or NaN, as in the source" : ""
+            return "\(tensors.grouped) tensors, \(values.grouped) values: \(parts.joined(separator: ", "))\(odd)."
+        }
+    }
+
+    public var audit = Audit()
+    /// Nothing was done: the same conversion had been finished before.
+    public var alreadyFinished: Bool
+    public var bytesRead = 0
+    public var bytesWritten = 0
+    public var seconds = 0.0
+    /// Weights with values that are not finite, by name.
+    public var findings: [Finding] = []
+    /// The text of `recast.manifest.json`.
+    var manifest: [UInt8] = []
+
+    init(plan: ConversionPlan, checkpoint: Checkpoint, records: [Int: WeightRecord], alreadyFinished: Bool) {
+        self.alreadyFinished = alreadyFinished
+        audit.tensors = plan.weights.count
+        for (position, planned) in plan.weights.enumerated() {
+            let weight = checkpoint.weights[planned.source]
+            audit.values += weight.count
+            audit.roads[planned.road, default: 0] += 1
+            if let count = records[position]?.notFinite, count > 0 {
+                audit.notFinite += count
+                findings.append(Finding(weight.name, "\(count) values are infinite or NaN, as in the source"))
+            }
+        }
+        if !alreadyFinished { manifest = Self.manifest(plan, checkpoint, records, audit) }
+    }
+
+    /// The manifest: what was made from what, by which rules, with the digest of every stored tensor. It holds no times and no
+    /// paths, so that the same conversion gives the same manifest.
+    private static func manifest(
+        _ plan: ConversionPlan, _ checkpoint: Checkpoint, _ records: [Int: WeightRecord], _ audit: Audit
+    ) -> [UInt8] {
+        let files = plan.source.files.map { file -> JSONValue in
+            .object(["name": .string(file.name), "size": .int(file.size), "header_sha256": .string(file.headerDigest)])
+        }
+        let head: [(String, JSONValue)] = [
+            ("schema", .int(1)), ("plan", .string(plan.fingerprint)), ("tool", .string("recast \(Recast.version)")),
+            ("to", .string(plan.targetName)), ("recipe", .array(plan.recipe.summary.map(JSONValue.string))),
+            ("source", .object(["config_sha256": .string(plan.source.configDigest), "files": .array(files)])),
+            ("audit", .object(audit.json)), ("claim", .string(audit.sentence)),
+            ("notes", .array(plan.notes.map { .string("\($0)") })),
+        ]
+        var text = "{\n"
+        for (key, value) in head {
+            JSONValue.quote(key, into: &text)
+            text += ": " + value.text(pretty: false) + ",\n"
+        }
+        text += "\"weights\": [\n"
+        for (position, planned) in plan.weights.enumerated() {
+            let weight = checkpoint.weights[planned.source]
+            let record = records[position]
+            var entry: JSONObject = [
+                "name": .string(weight.name), "shape": .array(weight.dimensions.map(JSONValue.int)), "from": .string(weight.layoutName),
+                "layout": .string(planned.layout?.name ?? weight.layoutName), "road": .string(planned.road.rawValue),
+                "file": .string(plan.shards[planned.shard].name),
+            ]
+            entry["tensors"] = .array(
+                planned.tensors.enumerated().map { index, tensor in
+                    .object([
+                        "name": .string(tensor.name), "dtype": .string(tensor.type.rawValue), "shape": .array(tensor.shape.map(JSONValue.int)),
+                        "sha256": .string(record?.digests[index] ?? ""),
+                    ])
+                })
+            for (key, value) in record?.json.members ?? [] where key != "sha256" { entry[key] = value }
+            text += JSONValue.object(entry).text(pretty: false)
+            text += position + 1 < plan.weights.count ? ",\n" : "\n"
+        }
+        text += "]\n}\n"
+        return Array(text.utf8)
+    }
+}
+
+/// Facts about this library.
+public enum Recast {
+    public static let version = "0.1.0"
+}
+
+extension Int {
+    /// Digits in groups of three: 684,489,845,504.
+    public var grouped: String {
+        var text = ""
+        for (index, digit) in String(magnitude).reversed().enumerated() {
+            if index > 0, index % 3 == 0 { text.append(",") }
+            text.append(digit)
+        }
+        return (self < 0 ? "-" : "") + String(text.reversed())
+    }
+}

@@ -1,0 +1,116 @@
+import Foundation
+
+/// Hands out the steps of a run. A shard's weights are written, the shard is flushed, its weights are audited, and then it
+/// gets its final name; shards later in the plan go on meanwhile.
+final class RunSchedule: @unchecked Sendable {
+    enum Step {
+        case write(Int)
+        case flush(shard: Int)
+        case audit(Int)
+        case finish(shard: Int)
+    }
+
+    /// Invariant: everything below is touched only while `condition` is locked.
+    private let condition = NSCondition()
+    private var writes: [Int]
+    private var urgent: [Step] = []
+    private var writesLeft: [Int]
+    private var auditsLeft: [Int]
+    private let auditsOfShard: [[Int]]
+    private let shardOfWeight: [Int]
+    private var active = 0
+    private var failure: (any Error)?
+    private var workers = 0
+
+    /// - Parameters:
+    ///   - writes: weights still to be written; `audits`: weights still to be audited, the former included.
+    ///   - shards: for each shard whether it still needs its final name.
+    init(plan: ConversionPlan, writes: Set<Int>, audits: Set<Int>, unfinished: Set<Int>) {
+        shardOfWeight = plan.weights.map(\.shard)
+        self.writes = plan.weights.indices.filter { writes.contains($0) }.reversed()
+        writesLeft = [Int](repeating: 0, count: plan.shards.count)
+        var audited = [[Int]](repeating: [], count: plan.shards.count)
+        for weight in writes { writesLeft[shardOfWeight[weight]] += 1 }
+        for weight in plan.weights.indices where audits.contains(weight) { audited[shardOfWeight[weight]].append(weight) }
+        auditsOfShard = audited
+        auditsLeft = audited.map(\.count)
+        urgent = unfinished.filter { writesLeft[$0] == 0 }.sorted().map { .flush(shard: $0) }
+    }
+
+    /// The next step; nil when there is nothing left or the run failed.
+    func next() -> Step? {
+        condition.lock()
+        defer { condition.unlock() }
+        while failure == nil {
+            if let step = urgent.popLast() {
+                active += 1
+                return step
+            }
+            if let weight = writes.popLast() {
+                active += 1
+                return .write(weight)
+            }
+            if active == 0 { break }
+            condition.wait()
+        }
+        condition.broadcast()
+        return nil
+    }
+
+    /// Says that a step is done and releases those that waited for it.
+    func completed(_ step: Step) {
+        condition.lock()
+        defer { condition.unlock() }
+        active -= 1
+        switch step {
+        case .write(let weight):
+            let shard = shardOfWeight[weight]
+            writesLeft[shard] -= 1
+            if writesLeft[shard] == 0 { urgent.append(.flush(shard: shard)) }
+        case .flush(let shard):
+            urgent += auditsOfShard[shard].reversed().map { .audit($0) }
+            if auditsLeft[shard] == 0 { urgent.append(.finish(shard: shard)) }
+        case .audit(let weight):
+            let shard = shardOfWeight[weight]
+            auditsLeft[shard] -= 1
+            if auditsLeft[shard] == 0 { urgent.append(.finish(shard: shard)) }
+        case .finish: break
+        }
+        condition.broadcast()
+    }
+
+    /// Ends the run: the first failure counts.
+    func fail(_ error: any Error) {
+        condition.lock()
+        failure = failure ?? error
+        active -= 1
+        condition.broadcast()
+        condition.unlock()
+    }
+
+    /// Runs `body` on `count` threads of its own and calls `tick` until all have returned. Throws the first failure.
+    func run(threads count: Int, tick: () -> Void, _ body: @escaping @Sendable () -> Void) throws {
+        workers = count
+        for _ in 0..<count {
+            let thread = Thread { [self] in
+                body()
+                condition.lock()
+                workers -= 1
+                condition.broadcast()
+                condition.unlock()
+            }
+            thread.stackSize = 1 << 20
+            thread.start()
+        }
+        condition.lock()
+        while workers > 0 {
+            if !condition.wait(until: Date(timeIntervalSinceNow: 0.1)) {
+                condition.unlock()
+                tick()
+                condition.lock()
+            }
+        }
+        condition.unlock()
+        if let failure { throw failure }
+    }
+}

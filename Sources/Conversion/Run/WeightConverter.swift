@@ -1,0 +1,254 @@
+import CKernels
+import Checkpoints
+import Crypto
+import Formats
+import Tensors
+
+/// Carries one weight from source to target, tile by tile, in one worker's memory; and audits it afterwards.
+///
+/// Writing and auditing produce a tile's bytes by the same function, so an audit is a second derivation from the source that
+/// is compared with what the file holds.
+struct WeightConverter {
+    let checkpoint: Checkpoint
+    let planned: PlannedWeight
+    let weight: Weight
+    private let source: PartLayout
+    private let target: PartLayout
+    private let alignment: Int
+
+    init(_ checkpoint: Checkpoint, _ planned: PlannedWeight) {
+        self.checkpoint = checkpoint
+        self.planned = planned
+        weight = checkpoint.weights[planned.source]
+        let shape = weight.shape
+        source = PartLayout(parts: weight.parts, shape: shape)
+        target = PartLayout(parts: planned.layout?.parts(of: shape) ?? [], shape: shape)
+        alignment = leastCommonMultiple(weight.layout?.rowAlignment ?? 1, planned.layout?.rowAlignment ?? 1)
+    }
+
+    // MARK: Memory
+
+    /// Where the buffers of a tile lie in the worker's memory.
+    private struct Places {
+        var source, values, target, readBack, decoded: Range<Int>
+        var total: Int { decoded.upperBound }
+    }
+
+    private func places(_ rows: Range<Int>) -> Places {
+        var end = 0
+        func take(_ size: Int) -> Range<Int> {
+            defer { end += PartLayout.aligned(size) }
+            return end..<(end + PartLayout.aligned(size))
+        }
+        let valueBytes = rows.count * weight.shape.columns * 2
+        let needsValues = planned.road == .quantize || planned.road == .dequantize && !isPlainBF16
+        return Places(
+            source: take(source.byteCount(rows)), values: take(needsValues ? valueBytes : 0), target: take(target.byteCount(rows)),
+            readBack: take(target.byteCount(rows)), decoded: take(planned.road == .quantize ? valueBytes : 0))
+    }
+
+    private var isPlainBF16: Bool { (planned.layout as? DenseLayout)?.type == .bf16 }
+
+    /// The least working memory that this weight can be converted in.
+    var minimumBytes: Int {
+        planned.road == .passthrough ? 2 * 4096 : places(0..<min(alignment, weight.shape.rows)).total
+    }
+
+    /// Rows a tile: as many as fit `bytes`, a multiple of the alignment.
+    private func rowsPerTile(_ bytes: Int) -> Int {
+        let unit = max(places(0..<min(alignment, weight.shape.rows)).total, 1)
+        return max(1, bytes / unit) * alignment
+    }
+
+    /// Tiles larger than this gain nothing and lose the cache.
+    static let preferredTile = 1 << 20
+
+    // MARK: Writing
+
+    func write(to file: PositionedFile, memory: UnsafeMutableRawBufferPointer, counters: RunCounters, stop: StopToken) throws {
+        if planned.road == .passthrough {
+            for (stored, tensor) in zip(weight.stored, planned.tensors) { try copy(stored, tensor, file, memory, counters, stop) }
+            return
+        }
+        for rows in TileSequence(rows: weight.shape.rows, step: rowsPerTile(min(memory.count, Self.preferredTile))) {
+            try checkStop(stop)
+            let slices = try produce(rows, memory, counters)
+            for (index, slice) in slices.enumerated() {
+                let range = target.parts[index].byteRange(of: rows, in: weight.shape)
+                try file.write(UnsafeRawBufferPointer(slice), at: planned.tensors[index].offset + range.lowerBound)
+                counters.bytesWritten.add(slice.count, ordering: .relaxed)
+            }
+        }
+    }
+
+    private func copy(
+        _ stored: StoredTensor, _ tensor: PlannedTensor, _ file: PositionedFile, _ memory: UnsafeMutableRawBufferPointer,
+        _ counters: RunCounters, _ stop: StopToken
+    ) throws {
+        var done = 0
+        var inKernel = true
+        while done < stored.byteCount {
+            try checkStop(stop)
+            let chunk = min(stored.byteCount - done, 8 << 20)
+            if inKernel, let copied = checkpoint.files[stored.file].copy(chunk, at: stored.offset + done, to: file, at: tensor.offset + done) {
+                counters.bytesRead.add(copied, ordering: .relaxed)
+                counters.bytesWritten.add(copied, ordering: .relaxed)
+                done += copied
+                continue
+            }
+            // Not between these file systems, or the source ended: plain reads tell which.
+            inKernel = false
+            let piece = UnsafeMutableRawBufferPointer(rebasing: memory[..<min(chunk, memory.count, Self.preferredTile)])
+            try checkpoint.read(stored, done..<(done + piece.count), into: piece)
+            try file.write(UnsafeRawBufferPointer(piece), at: tensor.offset + done)
+            counters.bytesRead.add(piece.count, ordering: .relaxed)
+            counters.bytesWritten.add(piece.count, ordering: .relaxed)
+            done += piece.count
+        }
+    }
+
+    private func checkStop(_ stop: StopToken) throws {
+        if stop.isStopped { throw CancellationError() }
+    }
+
+    /// Reads the source of a tile and derives its target bytes.
+    private func produce(
+        _ rows: Range<Int>, _ memory: UnsafeMutableRawBufferPointer, _ counters: RunCounters
+    ) throws -> [UnsafeMutableRawBufferPointer] {
+        guard let stored = weight.layout, let layout = planned.layout else { return [] }
+        let places = places(rows)
+        let sources = source.slices(rows, in: UnsafeMutableRawBufferPointer(rebasing: memory[places.source]))
+        let targets = target.slices(rows, in: UnsafeMutableRawBufferPointer(rebasing: memory[places.target]))
+        try checkpoint.read(weight, parts: source.parts, rows: rows, into: sources)
+        counters.bytesRead.add(sources.reduce(0) { $0 + $1.count }, ordering: .relaxed)
+        let bytes = sources.map { UnsafeRawBufferPointer($0) }
+        let count = rows.count * weight.shape.columns
+        do {
+            if let from = stored as? DenseLayout, let to = layout as? DenseLayout {
+                try to.convert(from: from, bytes[0], count: count, rows: rows, into: targets[0])
+            } else if isPlainBF16 {
+                stored.decode(bytes, rows: rows, shape: weight.shape, into: targets[0].assumingMemoryBound(to: UInt16.self))
+            } else {
+                let values = values(memory, places.values, count)
+                stored.decode(bytes, rows: rows, shape: weight.shape, into: values)
+                try layout.encode(UnsafeBufferPointer(values), rows: rows, shape: weight.shape, into: targets)
+            }
+        } catch {
+            throw failure(error)
+        }
+        return targets
+    }
+
+    private func values(_ memory: UnsafeMutableRawBufferPointer, _ place: Range<Int>, _ count: Int) -> UnsafeMutableBufferPointer<UInt16> {
+        UnsafeMutableRawBufferPointer(rebasing: memory[place.lowerBound..<(place.lowerBound + count * 2)]).assumingMemoryBound(to: UInt16.self)
+    }
+
+    private func failure(_ fault: EncodingFault) -> ConversionFailure {
+        switch fault {
+        case .notFinite(let row): .notFinite(weight: weight.name, row: row, file: checkpoint.fileName(of: weight))
+        case .overflowsF16(let row): .overflowsF16(weight: weight.name, row: row)
+        case .readOnly: .unsupported(weight: weight.name, layout: planned.layout?.name ?? "")
+        }
+    }
+
+    // MARK: Auditing
+
+    /// Reads back what `file` holds, compares it with a fresh derivation, and digests it.
+    /// - Returns: the record and how many bytes differ.
+    func audit(
+        _ file: PositionedFile, memory: UnsafeMutableRawBufferPointer, counters: RunCounters, stop: StopToken
+    ) throws -> (record: WeightRecord, differences: Int) {
+        planned.road == .passthrough
+            ? try auditCopy(file, memory, counters, stop) : try auditTiles(file, memory, counters, stop)
+    }
+
+    private func auditCopy(
+        _ file: PositionedFile, _ memory: UnsafeMutableRawBufferPointer, _ counters: RunCounters, _ stop: StopToken
+    ) throws -> (record: WeightRecord, differences: Int) {
+        var differences = 0
+        var record = WeightRecord(digests: [])
+        let half = min(memory.count, 2 * Self.preferredTile) / 2 & ~63
+        for (stored, tensor) in zip(weight.stored, planned.tensors) {
+            var hash = SHA256()
+            for start in stride(from: 0, to: stored.byteCount, by: half) {
+                try checkStop(stop)
+                let range = start..<min(start + half, stored.byteCount)
+                let original = UnsafeMutableRawBufferPointer(rebasing: memory[..<range.count])
+                let written = UnsafeMutableRawBufferPointer(rebasing: memory[half..<(half + range.count)])
+                try checkpoint.read(stored, range, into: original)
+                differences += try readBack(file, written, at: tensor.offset + start, expected: original)
+                hash.update(bufferPointer: UnsafeRawBufferPointer(written))
+                if stored.type == .bf16 { record.notFinite += countNotFinite(written) }
+                counters.bytesAudited.add(range.count, ordering: .relaxed)
+            }
+            record.digests.append(Digest.hexadecimal(hash.finalize()))
+        }
+        return (record, differences)
+    }
+
+    private func countNotFinite(_ bytes: UnsafeMutableRawBufferPointer) -> Int {
+        ck_bf16_count_nonfinite(bytes.assumingMemoryBound(to: UInt16.self).baseAddress, bytes.count / 2)
+    }
+
+    /// Fills `buffer` from the file and counts the bytes that differ from `expected`.
+    private func readBack(
+        _ file: PositionedFile, _ buffer: UnsafeMutableRawBufferPointer, at offset: Int, expected: UnsafeMutableRawBufferPointer
+    ) throws -> Int {
+        let count = try file.read(into: buffer, at: offset)
+        if count == expected.count, count == 0 || memcmp(buffer.baseAddress!, expected.baseAddress!, count) == 0 { return 0 }
+        return expected.count - count + (0..<count).count { buffer[$0] != expected[$0] }
+    }
+
+    private func auditTiles(
+        _ file: PositionedFile, _ memory: UnsafeMutableRawBufferPointer, _ counters: RunCounters, _ stop: StopToken
+    ) throws -> (record: WeightRecord, differences: Int) {
+        var hashes = planned.tensors.map { _ in SHA256() }
+        var record = WeightRecord(digests: [])
+        var differences = 0
+        var sums = ck_error_sums()
+        for rows in TileSequence(rows: weight.shape.rows, step: rowsPerTile(min(memory.count, Self.preferredTile))) {
+            try checkStop(stop)
+            let expected = try produce(rows, memory, counters)
+            let places = places(rows)
+            let written = target.slices(rows, in: UnsafeMutableRawBufferPointer(rebasing: memory[places.readBack]))
+            for (index, slice) in written.enumerated() {
+                let part = target.parts[index]
+                let range = part.byteRange(of: rows, in: weight.shape)
+                differences += try readBack(file, slice, at: planned.tensors[index].offset + range.lowerBound, expected: expected[index])
+                if part.rows != .whole || rows.lowerBound == 0 { hashes[index].update(bufferPointer: UnsafeRawBufferPointer(slice)) }
+                counters.bytesAudited.add(slice.count, ordering: .relaxed)
+            }
+            if planned.road == .quantize {
+                measure(rows, written, memory, places, &sums)
+            } else if isPlainBF16 {
+                record.notFinite += countNotFinite(written[0])
+            }
+        }
+        record.digests = hashes.map { Digest.hexadecimal($0.finalize()) }
+        if planned.road == .quantize {
+            record.error = WeightRecord.ErrorFigures(
+                sqnr: sums.noise == 0 ? .infinity : 10 * log10(sums.signal / sums.noise), maximum: Double(sums.max_abs))
+        }
+        return (record, differences)
+    }
+
+    /// Adds the error of a quantized tile, row by row in a fixed order, so that the figures do not depend on the tiles.
+    private func measure(
+        _ rows: Range<Int>, _ written: [UnsafeMutableRawBufferPointer], _ memory: UnsafeMutableRawBufferPointer, _ places: Places,
+        _ sums: inout ck_error_sums
+    ) {
+        let columns = weight.shape.columns
+        let reference = values(memory, places.values, rows.count * columns)
+        let decoded = values(memory, places.decoded, rows.count * columns)
+        planned.layout?.decode(written.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: weight.shape, into: decoded)
+        for row in 0..<rows.count {
+            ck_bf16_error(KernelLevel.active.rawValue, reference.baseAddress! + row * columns, decoded.baseAddress! + row * columns, columns, &sums)
+        }
+    }
+}
+
+#if canImport(Glibc)
+import Glibc
+#elseif canImport(Darwin)
+import Darwin
+#endif

@@ -1,0 +1,152 @@
+import CKernels
+import Checkpoints
+import Conversion
+import Foundation
+import Formats
+import Synchronization
+import Tensors
+
+extension WeightAudit {
+    /// Compares every weight of `candidate` with its namesake in `reference`, whatever their layouts: both are decoded tile by
+    /// tile. Dense F32 and F16 weights are compared as F32, everything else as the BF16 values that the layouts define.
+    public init(reference: Checkpoint, candidate: Checkpoint, options: RunOptions = RunOptions(), stop: StopToken = StopToken()) throws {
+        try reference.requirePairedScales()
+        try candidate.requirePairedScales()
+        let names = Dictionary(uniqueKeysWithValues: candidate.weights.indices.map { (candidate.weights[$0].name, $0) })
+        var pairs: [(Int, Int)] = []
+        var matched = Set<Int>()
+        for (index, weight) in reference.weights.enumerated() {
+            guard let other = names[weight.name] else {
+                missing.append(weight.name)
+                continue
+            }
+            matched.insert(other)
+            if candidate.weights[other].dimensions == weight.dimensions { pairs.append((index, other)) } else { reshaped.append(weight.name) }
+        }
+        extra = candidate.weights.indices.filter { !matched.contains($0) }.map { candidate.weights[$0].name }
+
+        let comparer = PairComparer(reference: reference, candidate: candidate)
+        let needed = pairs.map { comparer.minimumBytes($0.0, $0.1) }.max() ?? 0
+        guard needed <= options.memory else {
+            let largest = pairs.max { comparer.minimumBytes($0.0, $0.1) < comparer.minimumBytes($1.0, $1.1) }?.0 ?? 0
+            throw ConversionFailure.memory(needed: needed, weight: reference.weights[largest].name, budget: options.memory)
+        }
+        let workers = max(1, min(options.jobs ?? ProcessFigures.processorCount, needed == 0 ? Int.max : options.memory / needed))
+        let results = Mutex<[Int: WeightComparison]>([:])
+        let work = pairs
+        try ParallelLoop.run(count: work.count, workers: workers) {
+            AlignedBuffer(byteCount: max(needed, min(4 << 20, options.memory / workers)))
+        } body: { position, buffer in
+            if stop.isStopped { throw ConversionFailure.interrupted(done: results.withLock { $0.count }, total: work.count) }
+            let comparison = try comparer.compare(work[position].0, work[position].1, buffer)
+            results.withLock { $0[position] = comparison }
+        }
+        weights = results.withLock { results in work.indices.compactMap { results[$0] } }
+        weights.sort { ($0.sqnr, -$0.maximumError, $0.name) < ($1.sqnr, -$1.maximumError, $1.name) }
+    }
+}
+
+/// Compares the weights of two checkpoints one pair at a time.
+private struct PairComparer: Sendable {
+    let reference: Checkpoint
+    let candidate: Checkpoint
+
+    private struct Side {
+        var checkpoint: Checkpoint
+        var weight: Weight
+        var layout: PartLayout
+    }
+
+    private func side(_ checkpoint: Checkpoint, _ index: Int) -> Side {
+        let weight = checkpoint.weights[index]
+        return Side(checkpoint: checkpoint, weight: weight, layout: PartLayout(parts: weight.parts, shape: weight.shape))
+    }
+
+    private func alignment(_ a: Side, _ b: Side) -> Int {
+        leastCommonMultiple(a.weight.layout?.rowAlignment ?? 1, b.weight.layout?.rowAlignment ?? 1)
+    }
+
+    /// A value takes 4 bytes a side at most, as F32.
+    private func bytes(_ rows: Range<Int>, _ a: Side, _ b: Side) -> Int {
+        a.layout.byteCount(rows) + b.layout.byteCount(rows) + 2 * PartLayout.aligned(rows.count * a.weight.shape.columns * 4)
+    }
+
+    func minimumBytes(_ a: Int, _ b: Int) -> Int {
+        let (a, b) = (side(reference, a), side(candidate, b))
+        guard a.weight.layout != nil, b.weight.layout != nil else { return 8192 }
+        return bytes(0..<min(alignment(a, b), a.weight.shape.rows), a, b)
+    }
+
+    func compare(_ first: Int, _ second: Int, _ buffer: AlignedBuffer) throws -> WeightComparison {
+        let (a, b) = (side(reference, first), side(candidate, second))
+        var sums = ck_error_sums()
+        if let left = a.weight.layout, let right = b.weight.layout {
+            try compareValues(a, left, b, right, buffer, &sums)
+        } else {
+            sums.different = try differentBytes(a, b, buffer)
+        }
+        let count = a.weight.count
+        let norms = (sums.signal * sums.candidate).squareRoot()
+        return WeightComparison(
+            name: a.weight.name, values: count, different: Int(sums.different),
+            sqnr: sums.noise == 0 && sums.different == 0 ? .infinity : 10 * log10(sums.signal / sums.noise),
+            maximumError: Double(sums.max_abs), rootMeanSquareError: count == 0 ? 0 : (sums.noise / Double(count)).squareRoot(),
+            cosine: sums.different == 0 ? 1 : norms == 0 ? 0 : sums.product / norms, referenceLayout: a.weight.layoutName,
+            candidateLayout: b.weight.layoutName)
+    }
+
+    private func compareValues(
+        _ a: Side, _ left: any WeightLayout, _ b: Side, _ right: any WeightLayout, _ buffer: AlignedBuffer, _ sums: inout ck_error_sums
+    ) throws {
+        let columns = a.weight.shape.columns
+        let unit = alignment(a, b)
+        let unitBytes = max(1, bytes(0..<min(unit, a.weight.shape.rows), a, b))
+        // Two dense weights of which one is not BF16 hold more than BF16 shows.
+        let wide = left.isDense && right.isDense && !(left.name == "bf16" && right.name == "bf16")
+        for rows in TileSequence(rows: a.weight.shape.rows, step: max(1, buffer.bytes.count / unitBytes) * unit) {
+            let valueBytes = PartLayout.aligned(rows.count * columns * 4)
+            let values = [0, 1].map { buffer.slice($0 * valueBytes..<($0 + 1) * valueBytes) }
+            var start = 2 * valueBytes
+            for (index, side) in [a, b].enumerated() {
+                let size = side.layout.byteCount(rows)
+                let slices = side.layout.slices(rows, in: buffer.slice(start..<(start + size)))
+                start += size
+                try side.checkpoint.read(side.weight, parts: side.layout.parts, rows: rows, into: slices)
+                let stored = slices.map { UnsafeRawBufferPointer($0) }
+                if wide {
+                    (side.weight.layout as? DenseLayout)?.decodeFloats(stored[0], count: rows.count * columns, into: values[index].assumingMemoryBound(to: Float.self))
+                } else {
+                    let target = UnsafeMutableBufferPointer(rebasing: values[index].assumingMemoryBound(to: UInt16.self)[..<(rows.count * columns)])
+                    side.weight.layout?.decode(stored, rows: rows, shape: side.weight.shape, into: target)
+                }
+            }
+            // Row by row: the sums do not depend on how the weight is cut.
+            for row in 0..<rows.count {
+                if wide {
+                    let pointers = values.map { $0.assumingMemoryBound(to: Float.self).baseAddress! + row * columns }
+                    ck_f32_error(pointers[0], pointers[1], columns, &sums)
+                } else {
+                    let pointers = values.map { $0.assumingMemoryBound(to: UInt16.self).baseAddress! + row * columns }
+                    ck_bf16_error(KernelLevel.active.rawValue, pointers[0], pointers[1], columns, &sums)
+                }
+            }
+        }
+    }
+
+    /// For tensors that are not numbers to us: bytes that differ.
+    private func differentBytes(_ a: Side, _ b: Side, _ buffer: AlignedBuffer) throws -> Int {
+        let (left, right) = (a.weight.stored[0], b.weight.stored[0])
+        guard left.type == right.type, left.byteCount == right.byteCount else { return a.weight.count }
+        let half = buffer.bytes.count / 2
+        var different = 0
+        for start in stride(from: 0, to: left.byteCount, by: half) {
+            let range = start..<min(start + half, left.byteCount)
+            let one = buffer.slice(0..<range.count)
+            let two = buffer.slice(half..<(half + range.count))
+            try a.checkpoint.read(left, range, into: one)
+            try b.checkpoint.read(right, range, into: two)
+            different += zip(one, two).count { $0 != $1 }
+        }
+        return different
+    }
+}

@@ -1,0 +1,63 @@
+import Conversion
+import StrictJSON
+
+/// A weight audit held against what was claimed.
+public struct WeightVerdict: Sendable {
+    public let audit: WeightAudit
+    public let passed: Bool
+    /// What was tested and came out, in one sentence.
+    public let claim: String
+
+    /// - Parameters:
+    ///   - exact: every value must be equal.
+    ///   - minimumSQNR: no weight may be below this many decibels.
+    public init(_ audit: WeightAudit, exact: Bool, minimumSQNR: Double?) {
+        self.audit = audit
+        var failures: [String] = []
+        if !audit.missing.isEmpty { failures.append("\(audit.missing.count) weights are missing, first \(audit.missing[0])") }
+        if !audit.extra.isEmpty { failures.append("\(audit.extra.count) weights are not in the reference, first \(audit.extra[0])") }
+        if !audit.reshaped.isEmpty { failures.append("\(audit.reshaped.count) weights have another shape, first \(audit.reshaped[0])") }
+        if exact, let worst = audit.weights.first, audit.different > 0 {
+            failures.append("\(audit.different) weights differ, worst \(worst.name) with \(worst.different) of \(worst.values) values")
+        }
+        if let minimumSQNR, let worst = audit.weights.first, worst.sqnr < minimumSQNR {
+            failures.append("\(worst.name) has a signal-to-noise ratio of \(Self.decibels(worst.sqnr)), below \(Self.decibels(minimumSQNR))")
+        }
+        passed = failures.isEmpty
+        let values = audit.weights.reduce(0) { $0 + $1.values }
+        let counted = "\(audit.weights.count.grouped) weights, \(values.grouped) values: \(audit.identical.grouped) identical, \(audit.different.grouped) different"
+        claim = passed ? counted + (exact ? "; every value is equal" : "") : counted + "; " + failures.joined(separator: "; ")
+    }
+
+    static func decibels(_ value: Double) -> String { value.isFinite ? "\((value * 100).rounded() / 100) dB" : value > 0 ? "infinite dB" : "\(value) dB" }
+
+    public var text: String {
+        var lines: [String] = []
+        for weight in audit.weights.prefix(10) where !weight.isIdentical {
+            lines.append(
+                "\(weight.name): \(weight.referenceLayout) -> \(weight.candidateLayout), SQNR \(Self.decibels(weight.sqnr)), max error \(weight.maximumError), rms error \(weight.rootMeanSquareError), cosine \(weight.cosine)"
+            )
+        }
+        lines.append((passed ? "passed: " : "FAILED: ") + claim)
+        return lines.joined(separator: "\n")
+    }
+
+    public var json: JSONObject {
+        let worst = audit.weights.prefix(20).filter { !$0.isIdentical }.map { weight -> JSONValue in
+            .object([
+                "name": .string(weight.name), "sqnr_db": .double(weight.sqnr), "max_abs": .double(weight.maximumError),
+                "rms": .double(weight.rootMeanSquareError), "cosine": .double(weight.cosine), "different": .int(weight.different),
+                "values": .int(weight.values), "reference_layout": .string(weight.referenceLayout),
+                "candidate_layout": .string(weight.candidateLayout),
+            ])
+        }
+        return [
+            "schema": .int(1), "passed": .bool(passed), "claim": .string(claim),
+            "weights": .object([
+                "identical": .int(audit.identical), "different": .int(audit.different), "missing": .array(audit.missing.map(JSONValue.string)),
+                "extra": .array(audit.extra.map(JSONValue.string)), "reshaped": .array(audit.reshaped.map(JSONValue.string)),
+                "worst": .array(worst),
+            ]),
+        ]
+    }
+}

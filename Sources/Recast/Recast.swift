@@ -1,0 +1,7 @@
+// The whole library under one name.
+@_exported import Checkpoints
+@_exported import Conversion
+@_exported import Formats
+@_exported import Parity
+@_exported import StrictJSON
+@_exported import Tensors

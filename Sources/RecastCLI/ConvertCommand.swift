@@ -1,0 +1,86 @@
+import ArgumentParser
+import Recast
+
+struct ConvertCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "convert", abstract: "Turns a checkpoint into another layout, and audits what it wrote.",
+        discussion: """
+            Layouts: keep, \(LayoutRegistry.targets.map(\.name).joined(separator: ", ")).
+            A run that was stopped or killed continues when the same command is given again.
+            """)
+
+    @Argument(help: "A directory, a safetensors file, or an index file.") var source: String
+    @Argument(help: "The directory to write; it is created if it is missing.") var destination: String
+    @Option(help: "The layout of the weights.") var to: String
+    @Option(help: ArgumentHelp("Rules that override the layout by pattern (YAML).", valueName: "file")) var recipe: String?
+    @Option(help: ArgumentHelp("Upper bound on working memory.", valueName: "size")) var memory = SizeArgument(argument: "2GiB")!
+    @Option(help: ArgumentHelp("Worker threads; one a processor by default.", valueName: "n")) var jobs: Int?
+    @Option(help: ArgumentHelp("Cut the output into files of at most this size; as the source is cut by default.", valueName: "size"))
+    var shardSize: SizeArgument?
+    @Flag(help: "Continue a run, or report that it is finished.") var resume = false
+    @Flag(help: "Replace an earlier conversion in the destination.") var overwrite = false
+    @Flag(help: "Show the plan and write nothing.") var dryRun = false
+    @Flag(help: "One JSON document on standard output.") var json = false
+    @Flag(help: "No progress, no notes.") var quiet = false
+
+    func validate() throws {
+        if resume && overwrite { throw ValidationError("--resume and --overwrite exclude each other") }
+        if let jobs, jobs < 1 || jobs > 1024 { throw ValidationError("--jobs must be between 1 and 1024") }
+    }
+
+    func run() throws {
+        let choice = try LayoutChoice(target: to, recipe: readRecipe())
+        let checkpoint = try Checkpoint(opening: source)
+        var plan = try ConversionPlan(converting: checkpoint, choice: choice, shardSize: shardSize?.bytes)
+        plan.notes += try ScaleCheck.findings(in: checkpoint)
+        if dryRun {
+            let preview = PlanPreview(plan, checkpoint)
+            Console.print(json ? JSONValue.object(preview.json).text() : preview.text)
+            return
+        }
+        if !quiet { plan.notes.forEach { Console.error("note: \($0)") } }
+        let interruption = Interruption()
+        let run = ConversionRun(
+            plan: plan, checkpoint: checkpoint, destination: destination,
+            options: RunOptions(memory: memory.bytes, jobs: jobs, overwrite: overwrite, resume: resume))
+        var progress = ProgressLine(isQuiet: quiet)
+        let report: RunReport
+        do {
+            report = try run.execute(stop: interruption.token) { progress.show($0) }
+        } catch {
+            progress.end()
+            throw error
+        }
+        progress.end()
+        show(report, plan)
+    }
+
+    private func readRecipe() throws -> Recipe {
+        guard let recipe else { return Recipe() }
+        let bytes = try FileTree.read(recipe, limit: 1 << 20)
+        return try Recipe(yaml: String(decoding: bytes, as: UTF8.self), path: recipe)
+    }
+
+    private func show(_ report: RunReport, _ plan: ConversionPlan) {
+        if json {
+            let document: JSONObject = [
+                "schema": .int(1), "finished_before": .bool(report.alreadyFinished), "audit": .object(report.audit.json),
+                "claim": .string(report.audit.sentence), "bytes_read": .int(report.bytesRead), "bytes_written": .int(report.bytesWritten),
+                "seconds": .double((report.seconds * 1000).rounded() / 1000), "peak_rss": .int(ProcessFigures.peakResidentBytes),
+                "notes": .array((plan.notes + report.findings).map { .string("\($0)") }),
+            ]
+            Console.print(JSONValue.object(document).text())
+            return
+        }
+        if !quiet { report.findings.forEach { Console.error("note: \($0)") } }
+        if report.alreadyFinished {
+            Console.print("\(destination): this conversion is already finished.")
+        } else {
+            let rate = report.seconds > 0 ? Double(report.bytesWritten) / report.seconds / 1e9 : 0
+            Console.print("\(report.audit.sentence)")
+            Console.print(
+                "\(ByteSize(plan.outputBytes)) in \(plan.shards.count) files, \((report.seconds * 100).rounded() / 100) s, \((rate * 100).rounded() / 100) GB/s, peak memory \(ByteSize(ProcessFigures.peakResidentBytes))"
+            )
+        }
+    }
+}

@@ -1,0 +1,52 @@
+/// Sizes of untrusted tensors: every product is checked.
+public enum Shape {
+    /// The number of elements; nil if a dimension is negative or the product leaves Int. A scalar (no dimensions) has one.
+    public static func count(_ dimensions: [Int]) -> Int? {
+        var count = 1
+        for dimension in dimensions {
+            guard dimension >= 0 else { return nil }
+            let (product, over) = count.multipliedReportingOverflow(by: dimension)
+            guard !over else { return nil }
+            count = product
+        }
+        return count
+    }
+
+    /// Bytes of a packed tensor; nil on overflow or if the elements do not fill whole bytes.
+    public static func byteCount(_ dimensions: [Int], _ type: ScalarType) -> Int? {
+        guard let count = count(dimensions) else { return nil }
+        let (bits, over) = count.multipliedReportingOverflow(by: type.bitWidth)
+        guard !over, bits % 8 == 0 else { return nil }
+        return bits / 8
+    }
+}
+
+/// A weight seen as `[out, in]`: rows are output channels, groups and blocks run along the columns.
+public struct MatrixShape: Sendable, Equatable, Hashable {
+    public var rows: Int
+    public var columns: Int
+
+    public init(rows: Int, columns: Int) {
+        self.rows = rows
+        self.columns = columns
+    }
+
+    /// Leading dimensions join into rows. A vector is a column, so that it can be cut anywhere.
+    public init(_ dimensions: [Int]) {
+        columns = dimensions.count > 1 ? dimensions[dimensions.count - 1] : 1
+        rows = dimensions.count > 1 ? dimensions.dropLast().reduce(1, *) : dimensions.first ?? 1
+    }
+
+    public var count: Int { rows * columns }
+}
+
+/// `a / b` rounded up, for positive `b`.
+@inlinable
+public func ceilingDivide(_ a: Int, _ b: Int) -> Int { (a + b - 1) / b }
+
+/// The least common multiple of two positive numbers.
+public func leastCommonMultiple(_ a: Int, _ b: Int) -> Int {
+    var (x, y) = (a, b)
+    while y != 0 { (x, y) = (y, x % y) }
+    return a / x * b
+}

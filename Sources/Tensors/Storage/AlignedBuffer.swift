@@ -1,0 +1,18 @@
+/// Working memory of one worker, aligned for vector loads and page-sized writes, uninitialized until written.
+///
+/// Invariant: the memory is owned by one thread at a time; slices handed out never outlive the buffer.
+public final class AlignedBuffer: @unchecked Sendable {
+    public let bytes: UnsafeMutableRawBufferPointer
+
+    public init(byteCount: Int) {
+        bytes = .allocate(byteCount: max(byteCount, 64), alignment: 4096)
+    }
+
+    deinit { bytes.deallocate() }
+
+    /// A part of the buffer. The range must lie inside it.
+    public func slice(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
+        precondition(range.lowerBound >= 0 && range.upperBound <= bytes.count, "slice outside its buffer")
+        return UnsafeMutableRawBufferPointer(rebasing: bytes[range])
+    }
+}

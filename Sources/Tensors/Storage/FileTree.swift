@@ -1,0 +1,95 @@
+import SystemPackage
+
+#if canImport(Glibc)
+import Glibc
+#elseif canImport(Darwin)
+import Darwin
+#endif
+
+/// Names and attributes of files: the few calls a converter needs, with typed errors.
+public enum FileTree {
+    public enum Entry: Sendable { case file(size: Int), directory, other }
+
+    /// What lies at `path` (links followed), or nil if nothing does.
+    public static func entry(_ path: String) throws(FileFailure) -> Entry? {
+        var status = stat()
+        guard stat(path, &status) == 0 else {
+            let reason = Errno(rawValue: errno)
+            if reason == .noSuchFileOrDirectory { return nil }
+            throw FileFailure(.inspect, path, reason: reason)
+        }
+        switch status.st_mode & S_IFMT {
+        case S_IFREG: return .file(size: Int(status.st_size))
+        case S_IFDIR: return .directory
+        default: return .other
+        }
+    }
+
+    /// Device and inode of what lies at `path`; nil if nothing does.
+    public static func identity(_ path: String) -> [UInt64]? {
+        var status = stat()
+        guard stat(path, &status) == 0 else { return nil }
+        return [UInt64(truncatingIfNeeded: status.st_dev), UInt64(truncatingIfNeeded: status.st_ino)]
+    }
+
+    /// The names in a directory, sorted by their bytes, without "." and "..".
+    public static func list(_ path: String) throws(FileFailure) -> [String] {
+        guard let stream = opendir(path) else { throw FileFailure(.list, path, reason: Errno(rawValue: errno)) }
+        defer { closedir(stream) }
+        var names: [String] = []
+        while let entry = readdir(stream) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            if name != ".", name != ".." { names.append(name) }
+        }
+        return names.sorted { Array($0.utf8).lexicographicallyPrecedes(Array($1.utf8)) }
+    }
+
+    public static func createDirectory(_ path: String) throws(FileFailure) {
+        guard mkdir(path, 0o777) != 0 else { return }
+        let reason = Errno(rawValue: errno)
+        if reason == .fileExists, case .directory? = try entry(path) { return }
+        throw FileFailure(.create, path, reason: reason)
+    }
+
+    public static func rename(_ path: String, to target: String) throws(FileFailure) {
+        guard systemRename(path, target) == 0 else { throw FileFailure(.rename, path, reason: Errno(rawValue: errno)) }
+    }
+
+    public static func remove(_ path: String) throws(FileFailure) {
+        guard unlink(path) != 0, errno != ENOENT else { return }
+        throw FileFailure(.remove, path, reason: Errno(rawValue: errno))
+    }
+
+    public static func removeDirectory(_ path: String) throws(FileFailure) {
+        guard rmdir(path) != 0, errno != ENOENT else { return }
+        throw FileFailure(.remove, path, reason: Errno(rawValue: errno))
+    }
+
+    /// Makes renames and new names in a directory durable.
+    public static func synchronizeDirectory(_ path: String) throws(FileFailure) {
+        let descriptor = open(path, O_RDONLY)
+        guard descriptor >= 0 else { throw FileFailure(.synchronize, path, reason: Errno(rawValue: errno)) }
+        defer { close(descriptor) }
+        if fsync(descriptor) != 0, errno != EINVAL, errno != EROFS {
+            throw FileFailure(.synchronize, path, reason: Errno(rawValue: errno))
+        }
+    }
+
+    /// Bytes that an unprivileged process can still write on the file system that holds `path`.
+    public static func freeSpace(_ path: String) -> Int? {
+        var status = statvfs()
+        guard statvfs(path, &status) == 0 else { return nil }
+        return Int(status.f_bavail) * Int(status.f_frsize)
+    }
+
+    public static func read(_ path: String, limit: Int) throws -> [UInt8] {
+        let file = try PositionedFile.openForReading(path)
+        let size = try file.size()
+        guard size <= limit else { throw FileFailure(.read, path, reason: .fileTooLarge) }
+        return try file.read(size, at: 0)
+    }
+}
+
+private func systemRename(_ from: String, _ to: String) -> Int32 { rename(from, to) }

@@ -1,0 +1,165 @@
+import CKernels
+import SystemPackage
+
+#if canImport(Glibc)
+import Glibc
+#elseif canImport(Darwin)
+import Darwin
+#endif
+
+/// A system call on a file that failed.
+public struct FileFailure: Failure, Equatable {
+    public enum Operation: String, Sendable {
+        case open = "open", create = "create", read = "read", write = "write", synchronize = "flush", rename = "rename", list = "list"
+        case inspect = "look up", remove = "remove", resize = "resize", lock = "lock"
+    }
+
+    public var operation: Operation
+    public var path: String
+    public var offset: Int?
+    public var reason: Errno
+
+    public init(_ operation: Operation, _ path: String, offset: Int? = nil, reason: Errno) {
+        self.operation = operation
+        self.path = path
+        self.offset = offset
+        self.reason = reason
+    }
+
+    public var kind: FailureKind {
+        switch (operation, reason) {
+        case (.open, .noSuchFileOrDirectory), (.list, .noSuchFileOrDirectory), (.inspect, .noSuchFileOrDirectory),
+            (.list, .notDirectory), (.open, .notDirectory), (.inspect, .notDirectory), (.open, .permissionDenied), (.list, .permissionDenied):
+            .noInput
+        case (.create, .noSpace), (.create, .diskQuotaExceeded): .inputOutput
+        case (.create, _), (.lock, _): .cannotCreate
+        default: .inputOutput
+        }
+    }
+
+    public var description: String {
+        let place = offset.map { " at byte \($0)" } ?? ""
+        let advice =
+            switch reason {
+            case .noSpace, .diskQuotaExceeded: "; free some space and run the same command again to continue"
+            case .permissionDenied, .notPermitted, .readOnlyFileSystem: "; check the permissions"
+            default: ""
+            }
+        return "cannot \(operation.rawValue) \(path)\(place): \(reason)\(advice)"
+    }
+}
+
+/// An open file that is read and written at given offsets, from any thread, without a shared position. Closed when released.
+public final class PositionedFile: Sendable {
+    public let path: String
+    private let descriptor: FileDescriptor
+
+    private init(path: String, descriptor: FileDescriptor) {
+        self.path = path
+        self.descriptor = descriptor
+    }
+
+    deinit { try? descriptor.close() }
+
+    public static func openForReading(_ path: String) throws(FileFailure) -> PositionedFile {
+        try open(path, .open, .readOnly, [])
+    }
+
+    /// Opens for reading and writing; creates the file if it is missing and keeps what is in it.
+    public static func openForWriting(_ path: String, truncate: Bool = false) throws(FileFailure) -> PositionedFile {
+        try open(path, .create, .readWrite, truncate ? [.create, .truncate] : [.create])
+    }
+
+    private static func open(
+        _ path: String, _ operation: FileFailure.Operation, _ mode: FileDescriptor.AccessMode, _ options: FileDescriptor.OpenOptions
+    ) throws(FileFailure) -> PositionedFile {
+        do {
+            let descriptor = try FileDescriptor.open(
+                FilePath(path), mode, options: options.union(.closeOnExec), permissions: [.ownerReadWrite, .groupRead, .otherRead])
+            return PositionedFile(path: path, descriptor: descriptor)
+        } catch {
+            throw FileFailure(operation, path, reason: error as? Errno ?? .ioError)
+        }
+    }
+
+    private func attempt<Result>(
+        _ operation: FileFailure.Operation, offset: Int? = nil, _ body: () throws -> Result
+    ) throws(FileFailure) -> Result {
+        do { return try body() } catch { throw FileFailure(operation, path, offset: offset, reason: error as? Errno ?? .ioError) }
+    }
+
+    /// The current size; a directory or other non-file is an error.
+    public func size() throws(FileFailure) -> Int {
+        var status = stat()
+        guard fstat(descriptor.rawValue, &status) == 0 else { throw FileFailure(.inspect, path, reason: Errno(rawValue: errno)) }
+        guard status.st_mode & S_IFMT == S_IFREG else { throw FileFailure(.open, path, reason: .isDirectory) }
+        return Int(status.st_size)
+    }
+
+    /// When the contents last changed, in nanoseconds.
+    public func modificationTime() throws(FileFailure) -> Int {
+        var status = stat()
+        guard fstat(descriptor.rawValue, &status) == 0 else { throw FileFailure(.inspect, path, reason: Errno(rawValue: errno)) }
+        #if canImport(Darwin)
+        return status.st_mtimespec.tv_sec * 1_000_000_000 + status.st_mtimespec.tv_nsec
+        #else
+        return status.st_mtim.tv_sec * 1_000_000_000 + status.st_mtim.tv_nsec
+        #endif
+    }
+
+    /// Fills `buffer` from `offset`; returns how many bytes there were, fewer only at the end of the file.
+    public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws(FileFailure) -> Int {
+        var done = 0
+        while done < buffer.count {
+            let rest = UnsafeMutableRawBufferPointer(rebasing: buffer[done...])
+            let count = try attempt(.read, offset: offset + done) { try descriptor.read(fromAbsoluteOffset: Int64(offset + done), into: rest) }
+            if count == 0 { break }
+            done += count
+        }
+        return done
+    }
+
+    /// Up to `count` bytes from `offset`.
+    public func read(_ count: Int, at offset: Int) throws(FileFailure) -> [UInt8] {
+        var failure: FileFailure?
+        let bytes = [UInt8](unsafeUninitializedCapacity: count) { buffer, filled in
+            do { filled = try self.read(into: UnsafeMutableRawBufferPointer(buffer), at: offset) } catch let error as FileFailure { failure = error } catch {}
+        }
+        if let failure { throw failure }
+        return bytes
+    }
+
+    public func write(_ buffer: UnsafeRawBufferPointer, at offset: Int) throws(FileFailure) {
+        var done = 0
+        while done < buffer.count {
+            let rest = UnsafeRawBufferPointer(rebasing: buffer[done...])
+            done += try attempt(.write, offset: offset + done) { try descriptor.write(toAbsoluteOffset: Int64(offset + done), rest) }
+        }
+    }
+
+    public func write(_ bytes: [UInt8], at offset: Int) throws(FileFailure) {
+        try attempt(.write, offset: offset) { try bytes.withUnsafeBytes { try write($0, at: offset) } }
+    }
+
+    public func resize(to size: Int) throws(FileFailure) {
+        try attempt(.resize) { try descriptor.resize(to: Int64(size), retryOnInterrupt: true) }
+    }
+
+    /// Returns when the contents are on the disk.
+    public func synchronize() throws(FileFailure) {
+        while fsync(descriptor.rawValue) != 0 {
+            if errno == EINTR { continue }
+            if errno == EINVAL || errno == EROFS { return }  // a file system without fsync
+            throw FileFailure(.synchronize, path, reason: Errno(rawValue: errno))
+        }
+    }
+
+    /// Takes an exclusive advisory lock that ends with the process; false if another process holds it.
+    public func tryLock() -> Bool { flock(descriptor.rawValue, LOCK_EX | LOCK_NB) == 0 }
+
+    /// Copies bytes inside the kernel (reflinked where the file system can); returns how many, or nil if it cannot here.
+    public func copy(_ count: Int, at offset: Int, to target: PositionedFile, at targetOffset: Int) -> Int? {
+        let copied = ck_copy_range(descriptor.rawValue, Int64(offset), target.descriptor.rawValue, Int64(targetOffset), count)
+        return copied > 0 ? Int(copied) : nil
+    }
+}

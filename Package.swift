@@ -47,5 +47,15 @@ let package = Package(
         .executableTarget(
             name: "RecastBenchmarks",
             dependencies: ["CKernels", "Recast", .product(name: "ArgumentParser", package: "swift-argument-parser")], swiftSettings: strict),
+        .target(
+            name: "TestSupport", dependencies: ["Recast", .product(name: "Crypto", package: "swift-crypto")], path: "Tests/TestSupport",
+            swiftSettings: strict),
+        .testTarget(name: "StrictJSONTests", dependencies: ["StrictJSON"], swiftSettings: strict),
+        .testTarget(name: "TensorsTests", dependencies: ["CKernels", "Recast", "TestSupport"], swiftSettings: strict),
+        .testTarget(name: "FormatsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
+        .testTarget(name: "CheckpointsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
+        .testTarget(name: "ConversionTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
+        .testTarget(name: "ParityTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
+        .testTarget(name: "CommandLineTests", dependencies: ["Recast", "RecastCLI", "TestSupport"], swiftSettings: strict),
     ]
 )

@@ -7,7 +7,7 @@ struct RecastCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "recast",
         abstract: "Converts, quantizes and verifies DeepSeek-V3-class checkpoints on a CPU, within a memory budget.",
-        version: Recast.version,
+        version: recastVersion,
         subcommands: [InspectCommand.self, ConvertCommand.self, VerifyCommand.self])
 
     static func main() {

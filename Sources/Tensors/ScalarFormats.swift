@@ -62,7 +62,7 @@ public struct Binary16: StoredScalar {
     public init(rounding value: Float) {
         let sign = UInt16(value.bitPattern >> 16) & 0x8000
         if value.isNaN {
-            bits = sign | 0x7E00 | UInt16(value.bitPattern >> 13) & 0x3FF
+            bits = sign | 0x7E00 | UInt16(truncatingIfNeeded: value.bitPattern >> 13) & 0x3FF
         } else {
             bits = sign | (value.magnitude >= 65520 ? 0x7C00 : UInt16(magnitudeCode(value, mantissaBits: 10, bias: 15)))
         }
@@ -117,22 +117,18 @@ public struct Float8E8M0: StoredScalar {
         default: Float(bitPattern: UInt32(bits) << 23)
         }
     }
-    /// The nearest power of two by the significand (ties up to the even exponent of the larger), as ml_dtypes rounds: half-way
-    /// and above goes up. Zero and negative numbers, infinity and NaN have no code: NaN.
+    /// The nearest power of two by the significand, 1.5 and above going up, as PyTorch and ml_dtypes round. Below 2^-126 anything
+    /// above 2^-127 goes up. Negative numbers, infinity and NaN have no code: NaN; zero becomes the smallest, 2^-127.
     public init(rounding value: Float) {
-        guard value > 0, value.isFinite else {
+        let u = value.bitPattern
+        guard value.sign == .plus || value == 0, value.isFinite else {
             bits = 0xFF
             return
         }
-        let u = value.bitPattern
-        if u < 0x0080_0000 {
-            // Subnormal F32: 2^-127 and its neighbours 2^-126 (rounding up from 1.5 * 2^-127).
-            bits = u >= 0x0060_0000 ? 1 : 0
-        } else {
-            let exponent = u >> 23, fraction = u & 0x7F_FFFF
-            let up = fraction > 0x40_0000 || (fraction == 0x40_0000 && exponent & 1 == 1) ? UInt32(1) : 0
-            bits = UInt8(min(exponent + up, 0xFF))
-        }
+        let exponent = (u >> 23) & 0xFF
+        let half = u & 0x40_0000 != 0
+        let up = exponent == 0 ? u & 0x7F_FFFF > 0x40_0000 : half
+        bits = UInt8(min(exponent + (up ? 1 : 0), 0xFF))
     }
 }
 
@@ -152,7 +148,7 @@ public struct Float4E2M1: StoredScalar {
             return
         }
         let sign = UInt8(value.bitPattern >> 28) & 8
-        bits = sign | (value.magnitude >= 5 ? 7 : UInt8(magnitudeCode(value, mantissaBits: 1, bias: 1)))
+        bits = sign | (value.magnitude >= Self.greatest ? 7 : UInt8(magnitudeCode(value, mantissaBits: 1, bias: 1)))
     }
 }
 

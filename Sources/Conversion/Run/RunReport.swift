@@ -67,7 +67,7 @@ public struct RunReport: Sendable {
             .object(["name": .string(file.name), "size": .int(file.size), "header_sha256": .string(file.headerDigest)])
         }
         let head: [(String, JSONValue)] = [
-            ("schema", .int(1)), ("plan", .string(plan.fingerprint)), ("tool", .string("recast \(Recast.version)")),
+            ("schema", .int(1)), ("plan", .string(plan.fingerprint)), ("tool", .string("recast \(recastVersion)")),
             ("to", .string(plan.targetName)), ("recipe", .array(plan.recipe.summary.map(JSONValue.string))),
             ("source", .object(["config_sha256": .string(plan.source.configDigest), "files": .array(files)])),
             ("audit", .object(audit.json)), ("claim", .string(audit.sentence)),
@@ -103,10 +103,8 @@ public struct RunReport: Sendable {
     }
 }
 
-/// Facts about this library.
-public enum Recast {
-    public static let version = "0.1.0"
-}
+/// The version of this library and tool.
+public let recastVersion = "0.1.0"
 
 extension Int {
     /// Digits in groups of three: 684,489,845,504.

@@ -1,0 +1,168 @@
+import Foundation
+import Recast
+import TestSupport
+import Testing
+
+/// Difficult matrices, encoded and decoded by compressed-tensors and PyTorch (Tests/Scripts/golden_layouts.py).
+@Suite struct GoldenLayoutTests {
+    static let golden: [String: (tensor: StoredTensor, bytes: [UInt8])] = {
+        do {
+            let file = try PositionedFile.openForReading(Fixtures.path("golden/layouts.safetensors"))
+            let tensors = try SafetensorsHeader(reading: file).tensors
+            return Dictionary(uniqueKeysWithValues: try tensors.map { ($0.name, ($0, try file.read($0.byteCount, at: $0.offset))) })
+        } catch {
+            Issue.record("\(error)")
+            return [:]
+        }
+    }()
+
+    static let cases = golden.keys.filter { $0.hasSuffix(".input") }.map { String($0.dropLast(6)) }.sorted()
+
+    func words(_ name: String) throws -> [UInt16] {
+        try #require(Self.golden[name]).bytes.withUnsafeBytes { Array($0.bindMemory(to: UInt16.self)) }
+    }
+
+    /// Encodes in tiles of `step` rows, as a run would.
+    func encode(_ layout: any WeightLayout, _ values: [UInt16], _ shape: MatrixShape, step: Int) throws -> [[UInt8]] {
+        var stored = layout.parts(of: shape).map { [UInt8](repeating: 0xEE, count: $0.byteCount) }
+        let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
+        for rows in TileSequence(rows: shape.rows, step: step) {
+            let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
+            let slices = parts.slices(rows, in: buffer.bytes)
+            try values.withUnsafeBufferPointer {
+                try layout.encode(UnsafeBufferPointer(rebasing: $0[(rows.lowerBound * shape.columns)..<(rows.upperBound * shape.columns)]), rows: rows, shape: shape, into: slices)
+            }
+            for (index, slice) in slices.enumerated() {
+                stored[index].replaceSubrange(parts.parts[index].byteRange(of: rows, in: shape), with: slice)
+            }
+        }
+        return stored
+    }
+
+    func decode(_ layout: any WeightLayout, _ stored: [[UInt8]], _ shape: MatrixShape, step: Int) -> [UInt16] {
+        var values = [UInt16](repeating: 0, count: shape.count)
+        let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
+        for rows in TileSequence(rows: shape.rows, step: step) {
+            let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
+            let slices = parts.slices(rows, in: buffer.bytes)
+            for (index, slice) in slices.enumerated() { slice.copyBytes(from: stored[index][parts.parts[index].byteRange(of: rows, in: shape)]) }
+            values.withUnsafeMutableBufferPointer {
+                layout.decode(
+                    slices.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: shape,
+                    into: UnsafeMutableBufferPointer(rebasing: $0[(rows.lowerBound * shape.columns)..<(rows.upperBound * shape.columns)]))
+            }
+        }
+        return values
+    }
+
+    @Test(arguments: cases, ["fp8-block", "fp8-block-ue8m0", "fp8-channel", "int4-g128", "int4-g32", "int4-g128-asym", "int8-channel"])
+    func bytesAndValuesArePeers(_ name: String, _ target: String) throws {
+        let input = try #require(Self.golden[name + ".input"])
+        let shape = MatrixShape(input.tensor.shape)
+        let layout = try #require(LayoutRegistry.target(named: target)?.layout)
+        guard layout.obstacle(to: shape) == nil else {
+            #expect(Self.golden["\(name).\(target).decoded"] == nil, "the peer can, we cannot")
+            return
+        }
+        let values = try words(name + ".input")
+        let expected = try layout.parts(of: shape).map { part in
+            let golden = try #require(Self.golden["\(name).\(target).\(part.leaf)"])
+            #expect(golden.tensor.type == part.type && golden.tensor.shape == part.shape, "\(part.leaf)")
+            return golden.bytes
+        }
+        for step in [layout.rowAlignment, layout.rowAlignment * 2, 1 << 20] {
+            let stored = try encode(layout, values, shape, step: step)
+            for (index, part) in layout.parts(of: shape).enumerated() { #expect(stored[index] == expected[index], "\(part.leaf), tiles of \(step)") }
+            #expect(decode(layout, expected, shape, step: step) == (try words("\(name).\(target).decoded")), "tiles of \(step)")
+        }
+    }
+
+    @Test(arguments: ["normal", "odd"], ["int3-g64", "int5-g64-asym", "int2-g64-asym", "int8-channel-asym", "int7-channel"])
+    func widthsThatAreOnlyReadDecodeLikeThePeer(_ name: String, _ layoutName: String) throws {
+        let layouts = [
+            "int3-g64": PackedIntegerLayout(bits: 3, groupSize: 64), "int5-g64-asym": PackedIntegerLayout(bits: 5, groupSize: 64, symmetric: false),
+            "int2-g64-asym": PackedIntegerLayout(bits: 2, groupSize: 64, symmetric: false),
+            "int8-channel-asym": PackedIntegerLayout(bits: 8, groupSize: nil, symmetric: false), "int7-channel": PackedIntegerLayout(bits: 7, groupSize: nil),
+        ]
+        let layout = try #require(layouts[layoutName])
+        let shape = MatrixShape(try #require(Self.golden[name + ".input"]).tensor.shape)
+        let stored = try layout.parts(of: shape).map { part in
+            let golden = try #require(Self.golden["\(name).\(layoutName).\(part.leaf)"])
+            #expect(golden.tensor.shape == part.shape && golden.tensor.type == part.type, "\(part.leaf) \(golden.tensor.summary)")
+            return golden.bytes
+        }
+        for step in [layout.rowAlignment, 1 << 20] {
+            #expect(decode(layout, stored, shape, step: step) == (try words("\(name).\(layoutName).decoded")))
+        }
+        #expect(layout.name == layoutName)
+    }
+
+    @Test func otherScaleTypesAndBlocksDecodeByTheFormula() {
+        var random = SeededGenerator(11)
+        for (rows, columns, block) in [(80, 96, [32, 32]), (5, 200, [1, 128]), (130, 70, [64, 16]), (1, 1, [128, 128])] {
+            for type in [ScalarType.f32, .bf16, .f16, .f8E8M0] {
+                let layout = BlockScaledFP8Layout(blockRows: block[0], blockColumns: block[1], scaleType: type)
+                let shape = MatrixShape(rows: rows, columns: columns)
+                let codes = (0..<shape.count).map { _ in UInt8(truncatingIfNeeded: random.next()) }
+                let across = ceilingDivide(columns, block[1])
+                let scales = (0..<ceilingDivide(rows, block[0]) * across).map { _ in Float(sign: .plus, exponent: Int.random(in: -9...3, using: &random), significand: type == .f8E8M0 ? 1 : 1.25) }
+                let bytes = scales.flatMap { scale -> [UInt8] in
+                    switch type {
+                    case .f32: CheckpointBuilder.bytes(scale.bitPattern)
+                    case .bf16: CheckpointBuilder.bytes(BFloat16(rounding: scale).bits)
+                    case .f16: CheckpointBuilder.bytes(Binary16(rounding: scale).bits)
+                    default: [Float8E8M0(rounding: scale).bits]
+                    }
+                }
+                let expected = codes.indices.map { index -> UInt16 in
+                    let scale = scales[index / columns / block[0] * across + index % columns / block[1]]
+                    return BFloat16(rounding: Float8E4M3(bits: codes[index]).value * scale).bits
+                }
+                let decoded = decode(layout, [codes, bytes], shape, step: block[0])
+                #expect(zip(decoded, expected).allSatisfy { $0 == $1 || BFloat16(bits: $0).value.isNaN && BFloat16(bits: $1).value.isNaN }, "\(type) \(block)")
+            }
+        }
+    }
+
+    @Test func quantizersRefuseWhatIsNotFinite() throws {
+        let shape = MatrixShape(rows: 4, columns: 128)
+        for bad: UInt16 in [0x7F80, 0xFF80, 0x7FC0] {
+            var values = [UInt16](repeating: 0x3F80, count: shape.count)
+            values[3 * 128 + 77] = bad
+            for target in LayoutRegistry.targets where !target.layout.isDense {
+                #expect(throws: EncodingFault.self, "\(target.name)") { try encode(target.layout, values, shape, step: 1 << 20) }
+            }
+        }
+    }
+
+    @Test func f16RefusesWhatOverflowsAndCarriesInfinity() throws {
+        let shape = MatrixShape(rows: 1, columns: 3)
+        let layout = DenseLayout(.f16)
+        #expect(throws: EncodingFault.overflowsF16(row: 0)) { try encode(layout, [0x3F80, BFloat16(rounding: 66000).bits, 0], shape, step: 1) }
+        #expect(try encode(layout, [0x3F80, 0x7F80, 0x8000], shape, step: 1)[0] == [0x00, 0x3C, 0x00, 0x7C, 0x00, 0x80])
+    }
+
+    /// The worked examples of the FORMAT.md pages.
+    @Test func documentedExamplesHold() throws {
+        let listing: [UInt16] = [
+            0xbac9, 0x3bec, 0xbc80, 0x3abc, 0x3c5a, 0xbbbc, 0x3d05, 0xbd03, 0xba87, 0xbbc9, 0x3ba3, 0xbb92, 0x3c96, 0x3b86, 0x3c3c, 0x3c08, 0x3bab, 0x3c99,
+            0xbc29, 0xbd07, 0x3cab, 0x3c2b, 0xbb5b, 0x3a8b, 0x3c39, 0x3d39, 0x3d19, 0xbcc4, 0x3ca3, 0x3c16, 0x3d48, 0xbb40,
+        ]
+        let shape = MatrixShape(rows: 1, columns: 32)
+        let int4 = PackedIntegerLayout(bits: 4, groupSize: 32)
+        let symmetric = try encode(int4, listing, shape, step: 1)
+        #expect(symmetric[0] == [0x98, 0x86, 0x7a, 0x3d, 0x78, 0x79, 0x9b, 0x9a, 0xb9, 0x36, 0xab, 0x87, 0xfa, 0x4e, 0x9b, 0x8f])
+        #expect(symmetric[1] == [0xd5, 0x3b])
+        #expect(decode(int4, symmetric, shape, step: 1).prefix(8) == [0x0000, 0x3bd5, 0xbc55, 0x0000, 0x3c55, 0xbbd5, 0x3d05, 0xbd05])
+        let asymmetric = try encode(PackedIntegerLayout(bits: 4, groupSize: 32, symmetric: false), listing, shape, step: 1)
+        #expect(asymmetric[0] == [0x76, 0x63, 0x58, 0x0c, 0x56, 0x57, 0x79, 0x88, 0x97, 0x04, 0x8a, 0x65, 0xe8, 0x2d, 0x8a, 0x5f])
+        #expect(asymmetric[1] == [0xb3, 0x3b] && asymmetric[3] == [6, 0, 0, 0])
+        let fp8 = try encode(BlockScaledFP8Layout(), listing, shape, step: 128)
+        #expect(fp8[0].prefix(16) == [0xd6, 0x68, 0xf1, 0x55, 0x6f, 0xe5, 0x79, 0xf9, 0xd1, 0xe6, 0x63, 0xe2, 0x72, 0x61, 0x6d, 0x6a])
+        #expect(fp8[1] == [0x49, 0x92, 0xe4, 0x38])
+        #expect(decode(BlockScaledFP8Layout(), fp8, shape, step: 128).prefix(8) == [0xbac8, 0x3be5, 0xbc81, 0x3aba, 0x3c56, 0xbbba, 0x3d01, 0xbd01])
+        let channel = try encode(FloatQuantizedLayout(), [0x3f00, 0xbe80, 0x3dcd], MatrixShape(rows: 1, columns: 3), step: 1)
+        #expect(channel[0] == [0x7e, 0xf6, 0x6b] && channel[1] == [0x92, 0x3a], "\(channel)")
+        #expect(decode(FloatQuantizedLayout(), channel, MatrixShape(rows: 1, columns: 3), step: 1) == [0x3f00, 0xbe80, 0x3dc9])
+    }
+}

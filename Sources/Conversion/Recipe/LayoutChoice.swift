@@ -71,11 +71,11 @@ public struct LayoutChoice: Sendable {
         guard let stored = weight.layout else { return Decision(layout: nil, reason: "not a floating weight: as stored") }
         if target.isDense { return decideDense(weight, stored, target) }
         if let kept = Self.keptReason(weight) {
-            // A quantized weight that the target's configuration does not describe becomes BF16.
-            let layout: (any WeightLayout)? = stored.isDense ? nil : DenseLayout(.bf16)
-            return Decision(
-                layout: layout, reason: "kept unquantized: \(kept.reason)",
-                isUnquantizedLinear: !kept.isImplied && weight.dimensions.count == 2 && WeightName.leaf(weight.name) == "weight")
+            // As in the BF16 checkpoint that the peers would start from.
+            var decision = decideDense(weight, stored, DenseLayout(.bf16))
+            decision.reason = "kept unquantized: \(kept.reason)"
+            decision.isUnquantizedLinear = !kept.isImplied && weight.dimensions.count == 2 && WeightName.leaf(weight.name) == "weight"
+            return decision
         }
         return fit(weight, target, "--to \(targetName)")
     }
@@ -86,7 +86,7 @@ public struct LayoutChoice: Sendable {
         }
         let leaf = WeightName.leaf(weight.name)
         if stored.isDense, leaf != "weight", leaf != "bias" { return Decision(layout: nil, reason: "kept as stored: parameter, not a weight") }
-        return Decision(layout: target, reason: "--to \(targetName)")
+        return Decision(layout: target, reason: "--to \(targetName)", isUnquantizedLinear: Self.isLinear(weight))
     }
 
     /// Why the default rules leave a weight unquantized; nil if they quantize it.
@@ -108,7 +108,6 @@ public struct LayoutChoice: Sendable {
         if weight.dimensions.count != 2 { obstacle = "\(weight.dimensions.count)-dimensional weights cannot be \(layout.name)" }
         if weight.count == 0 { obstacle = "the tensor is empty" }
         guard let obstacle else { return Decision(layout: layout, reason: reason) }
-        let dense: (any WeightLayout)? = weight.layout?.isDense == true ? nil : DenseLayout(.bf16)
-        return Decision(layout: dense, reason: "left unquantized: \(obstacle)", isException: true, isUnquantizedLinear: true)
+        return Decision(layout: DenseLayout(.bf16), reason: "left unquantized: \(obstacle)", isException: true, isUnquantizedLinear: true)
     }
 }

@@ -31,6 +31,7 @@ public struct ConversionRun: Sendable {
         case .open(let opened, let state): (journal, finished) = (opened, state)
         }
 
+        defer { journal.unlock() }
         let work = try Work(run: self, journal: journal, finished: finished)
         try checkSpace(work)
         let counters = RunCounters()

@@ -72,8 +72,10 @@ final class Journal: Sendable {
 
     func finished(shard: Int) throws { try append(["shard": .int(shard)]) }
 
-    /// Keeps other processes out until this one ends.
+    /// Keeps other runs out until ``unlock()`` or the end of the process.
     func tryLock() -> Bool { file.tryLock() }
+
+    func unlock() { file.unlock() }
 
     func synchronize() throws { try file.synchronize() }
 }

@@ -38,7 +38,7 @@ public struct RunReport: Sendable {
     public var bytesRead = 0
     public var bytesWritten = 0
     public var seconds = 0.0
-    /// Weights with values that are not finite, by name.
+    /// Weights with values that are not finite, or that engines computing in F16 cannot hold.
     public var findings: [Finding] = []
     /// The text of `recast.manifest.json`.
     var manifest: [UInt8] = []
@@ -53,6 +53,9 @@ public struct RunReport: Sendable {
             if let count = records[position]?.notFinite, count > 0 {
                 audit.notFinite += count
                 findings.append(Finding(weight.name, "\(count) values are infinite or NaN, as in the source"))
+            }
+            if let amax = records[position]?.error?.amax, amax > 65504 {
+                findings.append(Finding(weight.name, "holds \(amax), beyond F16's largest number 65504; engines that compute in F16 will overflow"))
             }
         }
         if !alreadyFinished { manifest = Self.manifest(plan, checkpoint, records, audit) }

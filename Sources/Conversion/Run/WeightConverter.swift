@@ -206,6 +206,7 @@ struct WeightConverter {
         var record = WeightRecord(digests: [])
         var differences = 0
         var sums = ck_error_sums()
+        var amax: UInt16 = 0
         for rows in TileSequence(rows: weight.shape.rows, step: rowsPerTile(min(memory.count, Self.preferredTile))) {
             try checkStop(stop)
             let expected = try produce(rows, memory, counters)
@@ -219,7 +220,7 @@ struct WeightConverter {
                 counters.bytesAudited.add(slice.count, ordering: .relaxed)
             }
             if planned.road == .quantize {
-                measure(rows, written, memory, places, &sums)
+                amax = max(amax, measure(rows, written, memory, places, &sums))
             } else if isPlainBF16 {
                 record.notFinite += countNotFinite(written[0])
             }
@@ -227,16 +228,18 @@ struct WeightConverter {
         record.digests = hashes.map { Digest.hexadecimal($0.finalize()) }
         if planned.road == .quantize {
             record.error = WeightRecord.ErrorFigures(
-                sqnr: sums.noise == 0 ? .infinity : 10 * log10(sums.signal / sums.noise), maximum: Double(sums.max_abs))
+                sqnr: sums.noise == 0 ? .infinity : 10 * log10(sums.signal / sums.noise), maximum: Double(sums.max_abs),
+                amax: Double(BFloat16(bits: amax).value))
         }
         return (record, differences)
     }
 
     /// Adds the error of a quantized tile, row by row in a fixed order, so that the figures do not depend on the tiles.
+    /// - Returns: the largest magnitude of the source's values, as BF16 bits.
     private func measure(
         _ rows: Range<Int>, _ written: [UnsafeMutableRawBufferPointer], _ memory: UnsafeMutableRawBufferPointer, _ places: Places,
         _ sums: inout ck_error_sums
-    ) {
+    ) -> UInt16 {
         let columns = weight.shape.columns
         let reference = values(memory, places.values, rows.count * columns)
         let decoded = values(memory, places.decoded, rows.count * columns)
@@ -244,6 +247,7 @@ struct WeightConverter {
         for row in 0..<rows.count {
             ck_bf16_error(KernelLevel.active.rawValue, reference.baseAddress! + row * columns, decoded.baseAddress! + row * columns, columns, &sums)
         }
+        return ck_bf16_amax(KernelLevel.active.rawValue, reference.baseAddress, columns, rows.count, columns)
     }
 }
 

@@ -13,6 +13,8 @@ struct WeightRecord: Sendable, Equatable {
         /// 10 log10(sum w^2 / sum (w - w')^2); infinite when nothing differs.
         var sqnr: Double
         var maximum: Double
+        /// The source's largest magnitude.
+        var amax: Double
     }
 
     var json: JSONObject {
@@ -21,6 +23,7 @@ struct WeightRecord: Sendable, Equatable {
         if let error {
             object["sqnr_db"] = .double(error.sqnr)
             object["max_abs"] = .double(error.maximum)
+            object["amax"] = .double(error.amax)
         }
         return object
     }
@@ -35,6 +38,8 @@ struct WeightRecord: Sendable, Equatable {
         guard let digests = json["sha256"]?.array?.compactMap(\.string) else { return nil }
         self.digests = digests
         notFinite = json["not_finite"]?.int ?? 0
-        if let maximum = json["max_abs"]?.double { error = ErrorFigures(sqnr: json["sqnr_db"]?.double ?? .infinity, maximum: maximum) }
+        if let maximum = json["max_abs"]?.double, let amax = json["amax"]?.double {
+            error = ErrorFigures(sqnr: json["sqnr_db"]?.double ?? .infinity, maximum: maximum, amax: amax)
+        }
     }
 }

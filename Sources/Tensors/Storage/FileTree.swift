@@ -15,7 +15,7 @@ public enum FileTree {
         var status = stat()
         guard stat(path, &status) == 0 else {
             let reason = Errno(rawValue: errno)
-            if reason == .noSuchFileOrDirectory { return nil }
+            if reason == .noSuchFileOrDirectory || reason == .notDirectory { return nil }
             throw FileFailure(.inspect, path, reason: reason)
         }
         switch status.st_mode & S_IFMT {

@@ -157,6 +157,8 @@ public final class PositionedFile: Sendable {
     /// Takes an exclusive advisory lock that ends with the process; false if another process holds it.
     public func tryLock() -> Bool { flock(descriptor.rawValue, LOCK_EX | LOCK_NB) == 0 }
 
+    public func unlock() { _ = flock(descriptor.rawValue, LOCK_UN) }
+
     /// Copies bytes inside the kernel (reflinked where the file system can); returns how many, or nil if it cannot here.
     public func copy(_ count: Int, at offset: Int, to target: PositionedFile, at targetOffset: Int) -> Int? {
         let copied = ck_copy_range(descriptor.rawValue, Int64(offset), target.descriptor.rawValue, Int64(targetOffset), count)

@@ -25,6 +25,8 @@ public struct ConversionRun: Sendable {
         let started = ProcessFigures.now
         let workers = try workerCount()
         try refuseSource()
+        // A new conversion is refused before its directory is made; a continued one once it is known what is left to write.
+        if try !destination.hasUnfinishedWork(), !options.overwrite, !options.resume { try checkSpace(for: plan.outputBytes) }
         let (journal, finished): (Journal, Journal.State)
         switch try destination.prepare(plan, identity: identity(), options: options) {
         case .finished: return RunReport(plan: plan, checkpoint: checkpoint, records: [:], alreadyFinished: true)
@@ -33,7 +35,7 @@ public struct ConversionRun: Sendable {
 
         defer { journal.unlock() }
         let work = try Work(run: self, journal: journal, finished: finished)
-        try checkSpace(work)
+        try checkSpace(for: work.bytesToWrite)
         let counters = RunCounters()
         counters.weightsDone.store(finished.audited.count, ordering: .relaxed)
         let memory = options.memory / workers
@@ -82,10 +84,11 @@ public struct ConversionRun: Sendable {
         }
     }
 
-    private func checkSpace(_ work: Work) throws {
+    private func checkSpace(for bytes: Int) throws {
         guard let free = FileTree.freeSpace(destination.path) else { return }
-        let needed = work.bytesToWrite + (16 << 20)
-        if free < needed, work.bytesToWrite > 0 { throw ConversionFailure.noSpace(path: destination.path, needed: needed, free: free) }
+        // Side files, index and manifest take a little more.
+        let needed = bytes + (1 << 20)
+        if free < needed, bytes > 0 { throw ConversionFailure.noSpace(path: destination.path, needed: needed, free: free) }
     }
 
     /// The plan and the state of the source files, so that a changed source is not continued.

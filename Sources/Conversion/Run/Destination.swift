@@ -21,6 +21,8 @@ struct Destination {
 
     func file(_ name: String) -> String { path + "/" + name }
 
+    func hasUnfinishedWork() throws -> Bool { try FileTree.entry(workPath) != nil }
+
     /// Decides whether a run of `plan` may go on here, and opens its journal.
     func prepare(_ plan: ConversionPlan, identity: String, options: RunOptions) throws -> State {
         var entries: [String] = []

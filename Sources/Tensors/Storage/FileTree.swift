@@ -77,10 +77,14 @@ public enum FileTree {
         }
     }
 
-    /// Bytes that an unprivileged process can still write on the file system that holds `path`.
+    /// Bytes that an unprivileged process can still write on the file system that holds, or would hold, `path`.
     public static func freeSpace(_ path: String) -> Int? {
         var status = statvfs()
-        guard statvfs(path, &status) == 0 else { return nil }
+        var place = path
+        while statvfs(place, &status) != 0 {
+            guard errno == ENOENT, place != ".", place != "/" else { return nil }
+            place = place.lastIndex(of: "/").map { $0 == place.startIndex ? "/" : String(place[..<$0]) } ?? "."
+        }
         return Int(status.f_bavail) * Int(status.f_frsize)
     }
 

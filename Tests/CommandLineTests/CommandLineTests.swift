@@ -1,0 +1,228 @@
+import Foundation
+import Recast
+import TestSupport
+import Testing
+
+/// The built `recast`, driven from outside.
+enum RecastBinary {
+    /// Beside the test runner.
+    static let path: String = {
+        let runner = URL(fileURLWithPath: CommandLine.arguments[0]).resolvingSymlinksInPath()
+        var folder = runner.deletingLastPathComponent()
+        while folder.path != "/" {
+            let candidate = folder.appendingPathComponent("recast").path
+            if FileManager.default.isExecutableFile(atPath: candidate) && !candidate.hasSuffix(".xctest") { return candidate }
+            folder.deleteLastPathComponent()
+        }
+        return "recast"
+    }()
+
+    static func run(_ arguments: String..., environment: [String: String] = [:]) throws -> Subprocess {
+        try Subprocess(path, arguments, environment: environment)
+    }
+}
+
+@Suite(.serialized) struct CommandLineTests {
+    @Test func convertInspectVerify() throws {
+        let folder = try TemporaryDirectory()
+        let convert = try RecastBinary.run("convert", Fixtures.fp8Model, folder.file("out"), "--to", "bf16", "--json")
+        #expect(convert.status == 0 && convert.errors.isEmpty, "\(convert.errors)")
+        let report = try JSONValue(parsing: Array(convert.output.utf8))
+        #expect(report["schema"]?.int == 1)
+        for (key, value) in ["tensors": 221, "values": 12_554_736, "passthrough": 37, "repacked": 0, "dequantized": 184, "quantized": 0, "dtype_changes": 0, "differences": 0] {
+            #expect(report["audit"]?[key]?.int == value, "\(key)")
+        }
+        for key in ["bytes_read", "bytes_written", "seconds", "peak_rss"] { #expect((report[key]?.double ?? 0) > 0, "\(key)") }
+        let inspect = try RecastBinary.run("inspect", folder.file("out"), "--json")
+        #expect(try JSONValue(parsing: Array(inspect.output.utf8))["parameters"]?.int == 12_554_736)
+        let text = try RecastBinary.run("inspect", Fixtures.fp8Model)
+        for word in ["DeepseekV3ForCausalLM", "12.6 M parameters", "fp8-block", "model.layers.*.mlp.experts.*.down_proj.weight"] { #expect(text.output.contains(word), "\(word)") }
+        let list = try RecastBinary.run("inspect", Fixtures.fp8Model, "--tensors", "*.experts.7.up_proj*")
+        #expect(list.output.split(separator: "\n").count == 4)
+        let verify = try RecastBinary.run("verify", Fixtures.fp8Model, folder.file("out"), "--exact", "--json")
+        #expect(verify.status == 0)
+        let verdict = try JSONValue(parsing: Array(verify.output.utf8))
+        #expect(verdict["passed"]?.bool == true && verdict["weights"]?["identical"]?.int == 221 && verdict["schema"]?.int == 1)
+    }
+
+    @Test func dryRunWritesNothing() throws {
+        let folder = try TemporaryDirectory()
+        let result = try RecastBinary.run("convert", Fixtures.fp8Model, folder.file("out"), "--to", "int4-g128", "--dry-run", "--json")
+        #expect(result.status == 0 && !FileManager.default.fileExists(atPath: folder.file("out")))
+        #expect(try JSONValue(parsing: Array(result.output.utf8))["weights"]?.int == 221)
+    }
+
+    @Test func exitCodesAreSysexits() throws {
+        let folder = try TemporaryDirectory()
+        func status(_ arguments: String...) throws -> Int32 {
+            let result = try Subprocess(RecastBinary.path, arguments)
+            #expect([0, 1].contains(result.status) || !result.errors.isEmpty)
+            #expect(!result.errors.contains("Fatal error") && !result.errors.contains("Stack dump"))
+            return result.status
+        }
+        #expect(try status("convert", Fixtures.fp8Model, folder.file("a"), "--to", "int5") == 64)
+        #expect(try status("convert", Fixtures.fp8Model, folder.file("a")) == 64)
+        #expect(try status("convert", Fixtures.fp8Model, folder.file("a"), "--to", "bf16", "--jobs", "0") == 64)
+        #expect(try status("convert", Fixtures.fp8Model, folder.file("a"), "--to", "bf16", "--memory", "lots") == 64)
+        #expect(try status("convert", Fixtures.fp8Model, folder.file("a"), "--to", "bf16", "--resume", "--overwrite") == 64)
+        #expect(try status("verify", Fixtures.fp8Model, Fixtures.fp8Model) == 64)
+        #expect(try status("convert", folder.file("nothing"), folder.file("a"), "--to", "bf16") == 66)
+        #expect(try status("inspect", folder.file("nothing")) == 66)
+        #expect(try status("convert", Fixtures.fp8Model, folder.file("a"), "--to", "bf16", "--recipe", folder.file("none.yaml")) == 66)
+        #expect(try status("convert", Fixtures.fp8Model, "/dev/null/out", "--to", "bf16") == 73)
+        #expect(try status("convert", Fixtures.fp8Model, Fixtures.fp8Model, "--to", "bf16") == 73)
+        #expect(try status("convert", Fixtures.fp8Model, folder.file("a"), "--to", "bf16") == 0)
+        #expect(try status("convert", Fixtures.fp8Model, folder.file("a"), "--to", "bf16") == 73)
+        #expect(try status("convert", Fixtures.fp8Model, folder.file("a"), "--to", "bf16", "--resume") == 0)
+        #expect(try status("convert", Fixtures.fp8Model, folder.file("b"), "--to", "int8-channel", "--quiet") == 0)
+        #expect(try status("verify", Fixtures.fp8Model, folder.file("b"), "--exact") == 1)
+        #expect(try status("verify", Fixtures.fp8Model, folder.file("b"), "--min-sqnr", "90") == 1)
+        #expect(try status("verify", Fixtures.fp8Model, folder.file("b"), "--min-sqnr", "20") == 0)
+    }
+
+    /// A truncated shard, and one with a flipped bit in its header.
+    @Test func damagedShardsAreBadDataAndLeaveNothing() throws {
+        let folder = try TemporaryDirectory()
+        for (index, damage) in ["truncated", "flipped"].enumerated() {
+            let source = folder.file("source-\(index)")
+            try FileManager.default.copyItem(atPath: Fixtures.fp8Model, toPath: source)
+            let shard = source + "/model-00003-of-000004.safetensors"
+            var bytes = try Data(contentsOf: URL(fileURLWithPath: shard))
+            if damage == "truncated" { bytes = bytes.dropLast(1000) } else { bytes[40] ^= 0x80 }
+            try bytes.write(to: URL(fileURLWithPath: shard))
+            let result = try RecastBinary.run("convert", source, folder.file("out-\(index)"), "--to", "bf16")
+            #expect(result.status == 65 && result.errors.contains("model-00003-of-000004.safetensors"), "\(result.errors)")
+            #expect(result.errors.split(separator: "\n").count == 1)
+            #expect(!FileManager.default.fileExists(atPath: folder.file("out-\(index)")))
+        }
+    }
+
+    /// 200 kills at random instants, each followed by the same command; the result is always the same.
+    @Test func killedRunsEndInTheSameBytes() throws {
+        let folder = try TemporaryDirectory()
+        #expect(try RecastBinary.run("convert", Fixtures.fp8Model, folder.file("whole"), "--to", "int4-g32", "--quiet").status == 0)
+        let whole = try directoryContents(folder.file("whole"))
+        var random = SeededGenerator(2026)
+        var kills = 0, rounds = 0, longest = 0.15
+        while kills < 200 {
+            rounds += 1
+            try #require(rounds < 2000, "the runs end before they can be killed")
+            let target = folder.file("run")
+            try? FileManager.default.removeItem(atPath: target)
+            var finished = false
+            while !finished {
+                let process = Process()
+                process.executableURL = URL(fileURLWithPath: RecastBinary.path)
+                process.arguments = ["convert", Fixtures.fp8Model, target, "--to", "int4-g32", "--quiet", "--jobs", "\(Int.random(in: 1...4, using: &random))"]
+                process.standardOutput = FileHandle.nullDevice
+                process.standardError = FileHandle.nullDevice
+                try process.run()
+                usleep(UInt32.random(in: 0...UInt32(longest * 1e6), using: &random))
+                kill(process.processIdentifier, SIGKILL)
+                process.waitUntilExit()
+                if process.terminationReason == .uncaughtSignal {
+                    kills += 1
+                } else {
+                    // 73 when the kill before came after the last step: the conversion is complete and is not done again.
+                    #expect(process.terminationStatus == 0 || process.terminationStatus == 73)
+                    finished = true
+                    longest = max(0.02, longest * 0.95)
+                }
+            }
+            #expect(try directoryContents(target) == whole)
+        }
+    }
+
+    @Test func terminationIsExit75AndResumable() throws {
+        let folder = try TemporaryDirectory()
+        #expect(try RecastBinary.run("convert", Fixtures.bf16Model, folder.file("whole"), "--to", "int4-g32", "--quiet").status == 0)
+        let whole = try directoryContents(folder.file("whole"))
+        var stopped = 0
+        for delay in stride(from: 5, through: 100, by: 3) where stopped < 3 {
+            let target = folder.file("run")
+            try? FileManager.default.removeItem(atPath: target)
+            let process = Process()
+            process.executableURL = URL(fileURLWithPath: RecastBinary.path)
+            process.arguments = ["convert", Fixtures.bf16Model, target, "--to", "int4-g32", "--quiet", "--jobs", "1"]
+            process.standardError = FileHandle.nullDevice
+            process.standardOutput = FileHandle.nullDevice
+            try process.run()
+            usleep(UInt32(delay * 1000))
+            kill(process.processIdentifier, delay % 2 == 0 ? SIGTERM : SIGINT)
+            process.waitUntilExit()
+            if process.terminationReason == .exit, process.terminationStatus == 75 {
+                stopped += 1
+                #expect(try RecastBinary.run("convert", Fixtures.bf16Model, target, "--to", "int4-g32", "--quiet").status == 0)
+                #expect(try directoryContents(target) == whole)
+            }
+        }
+        #expect(stopped > 0)
+    }
+
+    /// A limit on file sizes fails a write in the middle of a run, as a full disk does.
+    @Test func aFailingWriteIsExit74AndResumable() throws {
+        let folder = try TemporaryDirectory()
+        let command = "trap '' XFSZ; ulimit -f 3000; exec \"$0\" convert \"$1\" \"$2\" --to bf16 --quiet"
+        let result = try Subprocess("/bin/bash", ["-c", command, RecastBinary.path, Fixtures.fp8Model, folder.file("out")])
+        #expect(result.status == 74 && result.errors.contains("cannot") && result.errors.split(separator: "\n").count == 1, "\(result.status) \(result.errors)")
+        #expect(try FileManager.default.contentsOfDirectory(atPath: folder.file("out")).allSatisfy { $0.hasPrefix(".") })
+        #expect(try RecastBinary.run("convert", Fixtures.fp8Model, folder.file("out"), "--to", "bf16", "--quiet").status == 0)
+        #expect(try RecastBinary.run("convert", Fixtures.fp8Model, folder.file("whole"), "--to", "bf16", "--quiet").status == 0)
+        #expect(try directoryContents(folder.file("out")) == directoryContents(folder.file("whole")))
+    }
+
+    /// Needs the right to mount; elsewhere the write limit above stands for it.
+    @Test func aDiskTooSmallIsRefusedBeforeTheStart() throws {
+        let folder = try TemporaryDirectory()
+        try FileManager.default.createDirectory(atPath: folder.file("small"), withIntermediateDirectories: true)
+        guard (try? Subprocess("/usr/bin/env", ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder.file("small")]))?.status == 0 else { return }
+        defer { _ = try? Subprocess("/usr/bin/env", ["umount", folder.file("small")]) }
+        let result = try RecastBinary.run("convert", Fixtures.fp8Model, folder.file("small/out"), "--to", "bf16", "--quiet")
+        #expect(result.status == 74 && result.errors.contains("free"), "\(result.errors)")
+        #expect(try FileManager.default.contentsOfDirectory(atPath: folder.file("small")).isEmpty)
+    }
+
+    @Test func everyKernelLevelWritesTheSameBytes() throws {
+        let folder = try TemporaryDirectory()
+        for target in ["bf16", "fp8-block-ue8m0", "fp8-channel", "int4-g32", "int4-g128-asym", "int8-channel", "f16"] {
+            var reference: [String: Data]?
+            for level in KernelLevel.available {
+                let out = folder.file("\(target)-\(level)")
+                #expect(try RecastBinary.run("convert", Fixtures.fp8Model, out, "--to", target, "--quiet", environment: ["RECAST_KERNELS": "\(level)"]).status == 0)
+                let contents = try directoryContents(out)
+                #expect(reference == nil || contents == reference, "\(target) at \(level)")
+                reference = contents
+            }
+        }
+    }
+
+    @Test func refusalsNameTheCulpritBeforeAnythingIsWritten() throws {
+        let folder = try TemporaryDirectory()
+        var number = 0
+        func refusal(_ change: (inout CheckpointBuilder) -> Void, recipe: String? = nil) throws -> Subprocess {
+            number += 1
+            var builder = SyntheticModel().build()
+            change(&builder)
+            try builder.write(to: folder.file("m\(number)"))
+            var arguments = ["convert", folder.file("m\(number)"), folder.file("o\(number)"), "--to", "bf16"]
+            if let recipe {
+                try Data(recipe.utf8).write(to: URL(fileURLWithPath: folder.file("r.yaml")))
+                arguments += ["--recipe", folder.file("r.yaml")]
+            }
+            let result = try Subprocess(RecastBinary.path, arguments)
+            if result.status != 0 { #expect(!FileManager.default.fileExists(atPath: folder.file("o\(number)"))) }
+            return result
+        }
+        let weight = "model.layers.1.mlp.experts.3.up_proj"
+        let missing = try refusal { $0[weight + ".weight_scale_inv"] = nil }
+        #expect(missing.status == 65 && missing.errors.contains(weight + ".weight"))
+        let renamed = try refusal { $0.rename(weight + ".weight_scale_inv", to: weight + ".scales") }
+        #expect(renamed.status == 65 && renamed.errors.contains(weight + ".scales"))
+        let shape = try refusal { $0[weight + ".weight_scale_inv"] = .init(type: .f32, shape: [1], bytes: [0, 0, 0, 0]) }
+        #expect(shape.status == 65 && shape.errors.contains(weight))
+        let typo = try refusal({ _ in }, recipe: "rules: [{match: '*.exprets.*', to: bf16}]")
+        #expect(typo.status == 64 && typo.errors.contains("*.exprets.*"))
+        let swapped = try refusal { $0[weight + ".weight_scale_inv"]?.bytes = (0..<3).flatMap { _ in CheckpointBuilder.bytes(Float(2).bitPattern) } }
+        #expect(swapped.status == 0 && swapped.errors.contains(weight + ".weight_scale_inv"), "\(swapped.errors)")
+    }
+}

@@ -10,7 +10,9 @@ let formatFolders = [
     "Layouts/PackedInteger",
 ]
 
-let strict: [SwiftSetting] = [.enableUpcomingFeature("ExistentialAny")]
+// Warnings are errors in CI only: a newer compiler's warnings must not break a user's build.
+let isCI = Context.environment["CI"] != nil
+let strict: [SwiftSetting] = [.enableUpcomingFeature("ExistentialAny")] + (isCI ? [.treatAllWarnings(as: .error)] : [])
 
 let package = Package(
     name: "recast",

@@ -2,6 +2,9 @@
 #include "CKernels.h"
 #include "scalar.h"
 
+/// A block's part of the scratch memory: 128 magnitudes, 32 bytes for nibble look-ups, and whether those may be used.
+enum { NIBBLES = 128, USUAL = 144 };
+
 static void build_table(float scale, uint16_t *table) {
     for (int code = 0; code < 128; code++) table[code] = ck_to_bf16(ck_from_e4m3((uint8_t)code) * scale);
 }
@@ -12,23 +15,22 @@ static void decode_plain(const uint8_t *s, uint16_t *t, size_t n, const uint16_t
 
 #if defined(__x86_64__) || defined(__aarch64__)
 /// The rounded significand of a normal code depends on its 3 mantissa bits only, and the exponent adds, as long as neither
-/// end leaves BF16's normal range. Fills 16 entries: mantissa alone for subnormal codes, 8 + mantissa for normal ones
-/// (less one exponent step, which the code's own exponent adds back). Returns 0 if the block must take the long way.
-static int build_nibbles(const uint16_t *table, uint8_t low[16], uint8_t high[16]) {
-    if (table[8] < 0x0080 || table[0x7E] >= 0x7F80) return 0;
+/// end leaves BF16's normal range. Fills 16 entries, low bytes and then high bytes: mantissa alone for subnormal codes,
+/// 8 + mantissa for normal ones (less one exponent step, which the code's own exponent adds back).
+static void build_nibbles(uint16_t *table) {
+    uint8_t *bytes = (uint8_t *)(table + NIBBLES);
+    table[USUAL] = table[8] >= 0x0080 && table[0x7E] < 0x7F80;
     for (int i = 0; i < 16; i++) {
         uint16_t v = i < 8 ? table[i] : (uint16_t)(table[i] - 0x80);
-        low[i] = (uint8_t)v; high[i] = (uint8_t)(v >> 8);
+        bytes[i] = (uint8_t)v; bytes[16 + i] = (uint8_t)(v >> 8);
     }
-    return 1;
 }
 #endif
 
 #if defined(__x86_64__)
-CK_TARGET_AVX2 static void decode_avx2(const uint8_t *s, uint16_t *t, size_t n, const uint16_t *table,
-                                       const uint8_t low8[16], const uint8_t high8[16]) {
-    const __m256i low = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)low8));
-    const __m256i high = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)high8));
+CK_TARGET_AVX2 static void decode_avx2(const uint8_t *s, uint16_t *t, size_t n, const uint16_t *table) {
+    const __m256i low = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(table + NIBBLES)));
+    const __m256i high = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(table + NIBBLES + 8)));
     const __m256i seven = _mm256_set1_epi8(7), eight = _mm256_set1_epi8(8), exponent = _mm256_set1_epi8(0x78);
     const __m256i magnitude = _mm256_set1_epi8(0x7F), zero = _mm256_setzero_si256(), nan = _mm256_set1_epi16(0x7FC0);
     const __m256i sign = _mm256_set1_epi8((char)0x80);
@@ -75,16 +77,17 @@ CK_TARGET_AVX512 static void decode_avx512(const uint8_t *s, uint16_t *t, size_t
                                            uint16_t *tables) {
     size_t blocks = (columns + block_columns - 1) / block_columns;
     for (size_t block = 0; block < blocks; block++) {
+        uint16_t *table = tables + block * CK_TABLE_WORDS;
         uint8_t split[256];
         for (int i = 0; i < 128; i++) {
-            split[i] = (uint8_t)tables[block * 128 + i];
-            split[128 + i] = (uint8_t)(tables[block * 128 + i] >> 8);
+            split[i] = (uint8_t)table[i];
+            split[128 + i] = (uint8_t)(table[i] >> 8);
         }
-        memcpy(tables + block * 128, split, 256);
+        memcpy(table, split, 256);
     }
     for (size_t r = 0; r < rows; r++, s += columns, t += columns) {
         for (size_t block = 0; block < blocks; block++) {
-            const uint16_t *table = tables + block * 128;
+            const uint16_t *table = tables + block * CK_TABLE_WORDS;
             const __m512i bytes[4] = {_mm512_loadu_si512(table), _mm512_loadu_si512(table + 32), _mm512_loadu_si512(table + 64),
                                       _mm512_loadu_si512(table + 96)};
             size_t begin = block * block_columns, end = begin + block_columns < columns ? begin + block_columns : columns;
@@ -95,9 +98,8 @@ CK_TARGET_AVX512 static void decode_avx512(const uint8_t *s, uint16_t *t, size_t
 #endif
 
 #if defined(__aarch64__)
-static void decode_neon(const uint8_t *s, uint16_t *t, size_t n, const uint16_t *table,
-                        const uint8_t low8[16], const uint8_t high8[16]) {
-    const uint8x16_t low = vld1q_u8(low8), high = vld1q_u8(high8);
+static void decode_neon(const uint8_t *s, uint16_t *t, size_t n, const uint16_t *table) {
+    const uint8x16_t low = vld1q_u8((const uint8_t *)(table + NIBBLES)), high = vld1q_u8((const uint8_t *)(table + NIBBLES + 8));
     const uint16x8_t nan = vdupq_n_u16(0x7FC0);
     size_t i = 0;
     for (; i + 16 <= n; i += 16) {
@@ -120,27 +122,26 @@ static void decode_neon(const uint8_t *s, uint16_t *t, size_t n, const uint16_t 
 void ck_e4m3_decode(int level, const uint8_t *source, uint16_t *target, size_t rows, size_t columns, size_t block_columns,
                     const float *scales, uint16_t *tables) {
     size_t blocks = (columns + block_columns - 1) / block_columns;
-    for (size_t block = 0; block < blocks; block++) build_table(scales[block], tables + block * 128);
+    for (size_t block = 0; block < blocks; block++) build_table(scales[block], tables + block * CK_TABLE_WORDS);
 #if defined(__x86_64__)
     if (level == CK_AVX512) {
         decode_avx512(source, target, rows, columns, block_columns, tables);
         return;
     }
 #endif
-    for (size_t block = 0; block < blocks; block++) {
-        const uint16_t *table = tables + block * 128;
-        size_t begin = block * block_columns, width = columns - begin < block_columns ? columns - begin : block_columns;
 #if defined(__x86_64__) || defined(__aarch64__)
-        uint8_t low[16], high[16];
-        int usual = level != CK_PLAIN && build_nibbles(table, low, high);
+    for (size_t block = 0; block < blocks; block++) build_nibbles(tables + block * CK_TABLE_WORDS);
 #endif
-        for (size_t r = 0; r < rows; r++) {
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t block = 0; block < blocks; block++) {
+            const uint16_t *table = tables + block * CK_TABLE_WORDS;
+            size_t begin = block * block_columns, width = columns - begin < block_columns ? columns - begin : block_columns;
             const uint8_t *s = source + r * columns + begin;
             uint16_t *t = target + r * columns + begin;
 #if defined(__x86_64__)
-            if (usual) { decode_avx2(s, t, width, table, low, high); continue; }
+            if (level == CK_AVX2 && table[USUAL]) { decode_avx2(s, t, width, table); continue; }
 #elif defined(__aarch64__)
-            if (usual) { decode_neon(s, t, width, table, low, high); continue; }
+            if (level == CK_NEON && table[USUAL]) { decode_neon(s, t, width, table); continue; }
 #endif
             decode_plain(s, t, width, table);
         }

@@ -140,10 +140,18 @@ static void int4_decode_plain(const uint8_t *s, const uint16_t table[16], size_t
 }
 
 #if defined(__x86_64__)
-CK_TARGET_AVX2 static void int4_decode_avx2(const uint8_t *s, const uint16_t table[16], size_t size, uint16_t *t) {
-    uint8_t bytes[32];
-    for (int i = 0; i < 16; i++) { bytes[i] = (uint8_t)table[i]; bytes[16 + i] = (uint8_t)(table[i] >> 8); }
-    const __m128i low = _mm_loadu_si128((const __m128i *)bytes), high = _mm_loadu_si128((const __m128i *)(bytes + 16));
+/// A group's 16 values, their low and high bytes in a register each for byte shuffles. The scale is finite.
+CK_TARGET_AVX2 static void int4_decode_avx2(const uint8_t *s, uint16_t scale, const int8_t *zero_point, size_t size, uint16_t *t) {
+    const __m256 factor = _mm256_set1_ps(ck_from_bf16(scale)), zero = _mm256_set1_ps(zero_point ? *zero_point : 0);
+    // Code less zero point is a small whole number: exact in BF16.
+    __m256 first = _mm256_sub_ps(_mm256_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1), zero);
+    __m256 second = _mm256_sub_ps(_mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7), zero);
+    __m256i a16 = _mm256_srli_epi32(_mm256_castps_si256(round_bf16_avx2(_mm256_mul_ps(first, factor))), 16);
+    __m256i b16 = _mm256_srli_epi32(_mm256_castps_si256(round_bf16_avx2(_mm256_mul_ps(second, factor))), 16);
+    __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(a16, b16), 0xD8);
+    __m256i lows = _mm256_and_si256(words, _mm256_set1_epi16(0xFF)), highs = _mm256_srli_epi16(words, 8);
+    const __m128i low = _mm_packus_epi16(_mm256_castsi256_si128(lows), _mm256_extracti128_si256(lows, 1));
+    const __m128i high = _mm_packus_epi16(_mm256_castsi256_si128(highs), _mm256_extracti128_si256(highs, 1));
     const __m128i nibble = _mm_set1_epi8(15);
     size_t i = 0;
     for (; i + 32 <= size; i += 32) {
@@ -157,7 +165,11 @@ CK_TARGET_AVX2 static void int4_decode_avx2(const uint8_t *s, const uint16_t tab
         _mm_storeu_si128((__m128i *)(t + i + 16), _mm_unpacklo_epi8(lb, hb));
         _mm_storeu_si128((__m128i *)(t + i + 24), _mm_unpackhi_epi8(lb, hb));
     }
-    int4_decode_plain(s + i / 2, table, size - i, t + i);
+    if (i < size) {
+        uint16_t table[16];
+        int4_table(scale, zero_point, table);
+        int4_decode_plain(s + i / 2, table, size - i, t + i);
+    }
 }
 
 /// A group's 16 values are computed in one register and looked up 32 at a time (vpermw).
@@ -196,14 +208,15 @@ void ck_int4_decode(int level, const uint8_t *source, const uint16_t *scales, co
     }
 #endif
     for (size_t g = 0; g < groups; g++) {
-        uint16_t table[16];
-        int4_table(scales[g], zero_points ? zero_points + g : 0, table);
+        const int8_t *z = zero_points ? zero_points + g : 0;
 #if defined(__x86_64__)
-        if (level >= CK_AVX2) {
-            int4_decode_avx2(source + g * size / 2, table, size, target + g * size);
+        if (level >= CK_AVX2 && (scales[g] & 0x7F80) != 0x7F80) {
+            int4_decode_avx2(source + g * size / 2, scales[g], z, size, target + g * size);
             continue;
         }
 #endif
+        uint16_t table[16];
+        int4_table(scales[g], z, table);
         int4_decode_plain(source + g * size / 2, table, size, target + g * size);
     }
     (void)level;

@@ -104,7 +104,9 @@ public struct Checkpoint: Sendable {
         var source = Source(directory: directory, files: files, index: index)
         source.sideFiles = try sideFiles(in: directory, besides: files + [name])
         let strays = try FileTree.list(directory).filter { $0.hasSuffix(".safetensors") && !$0.hasPrefix(".") && !files.contains($0) }
-        if !strays.isEmpty { source.findings.append(Finding(strays[0], "is not in the index and is ignored\(strays.count > 1 ? " (\(strays.count) such files)" : "")")) }
+        if !strays.isEmpty {
+            source.findings.append(Finding(strays[0], "is not in the index and is ignored\(strays.count > 1 ? " (\(strays.count) such files)" : "")"))
+        }
         return source
     }
 
@@ -136,7 +138,9 @@ public struct Checkpoint: Sendable {
             throw SafetensorsFailure(path, .indexMissingTensor(file: index.files[place], tensor: name))
         }
         if let first = unlisted.min() {
-            findings.append(Finding(first, "is stored in a shard but not in the index\(unlisted.count > 1 ? " (\(unlisted.count) such tensors)" : ""); it is kept"))
+            findings.append(
+                Finding(
+                    first, "is stored in a shard but not in the index\(unlisted.count > 1 ? " (\(unlisted.count) such tensors)" : ""); it is kept"))
         }
     }
 
@@ -157,7 +161,8 @@ public struct Checkpoint: Sendable {
         let extra = Set(weights.lazy.compactMap { WeightName.layer($0.name) }.filter { $0 >= layers }).count
         let promised = config["num_nextn_predict_layers"]?.int ?? 0
         if extra != promised {
-            findings.append(Finding("config.json", "promises \(promised) multi-token-prediction layers (num_nextn_predict_layers) but the tensors hold \(extra)"))
+            findings.append(
+                Finding("config.json", "promises \(promised) multi-token-prediction layers (num_nextn_predict_layers) but the tensors hold \(extra)"))
         }
     }
 

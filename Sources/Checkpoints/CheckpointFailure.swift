@@ -22,15 +22,19 @@ public enum CheckpointFailure: Failure, Equatable {
     public var description: String {
         switch self {
         case .missing(let path): "\(path): there is no such file or directory"
-        case .noTensorFiles(let path): "\(path): no .safetensors file and no \("model.safetensors.index.json") here; give the directory, a file or an index of a checkpoint"
+        case .noTensorFiles(let path):
+            "\(path): no .safetensors file and no \("model.safetensors.index.json") here; give the directory, a file or an index of a checkpoint"
         case .notACheckpointFile(let path): "\(path): neither a safetensors file nor an index of one; give a checkpoint's directory, file or index"
         case .config(let path, let error): "\(path): the JSON text is malformed: \(error)"
         case .configNotObject(let path): "\(path): expected a JSON object"
         case .unpaired(let tensors):
             tensors[0].description
-                + (tensors.count > 1 ? " (and \(tensors.count - 1) more: \(tensors.dropFirst().prefix(4).map(\.name).joined(separator: ", "))\(tensors.count > 5 ? ", ..." : ""))" : "")
+                + (tensors.count > 1
+                    ? " (and \(tensors.count - 1) more: \(tensors.dropFirst().prefix(4).map(\.name).joined(separator: ", "))\(tensors.count > 5 ? ", ..." : ""))"
+                    : "")
         case .contradiction(let tensor, let file, let reason): "\(file): tensor \(tensor) \(reason)"
-        case .badScale(let tensor, let file, let value): "\(file): tensor \(tensor) holds the scale \(value); scales must be finite and not negative, so the file is damaged"
+        case .badScale(let tensor, let file, let value):
+            "\(file): tensor \(tensor) holds the scale \(value); scales must be finite and not negative, so the file is damaged"
         }
     }
 }

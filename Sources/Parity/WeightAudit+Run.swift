@@ -1,8 +1,8 @@
 import CKernels
 import Checkpoints
 import Conversion
-import Foundation
 import Formats
+import Foundation
 import Synchronization
 import Tensors
 
@@ -114,7 +114,8 @@ private struct PairComparer: Sendable {
                 try side.checkpoint.read(side.weight, parts: side.layout.parts, rows: rows, into: slices)
                 let stored = slices.map { UnsafeRawBufferPointer($0) }
                 if wide {
-                    (side.weight.layout as? DenseLayout)?.decodeFloats(stored[0], count: rows.count * columns, into: values[index].assumingMemoryBound(to: Float.self))
+                    (side.weight.layout as? DenseLayout)?.decodeFloats(
+                        stored[0], count: rows.count * columns, into: values[index].assumingMemoryBound(to: Float.self))
                 } else {
                     let target = UnsafeMutableBufferPointer(rebasing: values[index].assumingMemoryBound(to: UInt16.self)[..<(rows.count * columns)])
                     side.weight.layout?.decode(stored, rows: rows, shape: side.weight.shape, into: target)

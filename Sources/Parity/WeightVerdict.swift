@@ -25,11 +25,14 @@ public struct WeightVerdict: Sendable {
         }
         passed = failures.isEmpty
         let values = audit.weights.reduce(0) { $0 + $1.values }
-        let counted = "\(audit.weights.count.grouped) weights, \(values.grouped) values: \(audit.identical.grouped) identical, \(audit.different.grouped) different"
+        let counted =
+            "\(audit.weights.count.grouped) weights, \(values.grouped) values: \(audit.identical.grouped) identical, \(audit.different.grouped) different"
         claim = passed ? counted + (exact ? "; every value is equal" : "") : counted + "; " + failures.joined(separator: "; ")
     }
 
-    static func decibels(_ value: Double) -> String { value.isFinite ? "\((value * 100).rounded() / 100) dB" : value > 0 ? "infinite dB" : "\(value) dB" }
+    static func decibels(_ value: Double) -> String {
+        value.isFinite ? "\((value * 100).rounded() / 100) dB" : value > 0 ? "infinite dB" : "\(value) dB"
+    }
 
     public var text: String {
         var lines: [String] = []

@@ -39,7 +39,8 @@ struct ConversionBenchmark: ParsableCommand {
                     },
                     {
                         try? FileManager.default.removeItem(atPath: output)
-                        let text = (try? call(recast, ["convert", work + "/source", output, "--to", layout, "--memory", memory, "--json", "--quiet"])) ?? ""
+                        let text =
+                            (try? call(recast, ["convert", work + "/source", output, "--to", layout, "--memory", memory, "--json", "--quiet"])) ?? ""
                         if let report = try? JSONValue(parsing: Array(text.utf8)) { peak = max(peak, report["peak_rss"]?.int ?? 0) }
                     },
                 ])

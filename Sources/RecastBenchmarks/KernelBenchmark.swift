@@ -29,7 +29,10 @@ struct KernelBenchmark: ParsableCommand {
                         UnsafeMutableRawBufferPointer(rebasing: bytes[part.byteRange(of: tile, in: shape)])
                     }
                     let start = tile.lowerBound * columns
-                    body(tile, slices, UnsafeMutableBufferPointer(rebasing: values.bytes.assumingMemoryBound(to: UInt16.self)[start..<(start + tile.count * columns)]))
+                    body(
+                        tile, slices,
+                        UnsafeMutableBufferPointer(
+                            rebasing: values.bytes.assumingMemoryBound(to: UInt16.self)[start..<(start + tile.count * columns)]))
                 }
             }
             let seconds = Turns.medians(
@@ -46,7 +49,8 @@ struct KernelBenchmark: ParsableCommand {
                             let start = tile.lowerBound * columns
                             let target = copy.bytes.assumingMemoryBound(to: UInt16.self)[start..<(start + tile.count * columns)]
                             layout.decode(
-                                slices.map { UnsafeRawBufferPointer($0) }, rows: tile, shape: shape, into: UnsafeMutableBufferPointer(rebasing: target))
+                                slices.map { UnsafeRawBufferPointer($0) }, rows: tile, shape: shape,
+                                into: UnsafeMutableBufferPointer(rebasing: target))
                         }
                     },
                 ])

@@ -34,6 +34,7 @@ struct ProgressLine {
         let left = rate > 0 ? Int((Double(progress.totalBytes) - done) / rate) : 0
         let percent = progress.totalBytes > 0 ? Int(done * 100 / Double(progress.totalBytes)) : 100
         let eta = left >= 3600 ? "\(left / 3600) h \(left % 3600 / 60) min" : left >= 60 ? "\(left / 60) min \(left % 60) s" : "\(left) s"
-        return "\(percent) %  \(ByteSize(Int(done))) of \(ByteSize(progress.totalBytes))  \((rate / 1e7).rounded() / 100) GB/s  \(eta) left  \(progress.shard)"
+        return
+            "\(percent) %  \(ByteSize(Int(done))) of \(ByteSize(progress.totalBytes))  \((rate / 1e7).rounded() / 100) GB/s  \(eta) left  \(progress.shard)"
     }
 }

@@ -16,7 +16,9 @@ struct VerifyCommand: ParsableCommand {
     @Flag(help: "One JSON document on standard output.") var json = false
 
     func validate() throws {
-        if !exact && !weightsOnly && minSqnr == nil { throw ValidationError("say what to compare: --weights-only, --exact, or --min-sqnr with a bound") }
+        if !exact && !weightsOnly && minSqnr == nil {
+            throw ValidationError("say what to compare: --weights-only, --exact, or --min-sqnr with a bound")
+        }
         if let jobs, jobs < 1 || jobs > 1024 { throw ValidationError("--jobs must be between 1 and 1024") }
     }
 

@@ -23,7 +23,9 @@ import Testing
             try Checkpoint(opening: $0).weights.map(\.name)
         }
         #expect(names[0] == names[1] && names[0] == names[2])
-        #expect(try open(SyntheticModel().build(), index: false).weights.map(\.name).sorted() == open(SyntheticModel().build(), index: true).weights.map(\.name).sorted())
+        #expect(
+            try open(SyntheticModel().build(), index: false).weights.map(\.name).sorted()
+                == open(SyntheticModel().build(), index: true).weights.map(\.name).sorted())
     }
 
     @Test func aSingleShardOpensAlone() throws {
@@ -101,7 +103,10 @@ import Testing
     }
 
     @Test func narrowTensorsWithoutAnyScaleAreRefusedWhateverTheirName() throws {
-        for (name, type, shape) in [("x", ScalarType.f8E4M3, [4]), ("l.weight", .i8, [2, 2]), ("l.weight_packed", .i32, [2, 2]), ("l.qweight", .i32, [2, 2]), ("l.weight", .f4, [2, 2])] {
+        for (name, type, shape) in [
+            ("x", ScalarType.f8E4M3, [4]), ("l.weight", .i8, [2, 2]), ("l.weight_packed", .i32, [2, 2]), ("l.qweight", .i32, [2, 2]),
+            ("l.weight", .f4, [2, 2]),
+        ] {
             var builder = CheckpointBuilder()
             builder.add(name, type, shape, [UInt8](repeating: 0, count: Shape.byteCount(shape, type)!))
             let result = Result { try open(builder).requirePairedScales() }
@@ -120,16 +125,20 @@ import Testing
 
     @Test func brokenDirectoriesSayWhatIsWrong() throws {
         let folder = try TemporaryDirectory()
-        func sentence(_ path: String) -> String { String(describing: #expect(throws: (any Error).self) { try Checkpoint(opening: path) }.map { "\($0)" } ?? "") }
+        func sentence(_ path: String) -> String {
+            String(describing: #expect(throws: (any Error).self) { try Checkpoint(opening: path) }.map { "\($0)" } ?? "")
+        }
         #expect(sentence(folder.file("nothing")).contains("no such file"))
         #expect(sentence(folder.path).contains("no .safetensors file"))
         try SyntheticModel().build().write(to: folder.file("m"))
         try FileManager.default.removeItem(atPath: folder.file("m/model-2-of-3.safetensors"))
         #expect(sentence(folder.file("m")).contains("model-2-of-3.safetensors"))
-        try Data("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n".utf8).write(to: URL(fileURLWithPath: folder.file("m/model-2-of-3.safetensors")))
+        try Data("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n".utf8).write(
+            to: URL(fileURLWithPath: folder.file("m/model-2-of-3.safetensors")))
         #expect(sentence(folder.file("m")).contains("Git LFS pointer"))
         try SyntheticModel().build().write(to: folder.file("m"))
-        try Data(#"{"weight_map":{"gone":"model-1-of-3.safetensors"}}"#.utf8).write(to: URL(fileURLWithPath: folder.file("m/model.safetensors.index.json")))
+        try Data(#"{"weight_map":{"gone":"model-1-of-3.safetensors"}}"#.utf8).write(
+            to: URL(fileURLWithPath: folder.file("m/model.safetensors.index.json")))
         #expect(sentence(folder.file("m")).contains("gone"))
         try SyntheticModel().build().write(to: folder.file("m"))
         try Data("{".utf8).write(to: URL(fileURLWithPath: folder.file("m/config.json")))

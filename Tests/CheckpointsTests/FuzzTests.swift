@@ -10,7 +10,10 @@ import Testing
 
     /// One to eight edits: flipped bits, changed bytes, inserted tokens that matter to JSON, removed and doubled runs.
     func mutate(_ bytes: [UInt8], _ random: inout SeededGenerator) -> [UInt8] {
-        let tokens = ["{", "}", "[", "]", ",", ":", "\"", "\\u", "-1", "0", "1e999", "9223372036854775807", "null", "true", "\"shape\"", "\"BF16\"", "../", "\u{0}", "[[[[", " "]
+        let tokens = [
+            "{", "}", "[", "]", ",", ":", "\"", "\\u", "-1", "0", "1e999", "9223372036854775807", "null", "true", "\"shape\"", "\"BF16\"", "../",
+            "\u{0}", "[[[[", " ",
+        ]
         var bytes = bytes
         for _ in 0..<Int.random(in: 1...8, using: &random) {
             let at = bytes.isEmpty ? 0 : Int.random(in: 0..<bytes.count, using: &random)
@@ -86,11 +89,21 @@ import Testing
         builder.addBF16("model.layers.0.mlp.experts.0.up_proj.weight", [2, 2], &random)
         try builder.write(to: folder.path)
         let path = folder.file("config.json")
-        let configs = try ["tiny-deepseek-v3-fp8/config.json"].map { try Fixtures.bytes($0) } + [
-            Array(JSONValue.object(["quantization_config": .object(CompressedTensorsConfig.json(
-                groups: [.init(format: "pack-quantized", weights: CompressedTensorsConfig.arguments(bits: 4, type: "int", strategy: "group", groupSize: 32), activations: nil, targets: ["Linear"])],
-                ignore: ["lm_head"]))]).text().utf8)
-        ]
+        let configs =
+            try ["tiny-deepseek-v3-fp8/config.json"].map { try Fixtures.bytes($0) } + [
+                Array(
+                    JSONValue.object([
+                        "quantization_config": .object(
+                            CompressedTensorsConfig.json(
+                                groups: [
+                                    .init(
+                                        format: "pack-quantized",
+                                        weights: CompressedTensorsConfig.arguments(bits: 4, type: "int", strategy: "group", groupSize: 32),
+                                        activations: nil, targets: ["Linear"])
+                                ],
+                                ignore: ["lm_head"]))
+                    ]).text().utf8)
+            ]
         var refused = 0
         for index in 0..<Self.inputs {
             try write(mutate(configs[index % 2], &random), path)

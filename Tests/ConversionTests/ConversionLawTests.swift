@@ -60,7 +60,9 @@ import Testing
             #expect(report.audit.roads == [.passthrough: 221])
             #expect(try storedTensors(folder.file(target)) == source)
         }
-        #expect(try JSONValue(parsing: FileTree.read(folder.file("keep/config.json"), limit: 1 << 20)) == JSONValue(parsing: Fixtures.bytes("tiny-deepseek-v3-fp8/config.json")))
+        #expect(
+            try JSONValue(parsing: FileTree.read(folder.file("keep/config.json"), limit: 1 << 20))
+                == JSONValue(parsing: Fixtures.bytes("tiny-deepseek-v3-fp8/config.json")))
     }
 
     @Test func theSelectionBiasStaysF32() throws {
@@ -100,7 +102,8 @@ import Testing
             try convert(folder.file("source"), folder.file("out"), to: target)
             try convert(folder.file("out"), folder.file("back"), to: "bf16")
             let back = try storedTensors(folder.file("back"))
-            #expect(back.count == 6 && back["layers.0.stack.weight"]?.shape == [3, 4, 128] && back["layers.0.scalar.weight"]?.shape == [], "\(target)")
+            #expect(
+                back.count == 6 && back["layers.0.stack.weight"]?.shape == [3, 4, 128] && back["layers.0.scalar.weight"]?.shape == [], "\(target)")
         }
     }
 }

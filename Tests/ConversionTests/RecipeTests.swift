@@ -6,7 +6,9 @@ import Testing
 @Suite struct RecipeTests {
     func plan(_ recipe: String, to target: String, _ source: String = Fixtures.fp8Model) throws -> (ConversionPlan, Checkpoint) {
         let checkpoint = try Checkpoint(opening: source)
-        return (try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: target, recipe: Recipe(yaml: recipe, path: "r.yaml"))), checkpoint)
+        return (
+            try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: target, recipe: Recipe(yaml: recipe, path: "r.yaml"))), checkpoint
+        )
     }
 
     func layouts(_ plan: ConversionPlan, _ checkpoint: Checkpoint, containing text: String) -> Set<String> {
@@ -30,7 +32,9 @@ import Testing
         #expect(layouts(plan, checkpoint, containing: "layers.0.mlp.") == ["bf16"])
         let config = try JSONValue(parsing: try #require(plan.texts.first { $0.name == "config.json" }).bytes)
         let ignored = config["quantization_config"]?["ignore"]?.array?.compactMap(\.string) ?? []
-        #expect(ignored.contains("model.layers.1.mlp.experts.3.up_proj") && ignored.contains("model.layers.0.mlp.up_proj") && !ignored.contains("model.layers.1.mlp.experts.4.up_proj"))
+        #expect(
+            ignored.contains("model.layers.1.mlp.experts.3.up_proj") && ignored.contains("model.layers.0.mlp.up_proj")
+                && !ignored.contains("model.layers.1.mlp.experts.4.up_proj"))
     }
 
     @Test func layoutsOfOneFamilyShareAConfiguration() throws {
@@ -55,7 +59,8 @@ import Testing
     @Test(arguments: [
         ("rules:\n  - {match: '*.expertz.*', to: bf16}", "*.expertz.*"), ("rules:\n  - {match: '*', to: int5}", "unknown layout"),
         ("rules:\n  - {match: '*', two: bf16}", "unknown key"), ("rule: []", "rules"), ("rules: 3", "rules"), ("rules:\n  - bf16", "expected"),
-        ("rules: [", "malformed"), ("rules:\n  - {match: 're:(', to: bf16}", "regular expression"), ("rules:\n  - {match: 3, to: bf16}", "text"), ("", "rules"),
+        ("rules: [", "malformed"), ("rules:\n  - {match: 're:(', to: bf16}", "regular expression"), ("rules:\n  - {match: 3, to: bf16}", "text"),
+        ("", "rules"),
         ("rules:\n  - {match: '*', to: keep}\nextra: 1", "unknown key"),
     ]) func mistakesAreRefusedByName(_ recipe: String, _ sentence: String) {
         let error = #expect(throws: ConversionFailure.self) { try plan(recipe, to: "bf16") }
@@ -75,7 +80,8 @@ import Testing
         let plan = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: "int4-g128"))
         let text = PlanPreview(plan, checkpoint).text
         for sentence in [
-            "fp8-block -> int4-g128, quantize [--to int4-g128]", "kept unquantized: router gate", "kept unquantized: output head", "kept unquantized: embedding",
+            "fp8-block -> int4-g128, quantize [--to int4-g128]", "kept unquantized: router gate", "kept unquantized: output head",
+            "kept unquantized: embedding",
             "kept unquantized: norm", "multi-token-prediction", "64 columns are not a multiple of the group size 128", "nothing was written",
         ] { #expect(text.contains(sentence), "\(sentence)") }
         #expect(PlanPreview(plan, checkpoint).json["schema"]?.int == 1)

@@ -138,9 +138,15 @@ import Testing
         #expect(report.audit.notFinite == 2 && report.findings.map(\.subject) == ["model.layers.1.mlp.experts.2.up_proj.weight"])
         #expect(report.audit.sentence.contains("2 values are infinite or NaN"))
         for target in ["int4-g128", "int8-channel", "fp8-channel"] {
-            let error = failure { try convert(source, folder.file(target), to: target, recipe: try Recipe(yaml: "rules: [{match: '*experts*', to: \(target == "int4-g128" ? "int4-g32" : target)}]", path: "r")) }
+            let error = failure {
+                try convert(
+                    source, folder.file(target), to: target,
+                    recipe: try Recipe(yaml: "rules: [{match: '*experts*', to: \(target == "int4-g128" ? "int4-g32" : target)}]", path: "r"))
+            }
             #expect(error?.kind == .badData && error?.description.contains("experts.2.up_proj.weight") == true, "\(error.map { "\($0)" } ?? "")")
-            #expect(try !FileManager.default.contentsOfDirectory(atPath: folder.file(target)).contains { $0.contains("manifest") || $0.contains("index") })
+            #expect(
+                try !FileManager.default.contentsOfDirectory(atPath: folder.file(target)).contains { $0.contains("manifest") || $0.contains("index") }
+            )
         }
     }
 
@@ -202,14 +208,19 @@ import Testing
             ConversionFailure.overflowsF16(weight: "w", row: 1), ConversionFailure.differs(weight: "w", file: "f", bytes: 3),
             ConversionFailure.interrupted(done: 3, total: 9), ConversionFailure.unsupported(weight: "w", layout: "l"),
             CheckpointFailure.missing(path: "p"), CheckpointFailure.noTensorFiles(path: "p"), CheckpointFailure.notACheckpointFile(path: "p"),
-            CheckpointFailure.contradiction(tensor: "t", file: "f", reason: "is odd"), CheckpointFailure.badScale(tensor: "t", file: "f", value: "nan"),
+            CheckpointFailure.contradiction(tensor: "t", file: "f", reason: "is odd"),
+            CheckpointFailure.badScale(tensor: "t", file: "f", value: "nan"),
             ShortRead(path: "p", tensor: "t", offset: 3),
         ]
-        for failure in failures { #expect(!failure.description.contains("\n") && failure.description.count > 10 && failure.description.count < 260, "\(failure)") }
+        for failure in failures {
+            #expect(!failure.description.contains("\n") && failure.description.count > 10 && failure.description.count < 260, "\(failure)")
+        }
     }
 
     @Test func sizesAreReadAndWritten() {
-        #expect(ByteSize(parsing: "2GiB")?.bytes == 2 << 30 && ByteSize(parsing: "512M")?.bytes == 512 << 20 && ByteSize(parsing: "5 GB")?.bytes == 5_000_000_000)
+        #expect(
+            ByteSize(parsing: "2GiB")?.bytes == 2 << 30 && ByteSize(parsing: "512M")?.bytes == 512 << 20
+                && ByteSize(parsing: "5 GB")?.bytes == 5_000_000_000)
         #expect(ByteSize(parsing: "1.5k")?.bytes == 1536 && ByteSize(parsing: "77")?.bytes == 77)
         for bad in ["", "x", "-1", "1XB", "0", "1e30", "99999999999T", "GiB"] { #expect(ByteSize(parsing: bad) == nil, "\(bad)") }
         #expect("\(ByteSize(1536))" == "1.5 KiB" && "\(ByteSize(20 << 30))" == "20 GiB" && "\(ByteSize(10))" == "10 B")

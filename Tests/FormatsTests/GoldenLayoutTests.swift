@@ -30,7 +30,9 @@ import Testing
             let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
             let slices = parts.slices(rows, in: buffer.bytes)
             try values.withUnsafeBufferPointer {
-                try layout.encode(UnsafeBufferPointer(rebasing: $0[(rows.lowerBound * shape.columns)..<(rows.upperBound * shape.columns)]), rows: rows, shape: shape, into: slices)
+                try layout.encode(
+                    UnsafeBufferPointer(rebasing: $0[(rows.lowerBound * shape.columns)..<(rows.upperBound * shape.columns)]), rows: rows,
+                    shape: shape, into: slices)
             }
             for (index, slice) in slices.enumerated() {
                 stored[index].replaceSubrange(parts.parts[index].byteRange(of: rows, in: shape), with: slice)
@@ -82,7 +84,8 @@ import Testing
         let layouts = [
             "int3-g64": PackedIntegerLayout(bits: 3, groupSize: 64), "int5-g64-asym": PackedIntegerLayout(bits: 5, groupSize: 64, symmetric: false),
             "int2-g64-asym": PackedIntegerLayout(bits: 2, groupSize: 64, symmetric: false),
-            "int8-channel-asym": PackedIntegerLayout(bits: 8, groupSize: nil, symmetric: false), "int7-channel": PackedIntegerLayout(bits: 7, groupSize: nil),
+            "int8-channel-asym": PackedIntegerLayout(bits: 8, groupSize: nil, symmetric: false),
+            "int7-channel": PackedIntegerLayout(bits: 7, groupSize: nil),
         ]
         let layout = try #require(layouts[layoutName])
         let shape = MatrixShape(try #require(Self.golden[name + ".input"]).tensor.shape)
@@ -105,7 +108,9 @@ import Testing
                 let shape = MatrixShape(rows: rows, columns: columns)
                 let codes = (0..<shape.count).map { _ in UInt8(truncatingIfNeeded: random.next()) }
                 let across = ceilingDivide(columns, block[1])
-                let scales = (0..<ceilingDivide(rows, block[0]) * across).map { _ in Float(sign: .plus, exponent: Int.random(in: -9...3, using: &random), significand: type == .f8E8M0 ? 1 : 1.25) }
+                let scales = (0..<ceilingDivide(rows, block[0]) * across).map { _ in
+                    Float(sign: .plus, exponent: Int.random(in: -9...3, using: &random), significand: type == .f8E8M0 ? 1 : 1.25)
+                }
                 let bytes = scales.flatMap { scale -> [UInt8] in
                     switch type {
                     case .f32: CheckpointBuilder.bytes(scale.bitPattern)
@@ -119,7 +124,9 @@ import Testing
                     return BFloat16(rounding: Float8E4M3(bits: codes[index]).value * scale).bits
                 }
                 let decoded = decode(layout, [codes, bytes], shape, step: block[0])
-                #expect(zip(decoded, expected).allSatisfy { $0 == $1 || BFloat16(bits: $0).value.isNaN && BFloat16(bits: $1).value.isNaN }, "\(type) \(block)")
+                #expect(
+                    zip(decoded, expected).allSatisfy { $0 == $1 || BFloat16(bits: $0).value.isNaN && BFloat16(bits: $1).value.isNaN },
+                    "\(type) \(block)")
             }
         }
     }
@@ -145,7 +152,8 @@ import Testing
     /// The worked examples of the FORMAT.md pages.
     @Test func documentedExamplesHold() throws {
         let listing: [UInt16] = [
-            0xbac9, 0x3bec, 0xbc80, 0x3abc, 0x3c5a, 0xbbbc, 0x3d05, 0xbd03, 0xba87, 0xbbc9, 0x3ba3, 0xbb92, 0x3c96, 0x3b86, 0x3c3c, 0x3c08, 0x3bab, 0x3c99,
+            0xbac9, 0x3bec, 0xbc80, 0x3abc, 0x3c5a, 0xbbbc, 0x3d05, 0xbd03, 0xba87, 0xbbc9, 0x3ba3, 0xbb92, 0x3c96, 0x3b86, 0x3c3c, 0x3c08, 0x3bab,
+            0x3c99,
             0xbc29, 0xbd07, 0x3cab, 0x3c2b, 0xbb5b, 0x3a8b, 0x3c39, 0x3d39, 0x3d19, 0xbcc4, 0x3ca3, 0x3c16, 0x3d48, 0xbb40,
         ]
         let shape = MatrixShape(rows: 1, columns: 32)

@@ -61,7 +61,8 @@ import Testing
         builder.add("extra.bias", .u8, [1], [0])
         try builder.write(to: folder.file("b"))
         let result = try audit(folder.file("a"), folder.file("b"))
-        #expect(result.missing == ["lm_head.weight"] && result.extra == ["extra.bias"] && result.reshaped == ["model.layers.0.input_layernorm.weight"])
+        #expect(
+            result.missing == ["lm_head.weight"] && result.extra == ["extra.bias"] && result.reshaped == ["model.layers.0.input_layernorm.weight"])
         let verdict = WeightVerdict(result, exact: false, minimumSQNR: nil)
         #expect(!verdict.passed && verdict.claim.contains("lm_head.weight"))
     }
@@ -72,7 +73,9 @@ import Testing
         var builder = SyntheticModel().build()
         try builder.write(to: folder.file("a"))
         let scales = builder[name + ".weight_scale_inv"]!.bytes
-        builder[name + ".weight_scale_inv"]?.bytes = scales.withUnsafeBytes { raw in raw.bindMemory(to: Float.self).flatMap { CheckpointBuilder.bytes(($0 * 2).bitPattern) } }
+        builder[name + ".weight_scale_inv"]?.bytes = scales.withUnsafeBytes { raw in
+            raw.bindMemory(to: Float.self).flatMap { CheckpointBuilder.bytes(($0 * 2).bitPattern) }
+        }
         try builder.write(to: folder.file("b"))
         let worst = try audit(folder.file("a"), folder.file("b")).weights[0]
         #expect(worst.name == name + ".weight" && abs(worst.sqnr) < 0.01)

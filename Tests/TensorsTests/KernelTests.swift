@@ -34,7 +34,7 @@ import Testing
                 let blocks = ceilingDivide(columns, block)
                 let blockScales = (0..<blocks).map { $0 % 2 == 0 ? scale : 0.37 }
                 var result = [UInt16](repeating: 0xABCD, count: rows * columns)
-                var tables = [UInt16](repeating: 0, count: 128 * blocks)
+                var tables = [UInt16](repeating: 0, count: Int(CK_TABLE_WORDS) * blocks)
                 ck_e4m3_decode(level.rawValue, codes, &result, rows, columns, block, blockScales, &tables)
                 let expected = codes.indices.map { BFloat16(rounding: Float8E4M3(bits: codes[$0]).value * blockScales[$0 % columns / block]).bits }
                 #expect(sameBF16(result, expected), "scale \(scale), \(columns) columns")
@@ -45,7 +45,7 @@ import Testing
     @Test(arguments: levels) func everyCodeTimesManyScalesDecodesExactly(_ level: KernelLevel) {
         let codes = (0..<256).map { UInt8($0) }
         var random = SeededGenerator(2)
-        var tables = [UInt16](repeating: 0, count: 128)
+        var tables = [UInt16](repeating: 0, count: Int(CK_TABLE_WORDS))
         for _ in 0..<2000 {
             let scale = Float(bitPattern: UInt32(truncatingIfNeeded: random.next()) & 0x7FFF_FFFF)
             var scales = [scale]
@@ -99,7 +99,12 @@ import Testing
                 let values = words(groups * size, &random, finite: true)
                 var scales = words(groups, &random, finite: true).map { $0 & 0x7FFF | 1 }
                 // Half of the rounds with scales that fit the values, so that codes are not all clamped.
-                if round % 2 == 0 { scales = (0..<groups).map { g in BFloat16(rounding: (values[(g * size)..<((g + 1) * size)].map { BFloat16(bits: $0).value.magnitude }.max() ?? 1) / 7.5).bits | 1 } }
+                if round % 2 == 0 {
+                    scales = (0..<groups).map { g in
+                        BFloat16(rounding: (values[(g * size)..<((g + 1) * size)].map { BFloat16(bits: $0).value.magnitude }.max() ?? 1) / 7.5).bits
+                            | 1
+                    }
+                }
                 let zeros = round % 3 == 0 ? (0..<groups).map { _ in Int8.random(in: -8...7, using: &random) } : nil
                 var result = [UInt8](repeating: 0, count: groups * size / 2)
                 ck_int4_encode(level.rawValue, values, scales, zeros, groups, size, &result)
@@ -147,13 +152,17 @@ import Testing
         for size in Self.sizes {
             let groups = 5
             let values = words(groups * size, &random, finite: true)
-            let scales = (0..<groups).map { g in BFloat16(rounding: (values[(g * size)..<((g + 1) * size)].map { BFloat16(bits: $0).value.magnitude }.max() ?? 1) / 127.5).bits | 1 }
+            let scales = (0..<groups).map { g in
+                BFloat16(rounding: (values[(g * size)..<((g + 1) * size)].map { BFloat16(bits: $0).value.magnitude }.max() ?? 1) / 127.5).bits | 1
+            }
             var codes = [UInt8](repeating: 0, count: values.count)
             ck_int8_encode(level.rawValue, values, scales, groups, size, &codes)
             #expect(codes == values.indices.map { UInt8(code(values[$0], scales[$0 / size], nil, -128, 127) + 128) }, "\(size)")
             var decoded = [UInt16](repeating: 0, count: values.count)
             ck_int8_decode(level.rawValue, codes, scales, groups, size, &decoded)
-            #expect(decoded == codes.indices.map { BFloat16(rounding: Float(Int(codes[$0]) - 128) * BFloat16(bits: scales[$0 / size]).value).bits }, "\(size)")
+            #expect(
+                decoded == codes.indices.map { BFloat16(rounding: Float(Int(codes[$0]) - 128) * BFloat16(bits: scales[$0 / size]).value).bits },
+                "\(size)")
         }
     }
 
@@ -206,11 +215,18 @@ import Testing
                 ck_bf16_error(level.rawValue, a, b, size, &mine)
                 ck_f32_error(a.map { BFloat16(bits: $0).value }, b.map { BFloat16(bits: $0).value }, size, &floats)
                 for other in [mine, floats] {
-                    #expect(plain.signal.bitPattern == other.signal.bitPattern && plain.noise.bitPattern == other.noise.bitPattern || plain.noise.isNaN && other.noise.isNaN)
+                    #expect(
+                        plain.signal.bitPattern == other.signal.bitPattern && plain.noise.bitPattern == other.noise.bitPattern
+                            || plain.noise.isNaN && other.noise.isNaN)
                     #expect(plain.different == other.different)
                     #expect(plain.max_abs.bitPattern == other.max_abs.bitPattern || plain.max_abs.isNaN && other.max_abs.isNaN)
                 }
-                #expect(plain.different == zip(a, b).count { !(BFloat16(bits: $0).value == BFloat16(bits: $1).value || BFloat16(bits: $0).value.isNaN && BFloat16(bits: $1).value.isNaN) })
+                #expect(
+                    plain.different
+                        == zip(a, b).count {
+                            !(BFloat16(bits: $0).value == BFloat16(bits: $1).value
+                                || BFloat16(bits: $0).value.isNaN && BFloat16(bits: $1).value.isNaN)
+                        })
             }
         }
     }

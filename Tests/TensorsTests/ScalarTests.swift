@@ -37,9 +37,13 @@ import Testing
             let bf16 = BFloat16(rounding: input), bf16Expected = BFloat16(bits: row[0] | row[1] << 8)
             if !(bf16 == bf16Expected || input.isNaN && bf16.value.isNaN && bf16Expected.value.isNaN) { wrong.append("BF16 of \(input)") }
             let f16 = Binary16(rounding: input), f16Expected = Binary16(bits: row[2] | row[3] << 8)
-            if !(f16 == f16Expected || input.isNaN && f16.value.isNaN && f16Expected.value.isNaN) { wrong.append("F16 of \(input): \(f16.bits) \(f16Expected.bits)") }
+            if !(f16 == f16Expected || input.isNaN && f16.value.isNaN && f16Expected.value.isNaN) {
+                wrong.append("F16 of \(input): \(f16.bits) \(f16Expected.bits)")
+            }
             if input.isNaN {
-                if !Float8E4M3(rounding: input).value.isNaN || !Float8E5M2(rounding: input).value.isNaN || Float8E8M0(rounding: input).bits != 255 { wrong.append("NaN") }
+                if !Float8E4M3(rounding: input).value.isNaN || !Float8E5M2(rounding: input).value.isNaN || Float8E8M0(rounding: input).bits != 255 {
+                    wrong.append("NaN")
+                }
                 continue
             }
             if UInt16(Float8E4M3(rounding: input).bits) != row[4] { wrong.append("E4M3 of \(input): \(Float8E4M3(rounding: input).bits) \(row[4])") }

@@ -177,7 +177,9 @@ public func storedTensors(_ directory: String) throws -> [String: GoldenTensor] 
     for name in try FileManager.default.contentsOfDirectory(atPath: directory).sorted() where name.hasSuffix(".safetensors") {
         let file = try PositionedFile.openForReading(directory + "/" + name)
         for tensor in try SafetensorsHeader(reading: file).tensors {
-            let digest = SHA256.hash(data: try file.read(tensor.byteCount, at: tensor.offset)).map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+            let digest = SHA256.hash(data: try file.read(tensor.byteCount, at: tensor.offset)).map {
+                String($0 >> 4, radix: 16) + String($0 & 15, radix: 16)
+            }.joined()
             found[tensor.name] = GoldenTensor(digest: digest, type: tensor.type.rawValue, shape: tensor.shape)
         }
     }

@@ -27,7 +27,9 @@ public enum Fixtures {
         } catch {
             Issue.record("cannot unpack the BF16 model: \(error)")
         }
-        atexit { try? FileManager.default.removeItem(atPath: NSTemporaryDirectory() + "recast-fixture-bf16-\(ProcessInfo.processInfo.processIdentifier)") }
+        atexit {
+            try? FileManager.default.removeItem(atPath: NSTemporaryDirectory() + "recast-fixture-bf16-\(ProcessInfo.processInfo.processIdentifier)")
+        }
         return target
     }()
 
@@ -37,7 +39,12 @@ public enum Fixtures {
         let tensors = json["tensors"]?.object ?? json.object ?? [:]
         return Dictionary(
             uniqueKeysWithValues: tensors.members.map { name, value in
-                (name, GoldenTensor(digest: value.string ?? value.array?[0].string ?? "", type: value.array?[1].string, shape: value.array?[2].array?.compactMap(\.int)))
+                (
+                    name,
+                    GoldenTensor(
+                        digest: value.string ?? value.array?[0].string ?? "", type: value.array?[1].string,
+                        shape: value.array?[2].array?.compactMap(\.int))
+                )
             })
     }
 }

@@ -66,7 +66,8 @@ public struct SafetensorsFailure: Failure, Equatable {
             "tensor \(tensor) begins at data offset \(at) and overlaps the tensor that ends at \(expected)"
         case .truncated(let expected, let size):
             "the header describes \(expected) bytes but the file has only \(size); the file is truncated, download it again"
-        case .trailingBytes(let expected, let size): "the file has \(size) bytes where the header describes \(expected); extra data follows the last tensor"
+        case .trailingBytes(let expected, let size):
+            "the file has \(size) bytes where the header describes \(expected); extra data follows the last tensor"
         case .indexWithoutMap: "the index has no weight_map from tensor names to file names"
         case .indexPath(let file): "the index names the file \"\(file)\", which is not a plain file name beside the index"
         case .indexMissingFile(let file, let tensor): "the index places tensor \(tensor) in \(file), but there is no such file; download that shard"

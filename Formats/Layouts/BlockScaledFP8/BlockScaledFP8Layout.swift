@@ -49,7 +49,7 @@ public struct BlockScaledFP8Layout: WeightLayout, Equatable {
         guard let codes = parts[0].scalars(UInt8.self).baseAddress, let target = values.baseAddress else { return }
         let columns = shape.columns
         let blocks = ceilingDivide(columns, blockColumns)
-        withUnsafeTemporaryAllocation(of: UInt16.self, capacity: 128 * blocks) { tables in
+        withUnsafeTemporaryAllocation(of: UInt16.self, capacity: Int(CK_TABLE_WORDS) * blocks) { tables in
             withUnsafeTemporaryAllocation(of: Float.self, capacity: blocks) { scales in
                 for (band, row) in stride(from: 0, to: rows.count, by: blockRows).enumerated() {
                     for block in 0..<blocks { scales[block] = scaleType.float(in: parts[1], at: band * blocks + block) }

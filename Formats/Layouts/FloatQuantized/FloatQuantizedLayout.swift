@@ -37,7 +37,7 @@ public struct FloatQuantizedLayout: WeightLayout, Equatable {
         let columns = shape.columns
         // One scale for the tile, or one for each row of it.
         let rowsPerScale = strategy == .tensor ? rows.count : 1
-        withUnsafeTemporaryAllocation(of: UInt16.self, capacity: 128) { table in
+        withUnsafeTemporaryAllocation(of: UInt16.self, capacity: Int(CK_TABLE_WORDS)) { table in
             for (index, row) in stride(from: 0, to: rows.count, by: rowsPerScale).enumerated() {
                 var scale = scaleType.float(in: parts[1], at: index)
                 ck_e4m3_decode(

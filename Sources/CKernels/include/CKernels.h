@@ -14,7 +14,8 @@ enum { CK_PLAIN = 0, CK_NEON = 1, CK_AVX2 = 2, CK_AVX512 = 3 };
 int ck_best_level(void);
 
 /// E4M3 codes times F32 scales, rounded to nearest even BF16: rows that share their scales, one scale for each
-/// `block_columns` columns. `tables` is room for 128 words a block.
+/// `block_columns` columns. `tables` is room for CK_TABLE_WORDS words a block.
+enum { CK_TABLE_WORDS = 160 };
 void ck_e4m3_decode(int level, const uint8_t *source, uint16_t *target, size_t rows, size_t columns, size_t block_columns,
                     const float *scales, uint16_t *tables);
 

@@ -42,17 +42,20 @@ public enum ScaleCheck {
                     findings.append(
                         Finding(
                             weight.stored[1].name,
-                            "its largest scale \(member.largest) is \(ratio(member.largest, expected)) its siblings' (\(kind)); was it swapped or scaled by mistake?"))
+                            "its largest scale \(member.largest) is \(ratio(member.largest, expected)) its siblings' (\(kind)); was it swapped or scaled by mistake?"
+                        ))
                 }
             }
         }
         if let first = zeros.first {
-            findings.append(Finding(first, "all its scales are zero, so the weight is zero\(zeros.count > 1 ? " (\(zeros.count) such weights)" : "")"))
+            findings.append(
+                Finding(first, "all its scales are zero, so the weight is zero\(zeros.count > 1 ? " (\(zeros.count) such weights)" : "")"))
         }
         return findings
     }
 
-    private static func range(of scale: StoredTensor, in checkpoint: Checkpoint, _ buffer: AlignedBuffer) throws -> (largest: Float, smallest: Float) {
+    private static func range(of scale: StoredTensor, in checkpoint: Checkpoint, _ buffer: AlignedBuffer) throws -> (largest: Float, smallest: Float)
+    {
         let size = min(scale.byteCount, byteLimit)
         let bytes = buffer.slice(0..<size)
         try checkpoint.read(scale, 0..<size, into: bytes)

@@ -2,9 +2,9 @@ import CKernels
 import SystemPackage
 
 #if canImport(Glibc)
-import Glibc
+    import Glibc
 #elseif canImport(Darwin)
-import Darwin
+    import Darwin
 #endif
 
 /// A system call on a file that failed.
@@ -101,9 +101,9 @@ public final class PositionedFile: Sendable {
         var status = stat()
         guard fstat(descriptor.rawValue, &status) == 0 else { throw FileFailure(.inspect, path, reason: Errno(rawValue: errno)) }
         #if canImport(Darwin)
-        return status.st_mtimespec.tv_sec * 1_000_000_000 + status.st_mtimespec.tv_nsec
+            return status.st_mtimespec.tv_sec * 1_000_000_000 + status.st_mtimespec.tv_nsec
         #else
-        return status.st_mtim.tv_sec * 1_000_000_000 + status.st_mtim.tv_nsec
+            return status.st_mtim.tv_sec * 1_000_000_000 + status.st_mtim.tv_nsec
         #endif
     }
 
@@ -123,7 +123,9 @@ public final class PositionedFile: Sendable {
     public func read(_ count: Int, at offset: Int) throws(FileFailure) -> [UInt8] {
         var failure: FileFailure?
         let bytes = [UInt8](unsafeUninitializedCapacity: count) { buffer, filled in
-            do { filled = try self.read(into: UnsafeMutableRawBufferPointer(buffer), at: offset) } catch let error as FileFailure { failure = error } catch {}
+            do { filled = try self.read(into: UnsafeMutableRawBufferPointer(buffer), at: offset) } catch let error as FileFailure {
+                failure = error
+            } catch {}
         }
         if let failure { throw failure }
         return bytes

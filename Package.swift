@@ -42,7 +42,12 @@ let package = Package(
             dependencies: ["CKernels", "Checkpoints", "Formats", "StrictJSON", "Tensors", .product(name: "Crypto", package: "swift-crypto"), "Yams"],
             swiftSettings: strict),
         .target(name: "Parity", dependencies: ["CKernels", "Checkpoints", "Conversion", "Formats", "StrictJSON", "Tensors"], swiftSettings: strict),
-        .target(name: "Recast", dependencies: ["Checkpoints", "Conversion", "Formats", "Parity", "StrictJSON", "Tensors"], swiftSettings: strict),
+        .target(
+            name: "ReferenceModels", dependencies: ["CKernels", "Checkpoints", "Conversion", "Formats", "StrictJSON", "Tensors"],
+            swiftSettings: strict),
+        .target(
+            name: "Recast", dependencies: ["Checkpoints", "Conversion", "Formats", "Parity", "ReferenceModels", "StrictJSON", "Tensors"],
+            swiftSettings: strict),
         .executableTarget(
             name: "RecastCLI", dependencies: ["Recast", .product(name: "ArgumentParser", package: "swift-argument-parser")],
             swiftSettings: strict),
@@ -57,6 +62,7 @@ let package = Package(
         .testTarget(name: "FormatsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "CheckpointsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "ConversionTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
+        .testTarget(name: "ReferenceModelsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "ParityTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "CommandLineTests", dependencies: ["Recast", "RecastCLI", "TestSupport"], swiftSettings: strict),
     ]

@@ -3,5 +3,6 @@
 @_exported import Conversion
 @_exported import Formats
 @_exported import Parity
+@_exported import ReferenceModels
 @_exported import StrictJSON
 @_exported import Tensors

@@ -199,6 +199,26 @@ import Testing
         #expect(try !FileManager.default.contentsOfDirectory(atPath: folder.file("out")).contains("model-00002-of-00003.safetensors"))
     }
 
+    @Test func aFlippedBitInASourceThatRecastWroteIsFound() throws {
+        let folder = try TemporaryDirectory()
+        try convert(try source(folder), folder.file("made"), to: "int4-g32")
+        let checkpoint = try Checkpoint(opening: folder.file("made"))
+        for kind in ["mlp.experts.1.up_proj.weight", "embed_tokens.weight"] {
+            let weight = try #require(checkpoint.weights.first { $0.name.hasSuffix(kind) })
+            let copy = folder.file("copy-" + kind)
+            try FileManager.default.copyItem(atPath: folder.file("made"), toPath: copy)
+            let stored = weight.stored[0]
+            let file = try PositionedFile.openForWriting(copy + "/" + checkpoint.fileNames[stored.file])
+            let byte = try file.read(1, at: stored.offset + 40)[0]
+            try file.write([byte ^ 4], at: stored.offset + 40)
+            let error = failure { try convert(copy, folder.file("out-" + kind), to: "bf16") }
+            #expect(error?.kind == .badData && error?.description.contains(stored.name) == true, "\(error.map { "\($0)" } ?? "converted")")
+            #expect(!FileManager.default.fileExists(atPath: folder.file("out-" + kind) + "/recast.manifest.json"))
+            try file.write([byte], at: stored.offset + 40)
+            try convert(copy, folder.file("good-" + kind), to: "bf16")
+        }
+    }
+
     @Test func everyFailureIsOneSentence() {
         let failures: [any Failure] = [
             ConversionFailure.unmatchedRules(["a"]), ConversionFailure.mixedConfigurations(["a", "b"]), ConversionFailure.tooLarge(tensor: "t"),

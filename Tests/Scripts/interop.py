@@ -1,6 +1,6 @@
 """Check Recast's output with the Python peers that read it.
 
-usage: interop.py RECAST FIXTURES      (pip install 'torch==2.13.0' transformers compressed-tensors==0.19.0 safetensors accelerate)
+usage: interop.py RECAST FIXTURES      (pip install 'torch==2.13.0' transformers==5.17.0 compressed-tensors==0.19.0 safetensors accelerate)
 
 Converts the bundled model with the command RECAST and lets the peers load the result:
   safetensors         opens every file of every layout

@@ -110,6 +110,7 @@ public struct ConversionRun: Sendable {
         let journal: Journal
         let schedule: RunSchedule
         let bytesToWrite: Int
+        private let sourceDigests: SourceDigests
         private let openShards = Mutex<[Int: PositionedFile]>([:])
         private let recorded: Mutex<[Int: WeightRecord]>
 
@@ -119,6 +120,7 @@ public struct ConversionRun: Sendable {
         init(run: ConversionRun, journal: Journal, finished: Journal.State) throws {
             self.run = run
             self.journal = journal
+            sourceDigests = try SourceDigests(of: run.checkpoint)
             let plan = run.plan
             var writes = Set<Int>()
             var audits = Set<Int>()
@@ -179,7 +181,7 @@ public struct ConversionRun: Sendable {
                 try shardFile(shard).synchronize()
             case .audit(let position):
                 let planned = plan.weights[position]
-                let converter = WeightConverter(run.checkpoint, planned)
+                let converter = WeightConverter(run.checkpoint, planned, sourceDigests: sourceDigests)
                 let file = try shardFile(planned.shard)
                 let (record, differences) = try converter.audit(
                     file, memory: arena.memory(atLeast: converter.minimumBytes), counters: counters, stop: stop)

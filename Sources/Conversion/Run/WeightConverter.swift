@@ -12,13 +12,15 @@ struct WeightConverter {
     let checkpoint: Checkpoint
     let planned: PlannedWeight
     let weight: Weight
+    private let sourceDigests: SourceDigests
     private let source: PartLayout
     private let target: PartLayout
     private let alignment: Int
 
-    init(_ checkpoint: Checkpoint, _ planned: PlannedWeight) {
+    init(_ checkpoint: Checkpoint, _ planned: PlannedWeight, sourceDigests: SourceDigests = .none) {
         self.checkpoint = checkpoint
         self.planned = planned
+        self.sourceDigests = sourceDigests
         weight = checkpoint.weights[planned.source]
         let shape = weight.shape
         source = PartLayout(parts: weight.parts, shape: shape)
@@ -181,7 +183,10 @@ struct WeightConverter {
                 if stored.type == .bf16 { record.notFinite += countNotFinite(written) }
                 counters.bytesAudited.add(range.count, ordering: .relaxed)
             }
-            record.digests.append(Digest.hexadecimal(hash.finalize()))
+            let digest = Digest.hexadecimal(hash.finalize())
+            // What differs from the source is a fault of the copy, reported as such; what equals it speaks for the source.
+            if differences == 0 { try sourceDigests.check(stored, digest, in: checkpoint) }
+            record.digests.append(digest)
         }
         return (record, differences)
     }
@@ -203,6 +208,7 @@ struct WeightConverter {
         _ file: PositionedFile, _ memory: UnsafeMutableRawBufferPointer, _ counters: RunCounters, _ stop: StopToken
     ) throws -> (record: WeightRecord, differences: Int) {
         var hashes = planned.tensors.map { _ in SHA256() }
+        var sourceHashes = sourceDigests.cover(weight) ? weight.stored.map { _ in SHA256() } : []
         var record = WeightRecord(digests: [])
         var differences = 0
         var sums = ck_error_sums()
@@ -219,11 +225,20 @@ struct WeightConverter {
                 if part.rows != .whole || rows.lowerBound == 0 { hashes[index].update(bufferPointer: UnsafeRawBufferPointer(slice)) }
                 counters.bytesAudited.add(slice.count, ordering: .relaxed)
             }
+            if !sourceHashes.isEmpty {
+                for (index, slice) in source.slices(rows, in: UnsafeMutableRawBufferPointer(rebasing: memory[places.source])).enumerated()
+                where source.parts[index].rows != .whole || rows.lowerBound == 0 {
+                    sourceHashes[index].update(bufferPointer: UnsafeRawBufferPointer(slice))
+                }
+            }
             if planned.road == .quantize {
                 amax = max(amax, measure(rows, written, memory, places, &sums))
             } else if isPlainBF16 {
                 record.notFinite += countNotFinite(written[0])
             }
+        }
+        for (stored, hash) in zip(weight.stored, sourceHashes) {
+            try sourceDigests.check(stored, Digest.hexadecimal(hash.finalize()), in: checkpoint)
         }
         record.digests = hashes.map { Digest.hexadecimal($0.finalize()) }
         if planned.road == .quantize {

@@ -1,0 +1,50 @@
+import Checkpoints
+import Formats
+import StrictJSON
+import Tensors
+
+/// The digests that an earlier conversion recorded for the tensors of the source. Safetensors files carry no checksums; a source
+/// that Recast wrote has them in its manifest, so a damaged shard is found while it is read.
+struct SourceDigests: Sendable {
+    private var digests: [String: String] = [:]
+
+    static let none = SourceDigests()
+
+    private init() {}
+
+    /// Reads `recast.manifest.json` of `checkpoint`; without one there is nothing to check.
+    init(of checkpoint: Checkpoint) throws {
+        let path = checkpoint.directory + "/" + Destination.manifestName
+        guard case .file(let size)? = try FileTree.entry(path) else { return }
+        let bytes = try PositionedFile.openForReading(path).read(size, at: 0)
+        do {
+            var scanner = JSONScanner(bytes)
+            try scanner.beginObject()
+            while let key = try scanner.nextKey() {
+                guard key == "weights" else {
+                    _ = try JSONValue(scanning: &scanner)
+                    continue
+                }
+                try scanner.beginArray()
+                while try scanner.nextElement() {
+                    let weight = try JSONValue(scanning: &scanner)
+                    for tensor in weight["tensors"]?.array ?? [] {
+                        if let name = tensor["name"]?.string, let digest = tensor["sha256"]?.string { digests[name] = digest }
+                    }
+                }
+            }
+        } catch {
+            throw CheckpointFailure.config(path: path, error)
+        }
+    }
+
+    /// Whether every stored tensor of `weight` has a recorded digest.
+    func cover(_ weight: Weight) -> Bool { !digests.isEmpty && weight.stored.allSatisfy { digests[$0.name] != nil } }
+
+    /// Refuses a tensor whose bytes are not those that were recorded.
+    func check(_ tensor: StoredTensor, _ digest: String, in checkpoint: Checkpoint) throws {
+        if let expected = digests[tensor.name], expected != digest {
+            throw ConversionFailure.sourceDigest(tensor: tensor.name, file: checkpoint.files[tensor.file].path)
+        }
+    }
+}

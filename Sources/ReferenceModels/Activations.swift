@@ -1,0 +1,39 @@
+/// A matrix of F32 activations, one row a token.
+///
+/// Invariant: concurrent writers touch different elements; nobody reads what another is writing.
+public final class Activations: @unchecked Sendable {
+    public let rows: Int
+    public let columns: Int
+    public let base: UnsafeMutablePointer<Float>
+
+    public init(rows: Int, columns: Int) {
+        self.rows = rows
+        self.columns = columns
+        base = .allocate(capacity: max(1, rows * columns))
+        base.initialize(repeating: 0, count: rows * columns)
+    }
+
+    deinit { base.deallocate() }
+
+    public subscript(row: Int) -> UnsafeMutablePointer<Float> { base + row * columns }
+
+    public var values: UnsafeBufferPointer<Float> { UnsafeBufferPointer(start: base, count: rows * columns) }
+
+    func copy() -> Activations {
+        let copy = Activations(rows: rows, columns: columns)
+        copy.base.update(from: base, count: rows * columns)
+        return copy
+    }
+
+    /// Rows of this matrix, by index.
+    func gathered(_ indices: [Int]) -> Activations {
+        let result = Activations(rows: indices.count, columns: columns)
+        for (row, index) in indices.enumerated() { result[row].update(from: self[index], count: columns) }
+        return result
+    }
+
+    /// this += other
+    func add(_ other: Activations) {
+        for index in 0..<rows * columns { base[index] += other.base[index] }
+    }
+}

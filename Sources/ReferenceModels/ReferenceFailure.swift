@@ -1,0 +1,41 @@
+import Tensors
+
+/// Why a checkpoint cannot be run through the reference forward pass.
+public enum ReferenceFailure: Failure, Equatable {
+    case architecture(String)
+    case missingField(String)
+    case badField(String, reason: String)
+    case missingWeight(String)
+    case shape(weight: String, found: [Int], expected: [Int])
+    case notAWeight(String)
+    case tokens(path: String, reason: String)
+    case token(sequence: Int, position: Int, value: Int, vocabulary: Int)
+    case memory(needed: Int, budget: Int)
+    case interrupted
+
+    public var kind: FailureKind {
+        switch self {
+        case .memory, .architecture: .usage
+        case .interrupted: .interrupted
+        default: .badData
+        }
+    }
+
+    public var description: String {
+        switch self {
+        case .architecture(let name):
+            "config.json: the forward pass of \(name) is not known; weights can still be compared with `verify --weights-only`"
+        case .missingField(let field): "config.json: \(field) is missing; the forward pass needs it"
+        case .badField(let field, let reason): "config.json: \(field) \(reason)"
+        case .missingWeight(let name): "weight \(name) is missing; config.json promises it"
+        case .shape(let weight, let found, let expected): "weight \(weight) has the shape \(found), config.json asks for \(expected)"
+        case .notAWeight(let name): "\(name) is stored as integers, not as a weight"
+        case .tokens(let path, let reason): "\(path): \(reason); expected {\"sequences\": [[...], ...]} or input_ids I64 [n, t]"
+        case .token(let sequence, let position, let value, let vocabulary):
+            "token \(value) at position \(position) of sequence \(sequence) is outside the vocabulary of \(vocabulary)"
+        case .memory(let needed, let budget):
+            "the activations of these tokens need \(needed >> 20) MiB, above --memory \(budget >> 20) MiB; give fewer tokens or more memory"
+        case .interrupted: "stopped on request; nothing was written"
+        }
+    }
+}

@@ -1,0 +1,71 @@
+#if canImport(Glibc)
+import Glibc
+#elseif canImport(Darwin)
+import Darwin
+#endif
+
+/// Rotary position embedding with YaRN (arXiv 2309.00071), over interleaved pairs: elements 2i and 2i + 1 turn with frequency i.
+struct RotaryEmbedding: Sendable {
+    /// Radians a position, one for each pair.
+    let frequencies: [Float]
+    /// Multiplies cosine and sine.
+    let attentionFactor: Float
+    /// Multiplies the scores: (nope + rope)^-1/2, times m^2 with YaRN.
+    let softmaxScale: Float
+
+    init(_ configuration: ModelConfiguration) {
+        let dimension = Double(configuration.ropeSize)
+        let base = configuration.rotary.base
+        let plain = (0..<configuration.ropeSize / 2).map { pow(base, -2 * Double($0) / dimension) }
+        var scale = 1 / Double(configuration.nopeSize + configuration.ropeSize).squareRoot()
+        guard let yarn = configuration.rotary.yarn else {
+            frequencies = plain.map { Float($0) }
+            attentionFactor = 1
+            softmaxScale = Float(scale)
+            return
+        }
+        func mscale(_ weight: Double) -> Double { yarn.factor <= 1 ? 1 : 0.1 * weight * log(yarn.factor) + 1 }
+        /// The dimension that turns `rotations` times within the original length.
+        func correction(_ rotations: Double) -> Double { dimension * log(yarn.originalLength / (rotations * 2 * Double.pi)) / (2 * log(base)) }
+        let low = max(correction(yarn.betaFast).rounded(.down), 0)
+        var high = min(correction(yarn.betaSlow).rounded(.up), dimension - 1)
+        if low == high { high += 0.001 }
+        frequencies = plain.enumerated().map { index, frequency in
+            let ramp = min(max((Double(index) - low) / (high - low), 0), 1)
+            return Float(frequency / yarn.factor * ramp + frequency * (1 - ramp))
+        }
+        if let factor = yarn.attentionFactor {
+            attentionFactor = Float(factor)
+        } else if let m = yarn.mscale, let all = yarn.mscaleAllDimensions, m != 0, all != 0 {
+            attentionFactor = Float(mscale(m) / mscale(all))
+        } else {
+            attentionFactor = Float(mscale(1))
+        }
+        if let all = yarn.mscaleAllDimensions, all != 0 { scale *= mscale(all) * mscale(all) }
+        softmaxScale = Float(scale)
+    }
+
+    /// Cosines and sines of all positions below `length`: [length, pairs] each.
+    func table(length: Int) -> (cosines: [Float], sines: [Float]) {
+        var cosines: [Float] = []
+        var sines: [Float] = []
+        for position in 0..<length {
+            for frequency in frequencies {
+                // The angle is an F32 product, as in the reference; its cosine is rounded once.
+                let angle = Double(Float(position) * frequency)
+                cosines.append(Float(cos(angle)) * attentionFactor)
+                sines.append(Float(sin(angle)) * attentionFactor)
+            }
+        }
+        return (cosines, sines)
+    }
+
+    /// Turns one head's rope part in place.
+    static func rotate(_ x: UnsafeMutablePointer<Float>, pairs: Int, cosines: UnsafePointer<Float>, sines: UnsafePointer<Float>) {
+        for i in 0..<pairs {
+            let (a, b) = (x[2 * i], x[2 * i + 1])
+            x[2 * i] = a * cosines[i] - b * sines[i]
+            x[2 * i + 1] = b * cosines[i] + a * sines[i]
+        }
+    }
+}

@@ -1,0 +1,87 @@
+import Foundation
+import Recast
+import TestSupport
+import Testing
+
+/// The forward pass against transformers in float32 (Tests/Scripts/trim_forward_golden.py).
+@Suite struct ForwardGoldenTests {
+    static let bound: Float = 2e-4
+
+    struct Golden {
+        var tensors: [String: (shape: [Int], values: [Float])] = [:]
+        var integers: [String: [Int]] = [:]
+
+        init(_ name: String) throws {
+            let file = try PositionedFile.openForReading(Fixtures.path("golden/forward/\(name).safetensors"))
+            for tensor in try SafetensorsHeader(reading: file).tensors {
+                let bytes = try file.read(tensor.byteCount, at: tensor.offset)
+                if tensor.type == .f32 {
+                    tensors[tensor.name] = (tensor.shape, bytes.withUnsafeBytes { raw in (0..<bytes.count / 4).map { raw.loadUnaligned(fromByteOffset: $0 * 4, as: Float.self) } })
+                } else {
+                    integers[tensor.name] = bytes.withUnsafeBytes { raw in (0..<bytes.count / 8).map { Int(raw.loadUnaligned(fromByteOffset: $0 * 8, as: Int64.self)) } }
+                }
+            }
+        }
+    }
+
+    func argmax(_ row: UnsafePointer<Float>, _ count: Int) -> Int { (0..<count).max { row[$0] < row[$1] } ?? 0 }
+
+    /// Largest difference between rows of `mine` and the golden rows; and that both prefer the same token.
+    func compare(_ mine: Activations, rows: [Int], _ golden: (shape: [Int], values: [Float]), prefer: Bool = true) -> Float {
+        let columns = golden.shape[1]
+        #expect(rows.count == golden.shape[0] && columns == mine.columns)
+        var worst: Float = 0
+        golden.values.withUnsafeBufferPointer { values in
+            for (index, row) in rows.enumerated() {
+                let expected = values.baseAddress! + index * columns
+                for column in 0..<columns { worst = max(worst, abs(mine[row][column] - expected[column])) }
+                if prefer { #expect(argmax(mine[row], columns) == argmax(expected, columns)) }
+            }
+        }
+        return worst
+    }
+
+    @Test(arguments: ["bf16", "fp8"]) func float32IsTransformers(_ model: String) throws {
+        let golden = try Golden(model + ".f32")
+        let tokens = try TokenBatch(reading: Fixtures.path("tokens-short.json"))
+        let pass = try ForwardPass(Checkpoint(opening: model == "bf16" ? Fixtures.bf16Model : Fixtures.fp8Model), tokens: tokens)
+        let every8 = Array(stride(from: 0, to: 160, by: 8))
+        var worst: Float = compare(pass.hidden, rows: every8, try #require(golden.tensors["hidden.0"]), prefer: false)
+        while !pass.isDone {
+            let layer = pass.layer
+            let routing = try pass.step()
+            let hidden = compare(pass.hidden, rows: every8, try #require(golden.tensors["hidden.\(layer + 1)"]), prefer: false)
+            #expect(hidden <= Self.bound, "hidden state after layer \(layer): \(hidden)")
+            if let routing {
+                let experts = try #require(golden.integers["router.\(layer).experts"])
+                #expect(Array(routing.experts.prefix(64).joined()) == experts, "layer \(layer)")
+                let weights = try #require(golden.tensors["router.\(layer).weights"]).values
+                for (a, b) in zip(routing.weights.prefix(64).joined(), weights) { worst = max(worst, abs(a - b)) }
+            }
+        }
+        let logits = try pass.logits(0..<tokens.count)
+        worst = max(worst, compare(logits, rows: Array(stride(from: 0, to: 160, by: 4)), try #require(golden.tensors["logits.0.every4"])))
+        for sequence in [4, 5, 6] {
+            worst = max(worst, compare(logits, rows: Array(tokens.ranges[sequence]), try #require(golden.tensors["logits.\(sequence)"])))
+        }
+        let mtp = try #require(try pass.mtpLogits(sequence: 0))
+        #expect(mtp.rows == 159)
+        worst = max(worst, compare(mtp, rows: Array(stride(from: 0, to: 159, by: 8)), try #require(golden.tensors["mtp.logits"])))
+        #expect(worst <= Self.bound, "largest difference \(worst)")
+        print("\(model): largest difference to transformers \(worst)")
+    }
+
+    @Test func logitsDoNotDependOnWorkersOrCompany() throws {
+        let tokens = try TokenBatch(reading: Fixtures.path("tokens-short.json"))
+        let checkpoint = try Checkpoint(opening: Fixtures.fp8Model)
+        func bits(_ batch: TokenBatch, jobs: Int) throws -> [UInt32] {
+            let pass = try ForwardPass(checkpoint, tokens: batch, options: RunOptions(jobs: jobs))
+            while !pass.isDone { try pass.step() }
+            return try pass.logits(batch.ranges[0]).values.map(\.bitPattern)
+        }
+        let reference = try bits(tokens, jobs: 1)
+        for jobs in [2, 7] { #expect(try bits(tokens, jobs: jobs) == reference) }
+        // A sequence alone gives the bits that it has among others.
+        #expect(try bits(TokenBatch([Array(tokens.all[tokens.ranges[0]])]), jobs: 2) == reference)
+    }
+}

@@ -17,7 +17,8 @@ public final class Activations: @unchecked Sendable {
 
     public subscript(row: Int) -> UnsafeMutablePointer<Float> { base + row * columns }
 
-    public var values: UnsafeBufferPointer<Float> { UnsafeBufferPointer(start: base, count: rows * columns) }
+    /// A copy of all values. Pointers into the matrix are for those who hold the matrix in a variable while they use them.
+    public var values: [Float] { Array(UnsafeBufferPointer(start: base, count: rows * columns)) }
 
     func copy() -> Activations {
         let copy = Activations(rows: rows, columns: columns)

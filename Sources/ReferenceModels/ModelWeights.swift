@@ -33,7 +33,7 @@ public struct ModelWeights: Sendable {
         let values = Activations(rows: 1, columns: count)
         let buffer = AlignedBuffer(byteCount: Self.scratchBytes(weight, 0..<count))
         try decode(weight, 0..<count, buffer, floats: values.base)
-        return Array(values.values)
+        return values.values
     }
 
     /// Rows of an embedding, one for each of `indices`.

@@ -60,3 +60,29 @@ void ck_f32_to_f16(int level, const float *source, uint16_t *target, size_t coun
     (void)level;
     for (; i < count; i++) target[i] = to_f16(source[i]);
 }
+
+void ck_round_to_bf16(float *values, size_t count) {
+    for (size_t i = 0; i < count; i++) values[i] = ck_round_bf16(values[i]);
+}
+
+void ck_quantize_activations(float *values, size_t count, float *scales) {
+    for (size_t start = 0; start < count; start += 128) {
+        size_t size = count - start < 128 ? count - start : 128;
+        float amax = 1e-4f;
+        for (size_t i = 0; i < size; i++) {
+            float m = fabsf(values[start + i]);
+            amax = m > amax ? m : amax;
+        }
+        float scale = amax / 448.0f;
+        scales[start / 128] = scale;
+        for (size_t i = 0; i < size; i++) values[start + i] = ck_from_e4m3(ck_to_e4m3(values[start + i] / scale));
+    }
+}
+
+void ck_add_scaled(float *sum, size_t tokens, const float *token_scales, size_t stride, const float *scales, float *y, size_t y_stride,
+                   size_t width) {
+    for (size_t t = 0; t < tokens; t++) {
+        for (size_t n = 0; n < width; n++) y[t * y_stride + n] += sum[t * CK_PANEL + n] * token_scales[t * stride] * scales[n];
+        memset(sum + t * CK_PANEL, 0, CK_PANEL * sizeof(float));
+    }
+}

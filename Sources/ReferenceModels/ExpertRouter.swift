@@ -60,7 +60,7 @@ struct ExpertRouter: Sendable {
             ck_exp(&values, count)
             return values.map { 1 / (1 + $0) }
         case .softmax:
-            values.withUnsafeMutableBufferPointer { LatentAttention.softmax($0.baseAddress!, visible: count, count: count, scale: 1) }
+            values.withUnsafeMutableBufferPointer { LatentAttention.softmax($0.baseAddress!, visible: count, count: count) }
             return values
         }
     }

@@ -17,19 +17,22 @@ struct FeedForward {
         let gates = try members.map { try weights.product($0.prefix + "gate_proj.weight", $0.x, outputs: width) }
         let ups = try members.map { try weights.product($0.prefix + "up_proj.weight", $0.x, outputs: width) }
         try weights.run(gates + ups)
-        for (gate, up) in zip(gates, ups) { Self.gateInPlace(gate.output, up.output) }
+        for (gate, up) in zip(gates, ups) { gateInPlace(gate.output, up.output) }
         let downs = try zip(members, gates).map { try weights.product($0.prefix + "down_proj.weight", $1.output, outputs: configuration.hiddenSize) }
         try weights.run(downs)
         return downs.map(\.output)
     }
 
     /// gate = silu(gate) * up with silu(x) = x / (1 + e^-x).
-    private static func gateInPlace(_ gate: Activations, _ up: Activations) {
+    private func gateInPlace(_ gate: Activations, _ up: Activations) {
         let count = gate.rows * gate.columns
         let exponentials = Activations(rows: gate.rows, columns: gate.columns)
         for i in 0..<count { exponentials.base[i] = -gate.base[i] }
         ck_exp(exponentials.base, count)
-        for i in 0..<count { gate.base[i] = gate.base[i] / (1 + exponentials.base[i]) * up.base[i] }
+        for i in 0..<count { gate.base[i] = gate.base[i] / (1 + exponentials.base[i]) }
+        weights.precision.round(gate)
+        for i in 0..<count { gate.base[i] *= up.base[i] }
+        weights.precision.round(gate)
     }
 
     /// The intermediate width, from the stored gate projection.
@@ -45,7 +48,7 @@ struct FeedForward {
         guard isMixture, let router = configuration.router else {
             return (try dense(x, prefix: prefix, width: width(prefix)), nil)
         }
-        let logits = try weights.linear(prefix + "gate.weight", x, outputs: router.experts)
+        let logits = try weights.exactLinear(prefix + "gate.weight", x, outputs: router.experts)
         let biasName = prefix + "gate.e_score_correction_bias"
         let bias =
             router.hasSelectionBias && weights.contains(biasName)
@@ -55,6 +58,7 @@ struct FeedForward {
         if router.sharedExperts > 0 {
             let shared = prefix + "shared_experts."
             output.add(try dense(x, prefix: shared, width: width(shared)))
+            weights.precision.round(output)
         }
         return (output, routing)
     }
@@ -69,6 +73,7 @@ struct FeedForward {
         let chosen = members.keys.sorted()
         guard let first = chosen.first else { return output }
         let width = try width(prefix + "experts.\(first).")
+        let precision = weights.precision
         // A few experts at a time keep all workers busy without holding every expert's activations.
         for start in stride(from: 0, to: chosen.count, by: 16) {
             let batch = chosen[start..<min(start + 16, chosen.count)]
@@ -76,7 +81,7 @@ struct FeedForward {
             for (expert, result) in zip(batch, try mlps(inputs, width: width)) {
                 for (row, member) in members[expert]!.enumerated() {
                     let (target, source) = (output[member.token], result[row])
-                    for i in 0..<x.columns { target[i] += source[i] * member.weight }
+                    for i in 0..<x.columns { target[i] = precision.round(target[i] + precision.round(source[i] * member.weight)) }
                 }
             }
         }

@@ -16,9 +16,9 @@ public final class ForwardPass {
     public private(set) var layer = 0
     private let rotary: RotaryEmbedding
 
-    public init(_ checkpoint: Checkpoint, tokens: TokenBatch, options: RunOptions = RunOptions()) throws {
+    public init(_ checkpoint: Checkpoint, tokens: TokenBatch, precision: Precision = .f32, options: RunOptions = RunOptions()) throws {
         configuration = try ModelConfiguration(config: checkpoint.config)
-        weights = try ModelWeights(checkpoint, workers: max(1, options.jobs ?? ProcessFigures.processorCount))
+        weights = try ModelWeights(checkpoint, workers: max(1, options.jobs ?? ProcessFigures.processorCount), precision: precision)
         self.tokens = tokens
         try tokens.check(vocabulary: configuration.vocabulary)
         let needed = Self.activationBytes(configuration, tokens)
@@ -52,15 +52,17 @@ public final class ForwardPass {
         let prefix = "model.layers.\(layer)."
         let attention = LatentAttention(configuration: c, weights: weights, rotary: rotary, prefix: prefix + "self_attn.")
         hidden.add(try attention.apply(norm(prefix + "input_layernorm.weight").apply(hidden), sequences: sequences))
+        weights.precision.round(hidden)
         let feedForward = FeedForward(configuration: c, weights: weights, prefix: prefix + "mlp.")
         let (output, routing) = try feedForward.apply(
             norm(prefix + "post_attention_layernorm.weight").apply(hidden), isMixture: layer >= c.denseLayers)
         hidden.add(output)
+        weights.precision.round(hidden)
         return routing
     }
 
     private func norm(_ name: String) throws -> RMSNorm {
-        RMSNorm(weight: try weights.vector(name, count: configuration.hiddenSize), epsilon: configuration.epsilon)
+        RMSNorm(weight: try weights.vector(name, count: configuration.hiddenSize), epsilon: configuration.epsilon, precision: weights.precision)
     }
 
     /// Logits of some tokens, [rows, vocabulary], from the finished residual stream.

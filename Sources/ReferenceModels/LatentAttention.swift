@@ -19,18 +19,21 @@ struct LatentAttention {
         let query: Activations
         if let rank = c.queryRank {
             let low = try weights.linear(prefix + "q_a_proj.weight", x, outputs: rank)
-            let norm = RMSNorm(weight: try weights.vector(prefix + "q_a_layernorm.weight", count: rank), epsilon: Self.innerEpsilon)
+            let norm = RMSNorm(
+                weight: try weights.vector(prefix + "q_a_layernorm.weight", count: rank), epsilon: Self.innerEpsilon, precision: weights.precision)
             query = try weights.linear(prefix + "q_b_proj.weight", norm.apply(low), outputs: c.heads * head)
         } else {
             query = try weights.linear(prefix + "q_proj.weight", x, outputs: c.heads * head)
         }
         // [latent | rope part of the key, one for all heads]
         let compressed = try weights.linear(prefix + "kv_a_proj_with_mqa.weight", x, outputs: c.latentRank + rope)
-        let norm = RMSNorm(weight: try weights.vector(prefix + "kv_a_layernorm.weight", count: c.latentRank), epsilon: Self.innerEpsilon)
+        let norm = RMSNorm(
+            weight: try weights.vector(prefix + "kv_a_layernorm.weight", count: c.latentRank), epsilon: Self.innerEpsilon,
+            precision: weights.precision)
         let keyValue = try weights.linear(
             prefix + "kv_b_proj.weight", norm.apply(compressed, columns: c.latentRank), outputs: c.heads * (keyNope + c.valueSize))
 
-        let table = rotary.table(length: sequences.map(\.count).max() ?? 0)
+        let table = rotary.table(length: sequences.map(\.count).max() ?? 0, precision: weights.precision)
         let output = Activations(rows: x.rows, columns: c.heads * c.valueSize)
         // Rotate once: q per head, the shared key part per token.
         for sequence in sequences {
@@ -40,9 +43,11 @@ struct LatentAttention {
                         let offset = position * rope / 2
                         let (cosine, sine) = (cosines.baseAddress! + offset, sines.baseAddress! + offset)
                         for h in 0..<c.heads {
-                            RotaryEmbedding.rotate(query[token] + h * head + keyNope, pairs: rope / 2, cosines: cosine, sines: sine)
+                            RotaryEmbedding.rotate(
+                                query[token] + h * head + keyNope, pairs: rope / 2, cosines: cosine, sines: sine, precision: weights.precision)
                         }
-                        RotaryEmbedding.rotate(compressed[token] + c.latentRank, pairs: rope / 2, cosines: cosine, sines: sine)
+                        RotaryEmbedding.rotate(
+                            compressed[token] + c.latentRank, pairs: rope / 2, cosines: cosine, sines: sine, precision: weights.precision)
                     }
                 }
             }
@@ -51,6 +56,7 @@ struct LatentAttention {
         try ParallelLoop.run(count: count, workers: weights.workers, state: {}) { index, _ in
             attend(query, compressed, keyValue, sequences[index / c.heads], head: index % c.heads, into: output)
         }
+        weights.precision.round(output)
         return try weights.linear(prefix + "o_proj.weight", output, outputs: c.hiddenSize)
     }
 
@@ -76,7 +82,13 @@ struct LatentAttention {
             ck_matrix_product(
                 level, query[sequence.lowerBound] + h * head, query.columns, length, panel.base, head, scores.base + first, length, count)
         }
-        for row in 0..<length { Self.softmax(scores[row], visible: row + 1, count: length, scale: rotary.softmaxScale) }
+        let precision = weights.precision
+        precision.round(scores)
+        for row in 0..<length {
+            for column in 0...row { scores[row][column] = precision.round(scores[row][column] * rotary.softmaxScale) }
+            Self.softmax(scores[row], visible: row + 1, count: length)
+        }
+        precision.round(scores)
         for first in stride(from: 0, to: c.valueSize, by: width) {
             let count = min(width, c.valueSize - first)
             for (row, token) in sequence.enumerated() {
@@ -89,12 +101,9 @@ struct LatentAttention {
     }
 
     /// Softmax over the first `visible` scores; the rest becomes 0.
-    static func softmax(_ scores: UnsafeMutablePointer<Float>, visible: Int, count: Int, scale: Float) {
+    static func softmax(_ scores: UnsafeMutablePointer<Float>, visible: Int, count: Int) {
         var largest = -Float.infinity
-        for i in 0..<visible {
-            scores[i] *= scale
-            largest = max(largest, scores[i])
-        }
+        for i in 0..<visible { largest = max(largest, scores[i]) }
         for i in 0..<visible { scores[i] -= largest }
         ck_exp(scores, visible)
         var sum = 0.0

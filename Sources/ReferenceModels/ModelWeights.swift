@@ -8,10 +8,12 @@ import Tensors
 public struct ModelWeights: Sendable {
     public let checkpoint: Checkpoint
     let workers: Int
+    let precision: Precision
     private let places: [String: Int]
 
-    public init(_ checkpoint: Checkpoint, workers: Int) throws {
+    public init(_ checkpoint: Checkpoint, workers: Int, precision: Precision = .f32) throws {
         try checkpoint.requirePairedScales()
+        self.precision = precision
         self.checkpoint = checkpoint
         self.workers = workers
         places = Dictionary(uniqueKeysWithValues: checkpoint.weights.indices.map { (checkpoint.weights[$0].name, $0) })
@@ -93,6 +95,8 @@ public struct ModelWeights: Sendable {
         var weight: Weight
         var input: Activations
         var output: Activations
+        /// With FP8 activations: the scales of `input`'s tiles of 128 channels, [tokens, tiles].
+        var inputScales: Activations?
     }
 
     /// Inputs wider than this are multiplied in stretches that stay in the caches; the sums go on where they stopped.
@@ -119,6 +123,7 @@ public struct ModelWeights: Sendable {
         } body: { index, scratch in
             try multiply(products[work[index].product], work[index].rows, scratch)
         }
+        for product in products { precision.round(product.output) }
     }
 
     func linear(_ name: String, _ input: Activations, outputs: Int) throws -> Activations {
@@ -128,8 +133,21 @@ public struct ModelWeights: Sendable {
     }
 
     func product(_ name: String, _ input: Activations, outputs: Int) throws -> Product {
-        Product(
+        let weight = try weight(name, [outputs, input.columns])
+        var product = Product(weight: weight, input: input, output: Activations(rows: input.rows, columns: outputs))
+        if precision == .fp8, let layout = weight.layout as? BlockScaledFP8Layout {
+            guard layout.blockColumns == 128 else { throw ReferenceFailure.activations(weight: name, columns: layout.blockColumns) }
+            (product.input, product.inputScales) = input.quantized()
+        }
+        return product
+    }
+
+    /// A product whose result stays F32 in every precision: the router's logits.
+    func exactLinear(_ name: String, _ input: Activations, outputs: Int) throws -> Activations {
+        let product = Product(
             weight: try weight(name, [outputs, input.columns]), input: input, output: Activations(rows: input.rows, columns: outputs))
+        try ModelWeights(checkpoint, workers: workers).run([product])
+        return product.output
     }
 
     private final class Scratch {
@@ -150,6 +168,7 @@ public struct ModelWeights: Sendable {
         if scratch.panels.bytes.count < panels * panelFloats * 4 { scratch.panels = AlignedBuffer(byteCount: panels * panelFloats * 4) }
         guard let packed = scratch.panels.bytes.assumingMemoryBound(to: Float.self).baseAddress else { return }
         let level = KernelLevel.active.rawValue
+        if let scales = product.inputScales { return try multiplyCodes(product, scales, rows, scratch, packed) }
         try withDecoded(product.weight, rows, scratch.stored) { values, isWide in
             for start in stride(from: 0, to: depth, by: Self.depthBlock) {
                 let stretch = min(Self.depthBlock, depth - start)
@@ -159,7 +178,8 @@ public struct ModelWeights: Sendable {
                     if isWide {
                         ck_pack_f32_panel(values.assumingMemoryBound(to: Float.self) + first, depth, count, stretch, packed + panel * panelFloats)
                     } else {
-                        ck_pack_bf16_panel(level, values.assumingMemoryBound(to: UInt16.self) + first, depth, count, stretch, packed + panel * panelFloats)
+                        ck_pack_bf16_panel(
+                            level, values.assumingMemoryBound(to: UInt16.self) + first, depth, count, stretch, packed + panel * panelFloats)
                     }
                 }
                 for token in stride(from: 0, to: product.input.rows, by: Self.tokenBlock) {
@@ -172,5 +192,52 @@ public struct ModelWeights: Sendable {
                 }
             }
         }
+    }
+
+    /// FP8 by FP8: the products of each 128 channels are summed in F32, then scaled and added (arXiv 2412.19437, section 3.3).
+    private func multiplyCodes(
+        _ product: Product, _ inputScales: Activations, _ rows: Range<Int>, _ scratch: Scratch, _ packed: UnsafeMutablePointer<Float>
+    ) throws {
+        guard let layout = product.weight.layout as? BlockScaledFP8Layout else { return }
+        let depth = product.weight.shape.columns
+        let width = Int(CK_PANEL)
+        let level = KernelLevel.active.rawValue
+        let blocks = ceilingDivide(depth, 128)
+        let sums = Activations(rows: product.input.rows, columns: width)
+        let scales = Activations(rows: 1, columns: width)
+        try withCodes(product.weight, layout, rows, scratch.stored) { codes, scaleOf in
+            for first in stride(from: 0, to: rows.count, by: width) {
+                let count = min(width, rows.count - first)
+                for block in 0..<blocks {
+                    let stretch = min(128, depth - block * 128)
+                    ck_pack_bf16_panel(level, codes + first * depth + block * 128, depth, count, stretch, packed)
+                    for n in 0..<count {
+                        scales.base[n] = scaleOf((rows.lowerBound + first + n) / layout.blockRows - rows.lowerBound / layout.blockRows, block)
+                    }
+                    ck_matrix_product(level, product.input[0] + block * 128, depth, product.input.rows, packed, stretch, sums.base, width, width)
+                    ck_add_scaled(
+                        sums.base, product.input.rows, inputScales.base + block, inputScales.columns, scales.base,
+                        product.output.base + rows.lowerBound + first, product.output.columns, count)
+                }
+            }
+        }
+    }
+
+    /// The E4M3 codes of some rows as BF16 values (each E4M3 value is one), and the scale of each (row block, column block) of the tile.
+    private func withCodes(
+        _ weight: Weight, _ layout: BlockScaledFP8Layout, _ rows: Range<Int>, _ buffer: AlignedBuffer,
+        _ body: (UnsafePointer<UInt16>, (Int, Int) -> Float) -> Void
+    ) throws {
+        let parts = PartLayout(parts: weight.parts, shape: weight.shape)
+        let count = rows.count * weight.shape.columns
+        let valueBytes = PartLayout.aligned(count * 4)
+        let slices = parts.slices(rows, in: buffer.slice(valueBytes..<(valueBytes + parts.byteCount(rows))))
+        try checkpoint.read(weight, parts: parts.parts, rows: rows, into: slices)
+        let codes = slices[0].assumingMemoryBound(to: UInt8.self)
+        let values = buffer.slice(0..<valueBytes).assumingMemoryBound(to: UInt16.self)
+        for index in 0..<count { values[index] = BFloat16(rounding: Float8E4M3(bits: codes[index]).value).bits }
+        let across = ceilingDivide(weight.shape.columns, layout.blockColumns)
+        let scales = Array(layout.scaleType.scales(in: UnsafeRawBufferPointer(slices[1])))
+        body(values.baseAddress!) { row, column in scales[row * across + column] }
     }
 }

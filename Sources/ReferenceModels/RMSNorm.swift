@@ -2,6 +2,7 @@
 struct RMSNorm: Sendable {
     let weight: [Float]
     let epsilon: Double
+    var precision = Precision.f32
 
     func apply(_ x: Activations, columns: Int? = nil) -> Activations {
         let count = columns ?? x.columns
@@ -11,7 +12,9 @@ struct RMSNorm: Sendable {
             var sum = 0.0
             for i in 0..<count { sum += Double(source[i]) * Double(source[i]) }
             let factor = Float(1 / (sum / Double(count) + epsilon).squareRoot())
-            for i in 0..<count { target[i] = weight[i] * (source[i] * factor) }
+            // In BF16 the normalised value is rounded before the weight is applied.
+            for i in 0..<count { target[i] = weight[i] * precision.round(source[i] * factor) }
+            precision.round(target, count)
         }
         return result
     }

@@ -1,7 +1,7 @@
 #if canImport(Glibc)
-import Glibc
+    import Glibc
 #elseif canImport(Darwin)
-import Darwin
+    import Darwin
 #endif
 
 /// Rotary position embedding with YaRN (arXiv 2309.00071), over interleaved pairs: elements 2i and 2i + 1 turn with frequency i.
@@ -46,26 +46,27 @@ struct RotaryEmbedding: Sendable {
     }
 
     /// Cosines and sines of all positions below `length`: [length, pairs] each.
-    func table(length: Int) -> (cosines: [Float], sines: [Float]) {
+    func table(length: Int, precision: Precision = .f32) -> (cosines: [Float], sines: [Float]) {
         var cosines: [Float] = []
         var sines: [Float] = []
         for position in 0..<length {
             for frequency in frequencies {
                 // The angle is an F32 product, as in the reference; its cosine is rounded once.
                 let angle = Double(Float(position) * frequency)
-                cosines.append(Float(cos(angle)) * attentionFactor)
-                sines.append(Float(sin(angle)) * attentionFactor)
+                cosines.append(precision.round(Float(cos(angle)) * attentionFactor))
+                sines.append(precision.round(Float(sin(angle)) * attentionFactor))
             }
         }
         return (cosines, sines)
     }
 
     /// Turns one head's rope part in place.
-    static func rotate(_ x: UnsafeMutablePointer<Float>, pairs: Int, cosines: UnsafePointer<Float>, sines: UnsafePointer<Float>) {
+    static func rotate(_ x: UnsafeMutablePointer<Float>, pairs: Int, cosines: UnsafePointer<Float>, sines: UnsafePointer<Float>, precision: Precision)
+    {
         for i in 0..<pairs {
             let (a, b) = (x[2 * i], x[2 * i + 1])
-            x[2 * i] = a * cosines[i] - b * sines[i]
-            x[2 * i + 1] = b * cosines[i] + a * sines[i]
+            x[2 * i] = precision.round(precision.round(a * cosines[i]) - precision.round(b * sines[i]))
+            x[2 * i + 1] = precision.round(precision.round(b * cosines[i]) + precision.round(a * sines[i]))
         }
     }
 }

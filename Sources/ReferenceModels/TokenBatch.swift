@@ -58,7 +58,9 @@ public struct TokenBatch: Sendable, Equatable {
                 throw failure("there is no input_ids I64 [n, t]")
             }
             let bytes = try file.read(tensor.byteCount, at: tensor.offset)
-            let numbers = bytes.withUnsafeBytes { raw in (0..<tensor.byteCount / 8).map { Int(raw.loadUnaligned(fromByteOffset: $0 * 8, as: Int64.self)) } }
+            let numbers = bytes.withUnsafeBytes { raw in
+                (0..<tensor.byteCount / 8).map { Int(raw.loadUnaligned(fromByteOffset: $0 * 8, as: Int64.self)) }
+            }
             let length = tensor.shape[1]
             sequences = (0..<tensor.shape[0]).map { Array(numbers[($0 * length)..<(($0 + 1) * length)]) }
         }

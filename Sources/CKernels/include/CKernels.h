@@ -8,6 +8,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/// Outputs in a panel of packed weights.
+enum { CK_PANEL = 16 };
+
 enum { CK_PLAIN = 0, CK_NEON = 1, CK_AVX2 = 2, CK_AVX512 = 3 };
 
 /// The fastest level this processor runs. CK_AVX512 asks for F, BW, VL, DQ and VBMI.
@@ -60,6 +63,17 @@ void ck_f32_to_bf16(const float *source, uint16_t *target, size_t count);
 void ck_f16_to_f32(int level, const uint16_t *source, float *target, size_t count);
 void ck_f32_to_f16(int level, const float *source, uint16_t *target, size_t count);
 
+/// Rounds F32 values to BF16 in place.
+void ck_round_to_bf16(float *values, size_t count);
+
+/// DeepSeek's activation quantization of one row, in place: for each 128 values scale = max(amax, 1e-4) / 448 and value =
+/// E4M3(x / scale); the scales go to `scales`, the codes' values stay in `values`.
+void ck_quantize_activations(float *values, size_t count, float *scales);
+
+/// y[t][n] += sum[t][n] * token_scales[t * stride] * scales[n] for n < width, in this order; clears `sum`.
+void ck_add_scaled(float *sum, size_t tokens, const float *token_scales, size_t stride, const float *scales, float *y, size_t y_stride,
+                   size_t width);
+
 /// How many BF16 values are infinite or NaN.
 size_t ck_bf16_count_nonfinite(const uint16_t *source, size_t count);
 
@@ -69,9 +83,6 @@ size_t ck_bf16_count_nonfinite(const uint16_t *source, size_t count);
 typedef struct { double signal, noise, product, candidate; float max_abs; size_t different; } ck_error_sums;
 void ck_bf16_error(int level, const uint16_t *reference, const uint16_t *candidate, size_t count, ck_error_sums *sums);
 void ck_f32_error(const float *reference, const float *candidate, size_t count, ck_error_sums *sums);
-
-/// Outputs in a panel of packed weights.
-enum { CK_PANEL = 16 };
 
 /// y[t][n] continues with x[t][k] * panel[k][n] for ascending k, each step one fused multiply-add; n < `width` <= 16.
 void ck_matrix_product(int level, const float *x, size_t x_stride, size_t tokens, const float *panel, size_t depth, float *y,

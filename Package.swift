@@ -41,7 +41,9 @@ let package = Package(
             name: "Conversion",
             dependencies: ["CKernels", "Checkpoints", "Formats", "StrictJSON", "Tensors", .product(name: "Crypto", package: "swift-crypto"), "Yams"],
             swiftSettings: strict),
-        .target(name: "Parity", dependencies: ["CKernels", "Checkpoints", "Conversion", "Formats", "StrictJSON", "Tensors"], swiftSettings: strict),
+        .target(
+            name: "Parity", dependencies: ["CKernels", "Checkpoints", "Conversion", "Formats", "ReferenceModels", "StrictJSON", "Tensors"],
+            swiftSettings: strict),
         .target(
             name: "ReferenceModels", dependencies: ["CKernels", "Checkpoints", "Conversion", "Formats", "StrictJSON", "Tensors"],
             swiftSettings: strict),

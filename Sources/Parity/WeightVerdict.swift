@@ -34,15 +34,11 @@ public struct WeightVerdict: Sendable {
         value.isFinite ? "\((value * 100).rounded() / 100) dB" : value > 0 ? "infinite dB" : "\(value) dB"
     }
 
-    public var text: String {
-        var lines: [String] = []
-        for weight in audit.weights.prefix(10) where !weight.isIdentical {
-            lines.append(
-                "\(weight.name): \(weight.referenceLayout) -> \(weight.candidateLayout), SQNR \(Self.decibels(weight.sqnr)), max error \(weight.maximumError), rms error \(weight.rootMeanSquareError), cosine \(weight.cosine)"
-            )
+    /// The worst weights, one a line.
+    var lines: [String] {
+        audit.weights.prefix(10).filter { !$0.isIdentical }.map { weight in
+            "\(weight.name): \(weight.referenceLayout) -> \(weight.candidateLayout), SQNR \(Self.decibels(weight.sqnr)), max error \(weight.maximumError.short), rms error \(weight.rootMeanSquareError.short), cosine \(weight.cosine.short)"
         }
-        lines.append((passed ? "passed: " : "FAILED: ") + claim)
-        return lines.joined(separator: "\n")
     }
 
     public var json: JSONObject {

@@ -207,6 +207,63 @@ enum RecastBinary {
         }
     }
 
+    /// The digest of the logits is part of the promise: it must not change with jobs, instruction set, memory or machine.
+    @Test func forwardWritesTheSameLogitsEverywhere() throws {
+        let folder = try TemporaryDirectory()
+        let sequence = Array("The quality of mercy is not strain'd".utf8).map { String($0) }.joined(separator: ",")
+        try Data("{\"sequences\": [[256,\(sequence)],[1]]}".utf8).write(to: URL(fileURLWithPath: folder.file("tokens.json")))
+        var digests = Set<String>()
+        for level in KernelLevel.available {
+            // Without vector registers once is enough: fused multiply-adds one by one take their time.
+            for (jobs, memory) in level == .plain ? [("2", "2GiB")] : [("1", "2GiB"), ("2", "64MiB"), ("7", "16MiB")] {
+                let out = folder.file("logits.safetensors")
+                let result = try RecastBinary.run(
+                    "forward", Fixtures.fp8Model, "--tokens", folder.file("tokens.json"), "--logits", out, "--jobs", jobs, "--memory", memory,
+                    environment: ["RECAST_KERNELS": "\(level)"])
+                #expect(result.status == 0, "\(result.errors)")
+                let tensors = try storedTensors(folder.path)
+                #expect(tensors["logits"]?.shape == [2, 37, 384])
+                digests.insert(tensors["logits"]?.digest ?? "")
+            }
+        }
+        #expect(digests == ["315a1e7db22e7f57d61cc198479f7cb630707d6f20d5b0d1216fd4a484b9e848"])
+    }
+
+    @Test func verifyRunsBothSidesAndKeepsItsBounds() throws {
+        let folder = try TemporaryDirectory()
+        #expect(try RecastBinary.run("convert", Fixtures.bf16Model, folder.file("int4"), "--to", "int4-g32", "--quiet").status == 0)
+        let tokens = Fixtures.path("tokens-short.json")
+        let good = try RecastBinary.run(
+            "verify", Fixtures.bf16Model, folder.file("int4"), "--tokens", tokens, "--json", "--max-kld", "0.03", "--min-top1", "0.95",
+            "--max-perplexity-ratio", "1.015")
+        #expect(good.status == 0, "\(good.errors)")
+        let json = try JSONValue(parsing: Array(good.output.utf8))
+        #expect(json["schema"]?.int == 1 && json["passed"]?.bool == true && json["forward"]?["layers"]?.array?.count == 4)
+        let mean = try #require(json["forward"]?["kld"]?["mean"]?.double), floor = try #require(json["forward"]?["noise_floor"]?["kld_mean"]?.double)
+        #expect(mean > floor && floor > 0 && mean < 0.01)
+        for (option, bound, name) in [
+            ("--max-kld", "0.0001", "mean KLD"), ("--min-top1", "0.999", "top-1"), ("--max-perplexity-ratio", "0.9", "perplexity ratio"),
+        ] {
+            let bad = try RecastBinary.run("verify", Fixtures.bf16Model, folder.file("int4"), "--tokens", tokens, "--no-noise-floor", option, bound)
+            #expect(bad.status == 1 && bad.output.contains("FAILED") && bad.output.contains(name), "\(bad.output)")
+        }
+        #expect(try RecastBinary.run("verify", Fixtures.bf16Model, folder.file("int4"), "--max-kld", "1").status == 64)
+    }
+
+    @Test func badTokensAreRefused() throws {
+        let folder = try TemporaryDirectory()
+        for (text, status, word) in [
+            ("{\"sequences\": [[1, 384]]}", 65, "vocabulary"), ("{\"sequences\": []}", 65, "no tokens"), ("{\"x\": 1}", 65, "sequences"),
+            ("{", 65, "malformed"), ("{\"sequences\": [[-1]]}", 65, "malformed"),
+        ] {
+            try Data(text.utf8).write(to: URL(fileURLWithPath: folder.file("t.json")))
+            let result = try RecastBinary.run(
+                "forward", Fixtures.fp8Model, "--tokens", folder.file("t.json"), "--logits", folder.file("l.safetensors"))
+            #expect(result.status == Int32(status) && result.errors.contains(word), "\(text): \(result.errors)")
+            #expect(!FileManager.default.fileExists(atPath: folder.file("l.safetensors")))
+        }
+    }
+
     @Test func refusalsNameTheCulpritBeforeAnythingIsWritten() throws {
         let folder = try TemporaryDirectory()
         var number = 0

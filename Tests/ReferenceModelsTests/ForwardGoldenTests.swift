@@ -76,6 +76,16 @@ import Testing
         print("\(model): largest difference to transformers \(worst)")
     }
 
+    @Test(arguments: ["bf16", "fp8"]) func perplexityIsTransformers(_ model: String) throws {
+        let summary = try JSONValue(parsing: Fixtures.bytes("golden/forward/summary.json"))
+        let expected = try #require(summary[model]?["perplexity_f32"]?.double)
+        let checkpoint = try Checkpoint(opening: model == "bf16" ? Fixtures.bf16Model : Fixtures.fp8Model)
+        let tokens = try TokenBatch(reading: Fixtures.path("tokens-eval.json"))
+        let comparison = try ForwardComparison(ForwardPass(checkpoint, tokens: tokens), ForwardPass(checkpoint, tokens: tokens))
+        #expect(comparison.scoredTokens == summary[model]?["tokens"]?.int)
+        #expect(abs(comparison.referencePerplexity / expected - 1) < 1e-4, "\(comparison.referencePerplexity), expected \(expected)")
+    }
+
     /// In BF16 both sides round at the same places, but sums inside a product differ in order, and one value that falls on the
     /// other side of a rounding, or one flipped expert, makes the rest independent noise. Two independent errors of the same size
     /// are twice their mean square apart, so that is the bound. With FP8 activations all sums are F32 and far closer.

@@ -1,0 +1,66 @@
+import Conversion
+import Formats
+import Tensors
+
+/// Writes the result of a forward pass as one safetensors file: `logits` F32 [n, t, vocabulary], a shorter sequence padded with
+/// NaN, and on request `hidden.L` F32 [n, t, hidden] (L = 0 is the embedding, L = k the residual stream after layer k - 1).
+public struct LogitsFile {
+    private let file: PositionedFile
+    private let path: String
+    private let tokens: TokenBatch
+    private let length: Int
+    private let offsets: [String: Int]
+
+    public init(_ path: String, _ configuration: ModelConfiguration, _ tokens: TokenBatch, hiddenStates: Bool) throws {
+        length = tokens.ranges.map(\.count).max() ?? 0
+        let shape = [tokens.ranges.count, length]
+        var declarations = [SafetensorsHeader.Declaration(name: "logits", type: .f32, shape: shape + [configuration.vocabulary])]
+        if hiddenStates {
+            declarations += (0...configuration.layers).map { .init(name: "hidden.\($0)", type: .f32, shape: shape + [configuration.hiddenSize]) }
+        }
+        guard let place = SafetensorsHeader.layout(declarations, metadata: [("format", "pt")]) else {
+            throw ConversionFailure.tooLarge(tensor: "logits")
+        }
+        self.path = path
+        self.tokens = tokens
+        file = try PositionedFile.openForWriting(path + ".partial", truncate: true)
+        try file.resize(to: place.size)
+        try file.write(place.header, at: 0)
+        offsets = Dictionary(uniqueKeysWithValues: zip(declarations.map(\.name), place.offsets))
+    }
+
+    /// Runs the whole pass and writes what was asked for.
+    public func write(_ pass: ForwardPass, stop: StopToken = StopToken()) throws {
+        try put("hidden.0", pass.hidden, rows: 0..<tokens.count)
+        while !pass.isDone {
+            if stop.isStopped { throw ReferenceFailure.interrupted }
+            try pass.step()
+            try put("hidden.\(pass.layer)", pass.hidden, rows: 0..<tokens.count)
+        }
+        for start in stride(from: 0, to: tokens.count, by: 64) {
+            if stop.isStopped { throw ReferenceFailure.interrupted }
+            let rows = start..<min(start + 64, tokens.count)
+            try put("logits", pass.logits(rows), rows: rows)
+        }
+        try file.synchronize()
+        try FileTree.rename(path + ".partial", to: path)
+    }
+
+    /// Rows of a matrix to their places, padding behind a sequence's last row.
+    private func put(_ name: String, _ values: Activations, rows: Range<Int>) throws {
+        guard let start = offsets[name] else { return }
+        let rowBytes = values.columns * 4
+        let padding = [UInt8](repeating: 0xFF, count: rowBytes)  // a NaN in every four bytes
+        for (number, range) in tokens.ranges.enumerated() {
+            for token in range.clamped(to: rows) {
+                let row = UnsafeRawBufferPointer(start: values[token - rows.lowerBound], count: rowBytes)
+                try file.write(row, at: start + (number * length + token - range.lowerBound) * rowBytes)
+            }
+            if rows.lowerBound <= range.lowerBound {
+                for position in range.count..<max(length, range.count) {
+                    try file.write(padding, at: start + (number * length + position) * rowBytes)
+                }
+            }
+        }
+    }
+}

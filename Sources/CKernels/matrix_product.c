@@ -1,108 +1,100 @@
-// y = x W^T in panels of 16 outputs. Every output is one chain of fused multiply-adds over ascending k that starts at zero, so
-// its bits do not depend on vector width, threads or blocking. A chain may be laid down in y and taken up again.
+// y = x W^T in blocks of 24 tokens by 16 outputs. Every output is one chain of fused multiply-adds over ascending k that starts
+// at zero, so its bits do not depend on vector width, threads or blocking. A chain may be laid down in y and taken up again.
 #include "CKernels.h"
 #include "scalar.h"
 
-enum { PANEL = CK_PANEL };
+enum { PANEL = CK_PANEL, BLOCK = CK_TOKEN_BLOCK };
 
-static void product_plain(const float *x, size_t x_stride, size_t tokens, const float *panel, size_t depth, float *y, size_t y_stride,
-                          size_t width) {
+void ck_pack_tokens(const float *x, size_t stride, size_t tokens, size_t depth, float *packed) {
+    for (size_t k = 0; k < depth; k++)
+        for (size_t t = 0; t < BLOCK; t++) packed[k * BLOCK + t] = t < tokens ? x[t * stride + k] : 0.0f;
+}
+
+static void block_plain(const float *x, size_t tokens, const float *panel, size_t depth, float *y) {
     for (size_t t = 0; t < tokens; t++) {
-        for (size_t n = 0; n < width; n++) {
-            float sum = y[t * y_stride + n];
-            for (size_t k = 0; k < depth; k++) sum = fmaf(x[t * x_stride + k], panel[k * PANEL + n], sum);
-            y[t * y_stride + n] = sum;
+        for (size_t n = 0; n < PANEL; n++) {
+            float sum = y[t * PANEL + n];
+            for (size_t k = 0; k < depth; k++) sum = fmaf(x[k * BLOCK + t], panel[k * PANEL + n], sum);
+            y[t * PANEL + n] = sum;
         }
     }
 }
+
+#if defined(__clang__)
+#define CK_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define CK_UNROLL _Pragma("GCC unroll 32")
+#endif
 
 #if defined(__x86_64__)
-/// Six tokens by sixteen outputs: twelve accumulators of eight.
-CK_TARGET_AVX2 static void product_6_avx2(const float *x, size_t x_stride, const float *panel, size_t depth, float *y, size_t y_stride) {
-    __m256 a[6], b[6];
-    for (int t = 0; t < 6; t++) {
-        a[t] = _mm256_loadu_ps(y + (size_t)t * y_stride);
-        b[t] = _mm256_loadu_ps(y + (size_t)t * y_stride + 8);
-    }
-    for (size_t k = 0; k < depth; k++) {
-        __m256 p = _mm256_loadu_ps(panel + k * PANEL), q = _mm256_loadu_ps(panel + k * PANEL + 8);
-        for (int t = 0; t < 6; t++) {
-            __m256 v = _mm256_broadcast_ss(x + (size_t)t * x_stride + k);
-            a[t] = _mm256_fmadd_ps(v, p, a[t]);
-            b[t] = _mm256_fmadd_ps(v, q, b[t]);
-        }
-    }
-    for (int t = 0; t < 6; t++) {
-        _mm256_storeu_ps(y + (size_t)t * y_stride, a[t]);
-        _mm256_storeu_ps(y + (size_t)t * y_stride + 8, b[t]);
-    }
+// One register of 16 outputs a token.
+#define CK_BLOCK_AVX512(COUNT)                                                                                        CK_TARGET_AVX512 static void block_##COUNT##_avx512(const float *x, const float *panel, size_t depth, float *y) {         __m512 a[COUNT];                                                                                                  CK_UNROLL for (int t = 0; t < COUNT; t++) a[t] = _mm512_loadu_ps(y + t * PANEL);                                   for (size_t k = 0; k < depth; k++, x += BLOCK, panel += PANEL) {                                                      __m512 p = _mm512_loadu_ps(panel);                                                                                CK_UNROLL for (int t = 0; t < COUNT; t++) a[t] = _mm512_fmadd_ps(_mm512_set1_ps(x[t]), p, a[t]);               }                                                                                                                 CK_UNROLL for (int t = 0; t < COUNT; t++) _mm512_storeu_ps(y + t * PANEL, a[t]);                               }
+CK_BLOCK_AVX512(24)
+CK_BLOCK_AVX512(16)
+CK_BLOCK_AVX512(8)
+CK_BLOCK_AVX512(4)
+CK_BLOCK_AVX512(2)
+CK_BLOCK_AVX512(1)
+
+// Two registers of 8 outputs a token, six tokens at most.
+#define CK_BLOCK_AVX2(COUNT)                                                                                        CK_TARGET_AVX2 static void block_##COUNT##_avx2(const float *x, const float *panel, size_t depth, float *y) {         __m256 a[COUNT], b[COUNT];                                                                                      CK_UNROLL for (int t = 0; t < COUNT; t++) {                                                                         a[t] = _mm256_loadu_ps(y + t * PANEL);                                                                          b[t] = _mm256_loadu_ps(y + t * PANEL + 8);                                                                  }                                                                                                               for (size_t k = 0; k < depth; k++, x += BLOCK, panel += PANEL) {                                                    __m256 p = _mm256_loadu_ps(panel), q = _mm256_loadu_ps(panel + 8);                                              CK_UNROLL for (int t = 0; t < COUNT; t++) {                                                                         __m256 v = _mm256_broadcast_ss(x + t);                                                                          a[t] = _mm256_fmadd_ps(v, p, a[t]);                                                                             b[t] = _mm256_fmadd_ps(v, q, b[t]);                                                                         }                                                                                                           }                                                                                                               CK_UNROLL for (int t = 0; t < COUNT; t++) {                                                                         _mm256_storeu_ps(y + t * PANEL, a[t]);                                                                          _mm256_storeu_ps(y + t * PANEL + 8, b[t]);                                                                  }                                                                                                           }
+CK_BLOCK_AVX2(6)
+CK_BLOCK_AVX2(3)
+CK_BLOCK_AVX2(1)
+
+static void block_avx512(const float *x, size_t tokens, const float *panel, size_t depth, float *y) {
+    if (tokens > 16) block_24_avx512(x, panel, depth, y);
+    else if (tokens > 8) block_16_avx512(x, panel, depth, y);
+    else if (tokens > 4) block_8_avx512(x, panel, depth, y);
+    else if (tokens > 2) block_4_avx512(x, panel, depth, y);
+    else if (tokens > 1) block_2_avx512(x, panel, depth, y);
+    else block_1_avx512(x, panel, depth, y);
 }
 
-CK_TARGET_AVX2 static void product_1_avx2(const float *x, const float *panel, size_t depth, float *y) {
-    __m256 a = _mm256_loadu_ps(y), b = _mm256_loadu_ps(y + 8);
-    for (size_t k = 0; k < depth; k++) {
-        __m256 v = _mm256_broadcast_ss(x + k);
-        a = _mm256_fmadd_ps(v, _mm256_loadu_ps(panel + k * PANEL), a);
-        b = _mm256_fmadd_ps(v, _mm256_loadu_ps(panel + k * PANEL + 8), b);
-    }
-    _mm256_storeu_ps(y, a);
-    _mm256_storeu_ps(y + 8, b);
+static void block_avx2(const float *x, size_t tokens, const float *panel, size_t depth, float *y) {
+    size_t t = 0;
+    for (; t + 3 < tokens; t += 6) block_6_avx2(x + t, panel, depth, y + t * PANEL);
+    for (; t + 1 < tokens; t += 3) block_3_avx2(x + t, panel, depth, y + t * PANEL);
+    for (; t < tokens; t++) block_1_avx2(x + t, panel, depth, y + t * PANEL);
 }
-
-#define CK_PRODUCT_AVX512(COUNT)                                                                                                  \
-    CK_TARGET_AVX512 static void product_##COUNT##_avx512(const float *x, size_t x_stride, const float *panel, size_t depth, float *y, \
-                                                          size_t y_stride) {                                                     \
-        __m512 a[COUNT];                                                                                                          \
-        for (int t = 0; t < COUNT; t++) a[t] = _mm512_loadu_ps(y + (size_t)t * y_stride);                                         \
-        for (size_t k = 0; k < depth; k++) {                                                                                      \
-            __m512 p = _mm512_loadu_ps(panel + k * PANEL);                                                                        \
-            for (int t = 0; t < COUNT; t++) a[t] = _mm512_fmadd_ps(_mm512_set1_ps(x[(size_t)t * x_stride + k]), p, a[t]);          \
-        }                                                                                                                         \
-        for (int t = 0; t < COUNT; t++) _mm512_storeu_ps(y + (size_t)t * y_stride, a[t]);                                         \
-    }
-CK_PRODUCT_AVX512(24)
-CK_PRODUCT_AVX512(8)
-CK_PRODUCT_AVX512(4)
-CK_PRODUCT_AVX512(1)
 #endif
 
 #if defined(__aarch64__)
-static void product_4_neon(const float *x, size_t x_stride, const float *panel, size_t depth, float *y, size_t y_stride) {
+static void block_4_neon(const float *x, const float *panel, size_t depth, float *y) {
     float32x4_t a[4][4];
     for (int t = 0; t < 4; t++)
-        for (int n = 0; n < 4; n++) a[t][n] = vld1q_f32(y + (size_t)t * y_stride + 4 * n);
-    for (size_t k = 0; k < depth; k++) {
+        for (int n = 0; n < 4; n++) a[t][n] = vld1q_f32(y + t * PANEL + 4 * n);
+    for (size_t k = 0; k < depth; k++, x += BLOCK, panel += PANEL) {
         for (int n = 0; n < 4; n++) {
-            float32x4_t p = vld1q_f32(panel + k * PANEL + 4 * n);
-            for (int t = 0; t < 4; t++) a[t][n] = vfmaq_n_f32(a[t][n], p, x[(size_t)t * x_stride + k]);
+            float32x4_t p = vld1q_f32(panel + 4 * n);
+            for (int t = 0; t < 4; t++) a[t][n] = vfmaq_n_f32(a[t][n], p, x[t]);
         }
     }
     for (int t = 0; t < 4; t++)
-        for (int n = 0; n < 4; n++) vst1q_f32(y + (size_t)t * y_stride + 4 * n, a[t][n]);
+        for (int n = 0; n < 4; n++) vst1q_f32(y + t * PANEL + 4 * n, a[t][n]);
 }
 #endif
 
-void ck_matrix_product(int level, const float *x, size_t x_stride, size_t tokens, const float *panel, size_t depth, float *y,
-                       size_t y_stride, size_t width) {
-    size_t t = 0;
-    if (width == PANEL) {
+void ck_matrix_product(int level, const float *packed, size_t tokens, const float *panel, size_t depth, float *y, size_t y_stride,
+                       size_t width, int continues) {
+    // A block of its own: rows and columns beyond the matrix are computed and dropped.
+    float block[BLOCK * PANEL];
+    memset(block, 0, sizeof block);
+    for (size_t t = 0; continues && t < tokens; t++) memcpy(block + t * PANEL, y + t * y_stride, width * sizeof(float));
 #if defined(__x86_64__)
-        if (level == CK_AVX512) {
-            for (; t + 24 <= tokens; t += 24) product_24_avx512(x + t * x_stride, x_stride, panel, depth, y + t * y_stride, y_stride);
-            for (; t + 8 <= tokens; t += 8) product_8_avx512(x + t * x_stride, x_stride, panel, depth, y + t * y_stride, y_stride);
-            for (; t + 4 <= tokens; t += 4) product_4_avx512(x + t * x_stride, x_stride, panel, depth, y + t * y_stride, y_stride);
-            for (; t < tokens; t++) product_1_avx512(x + t * x_stride, x_stride, panel, depth, y + t * y_stride, y_stride);
-        } else if (level == CK_AVX2) {
-            for (; t + 6 <= tokens; t += 6) product_6_avx2(x + t * x_stride, x_stride, panel, depth, y + t * y_stride, y_stride);
-            for (; t < tokens; t++) product_1_avx2(x + t * x_stride, panel, depth, y + t * y_stride);
-        }
+    if (level == CK_AVX512) block_avx512(packed, tokens, panel, depth, block);
+    else if (level == CK_AVX2) block_avx2(packed, tokens, panel, depth, block);
+    else block_plain(packed, tokens, panel, depth, block);
 #elif defined(__aarch64__)
-        if (level == CK_NEON)
-            for (; t + 4 <= tokens; t += 4) product_4_neon(x + t * x_stride, x_stride, panel, depth, y + t * y_stride, y_stride);
-#endif
-    }
+    if (level == CK_NEON)
+        for (size_t t = 0; t < tokens; t += 4) block_4_neon(packed + t, panel, depth, block + t * PANEL);
+    else
+        block_plain(packed, tokens, panel, depth, block);
+#else
     (void)level;
-    product_plain(x + t * x_stride, x_stride, tokens - t, panel, depth, y + t * y_stride, y_stride, width);
+    block_plain(packed, tokens, panel, depth, block);
+#endif
+    for (size_t t = 0; t < tokens; t++) memcpy(y + t * y_stride, block + t * PANEL, width * sizeof(float));
 }
 
 #if defined(__x86_64__)

@@ -7,9 +7,6 @@ import ReferenceModels
 extension ForwardComparison {
     /// A margin in the reference's logits below which preferring another token says nothing: set from the noise floor.
     static let defaultMargin: Float = 0.05
-    /// Tokens whose logits are held at once.
-    private static let chunk = 64
-
     /// Runs both passes in lockstep, layer by layer; nothing is stored but the two residual streams.
     public init(
         _ reference: ForwardPass, _ candidate: ForwardPass, stop: StopToken = StopToken(),
@@ -49,9 +46,9 @@ extension ForwardComparison {
         var agreed = (top1: 0, top5: 0)
         let tokens = reference.tokens
         let last = Set(tokens.ranges.map { $0.upperBound - 1 })
-        for start in stride(from: 0, to: tokens.count, by: Self.chunk) {
+        for start in stride(from: 0, to: tokens.count, by: reference.logitsChunk) {
             if stop.isStopped { throw ReferenceFailure.interrupted }
-            let rows = start..<min(start + Self.chunk, tokens.count)
+            let rows = start..<min(start + reference.logitsChunk, tokens.count)
             let (left, right) = (try reference.logits(rows), try candidate.logits(rows))
             for (row, position) in rows.enumerated() {
                 let (a, b) = (LogProbabilities(left[row], left.columns), LogProbabilities(right[row], right.columns))

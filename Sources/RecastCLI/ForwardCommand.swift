@@ -15,6 +15,7 @@ struct ForwardCommand: ParsableCommand {
     @Option(help: ArgumentHelp("Worker threads; one a processor by default.", valueName: "n")) var jobs: Int?
 
     func run() throws {
+        ProcessFigures.keepFreedMemory()
         let interruption = Interruption()
         let pass = try ForwardPass(
             Checkpoint(opening: checkpoint), tokens: TokenBatch(reading: tokens), precision: precision,

@@ -37,6 +37,7 @@ struct VerifyCommand: ParsableCommand {
     }
 
     func run() throws {
+        if tokens != nil { ProcessFigures.keepFreedMemory() }
         let interruption = Interruption()
         let options = RunOptions(memory: memory.bytes, jobs: jobs)
         let (left, right) = (try Checkpoint(opening: reference), try Checkpoint(opening: candidate))

@@ -1,3 +1,9 @@
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Darwin)
+    import Darwin
+#endif
+
 /// A matrix of F32 activations, one row a token.
 ///
 /// Invariant: concurrent writers touch different elements; nobody reads what another is writing.
@@ -9,11 +15,12 @@ public final class Activations: @unchecked Sendable {
     public init(rows: Int, columns: Int) {
         self.rows = rows
         self.columns = columns
-        base = .allocate(capacity: max(1, rows * columns))
-        base.initialize(repeating: 0, count: rows * columns)
+        // Zeroed by the system as the pages are first touched, by whichever worker touches them.
+        guard let memory = calloc(max(1, rows * columns), MemoryLayout<Float>.stride) else { fatalError("out of memory") }
+        base = memory.assumingMemoryBound(to: Float.self)
     }
 
-    deinit { base.deallocate() }
+    deinit { free(base) }
 
     public subscript(row: Int) -> UnsafeMutablePointer<Float> { base + row * columns }
 
@@ -31,10 +38,5 @@ public final class Activations: @unchecked Sendable {
         let result = Activations(rows: indices.count, columns: columns)
         for (row, index) in indices.enumerated() { result[row].update(from: self[index], count: columns) }
         return result
-    }
-
-    /// this += other
-    func add(_ other: Activations) {
-        for index in 0..<rows * columns { base[index] += other.base[index] }
     }
 }

@@ -1,4 +1,5 @@
 import CKernels
+import Tensors
 
 /// Which experts each token goes to, and with what weights.
 public struct Routing: Sendable {
@@ -57,7 +58,7 @@ struct ExpertRouter: Sendable {
         switch configuration.scoring {
         case .sigmoid:
             values = values.map { -$0 }
-            ck_exp(&values, count)
+            ck_exp(KernelLevel.active.rawValue, &values, count)
             return values.map { 1 / (1 + $0) }
         case .softmax:
             values.withUnsafeMutableBufferPointer { LatentAttention.softmax($0.baseAddress!, visible: count, count: count) }

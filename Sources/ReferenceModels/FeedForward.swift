@@ -1,4 +1,7 @@
 import CKernels
+import Checkpoints
+import Conversion
+import Tensors
 
 /// down(silu(gate(x)) * up(x)), dense or as a mixture of experts (arXiv 2002.05202, 2401.06066).
 struct FeedForward {
@@ -17,22 +20,17 @@ struct FeedForward {
         let gates = try members.map { try weights.product($0.prefix + "gate_proj.weight", $0.x, outputs: width) }
         let ups = try members.map { try weights.product($0.prefix + "up_proj.weight", $0.x, outputs: width) }
         try weights.run(gates + ups)
-        for (gate, up) in zip(gates, ups) { gateInPlace(gate.output, up.output) }
+        let pairs = zip(gates, ups).map { ($0.output, $1.output) }
+        let rounds: Int32 = weights.precision == .bf16 ? 1 : 0
+        let rows = pairs.enumerated().flatMap { index, pair in TileSequence(rows: pair.0.rows, step: 64).map { (index, $0) } }
+        try ParallelLoop.run(count: rows.count, workers: weights.workers, state: {}) { item, _ in
+            let (gate, up) = pairs[rows[item].0]
+            let part = rows[item].1
+            ck_silu_gate(KernelLevel.active.rawValue, gate[part.lowerBound], up[part.lowerBound], part.count * gate.columns, rounds)
+        }
         let downs = try zip(members, gates).map { try weights.product($0.prefix + "down_proj.weight", $1.output, outputs: configuration.hiddenSize) }
         try weights.run(downs)
         return downs.map(\.output)
-    }
-
-    /// gate = silu(gate) * up with silu(x) = x / (1 + e^-x).
-    private func gateInPlace(_ gate: Activations, _ up: Activations) {
-        let count = gate.rows * gate.columns
-        let exponentials = Activations(rows: gate.rows, columns: gate.columns)
-        for i in 0..<count { exponentials.base[i] = -gate.base[i] }
-        ck_exp(exponentials.base, count)
-        for i in 0..<count { gate.base[i] = gate.base[i] / (1 + exponentials.base[i]) }
-        weights.precision.round(gate)
-        for i in 0..<count { gate.base[i] *= up.base[i] }
-        weights.precision.round(gate)
     }
 
     /// The intermediate width, from the stored gate projection.
@@ -57,8 +55,7 @@ struct FeedForward {
         let output = try experts(x, routing)
         if router.sharedExperts > 0 {
             let shared = prefix + "shared_experts."
-            output.add(try dense(x, prefix: shared, width: width(shared)))
-            weights.precision.round(output)
+            try weights.add(dense(x, prefix: shared, width: width(shared)), to: output)
         }
         return (output, routing)
     }
@@ -78,10 +75,17 @@ struct FeedForward {
         for start in stride(from: 0, to: chosen.count, by: 16) {
             let batch = chosen[start..<min(start + 16, chosen.count)]
             let inputs = batch.map { (prefix: prefix + "experts.\($0).", x: x.gathered(members[$0]!.map(\.token))) }
-            for (expert, result) in zip(batch, try mlps(inputs, width: width)) {
-                for (row, member) in members[expert]!.enumerated() {
-                    let (target, source) = (output[member.token], result[row])
-                    for i in 0..<x.columns { target[i] = precision.round(target[i] + precision.round(source[i] * member.weight)) }
+            let results = try mlps(inputs, width: width)
+            let parts = zip(batch, results).map { (members: members[$0]!, result: $1) }
+            // Stripes of columns in parallel: every element is added to by one worker, experts in order.
+            let stripe = 64
+            try ParallelLoop.run(count: ceilingDivide(x.columns, stripe), workers: weights.workers, state: {}) { index, _ in
+                let columns = index * stripe..<min(x.columns, (index + 1) * stripe)
+                for part in parts {
+                    for (row, member) in part.members.enumerated() {
+                        let (target, source) = (output[member.token], part.result[row])
+                        for i in columns { target[i] = precision.round(target[i] + precision.round(source[i] * member.weight)) }
+                    }
                 }
             }
         }

@@ -36,6 +36,9 @@ public final class ForwardPass {
         return tokens.count * 4 * (4 * c.hiddenSize + max(attention, feedForward))
     }
 
+    /// How many tokens' logits fit comfortably in memory at once.
+    public var logitsChunk: Int { min(max((4 << 20) / configuration.vocabulary, 64), 8192) }
+
     public var isDone: Bool { layer == configuration.layers }
 
     /// Runs the next layer: h += Attention(RMSNorm(h)); h += MLP(RMSNorm(h)).
@@ -51,25 +54,23 @@ public final class ForwardPass {
         let c = configuration
         let prefix = "model.layers.\(layer)."
         let attention = LatentAttention(configuration: c, weights: weights, rotary: rotary, prefix: prefix + "self_attn.")
-        hidden.add(try attention.apply(norm(prefix + "input_layernorm.weight").apply(hidden), sequences: sequences))
-        weights.precision.round(hidden)
+        try weights.add(attention.apply(norm(prefix + "input_layernorm.weight", hidden), sequences: sequences), to: hidden)
         let feedForward = FeedForward(configuration: c, weights: weights, prefix: prefix + "mlp.")
         let (output, routing) = try feedForward.apply(
-            norm(prefix + "post_attention_layernorm.weight").apply(hidden), isMixture: layer >= c.denseLayers)
-        hidden.add(output)
-        weights.precision.round(hidden)
+            norm(prefix + "post_attention_layernorm.weight", hidden), isMixture: layer >= c.denseLayers)
+        try weights.add(output, to: hidden)
         return routing
     }
 
-    private func norm(_ name: String) throws -> RMSNorm {
-        RMSNorm(weight: try weights.vector(name, count: configuration.hiddenSize), epsilon: configuration.epsilon, precision: weights.precision)
+    private func norm(_ name: String, _ x: Activations) throws -> Activations {
+        try weights.normalise(x, by: name, epsilon: configuration.epsilon)
     }
 
     /// Logits of some tokens, [rows, vocabulary], from the finished residual stream.
     public func logits(_ rows: Range<Int>) throws -> Activations {
         let part = hidden.gathered(Array(rows))
         return try weights.linear(
-            weights.contains("lm_head.weight") ? "lm_head.weight" : "model.embed_tokens.weight", norm("model.norm.weight").apply(part),
+            weights.contains("lm_head.weight") ? "lm_head.weight" : "model.embed_tokens.weight", norm("model.norm.weight", part),
             outputs: configuration.vocabulary)
     }
 
@@ -83,8 +84,8 @@ public final class ForwardPass {
         guard c.mtpModules > 0, isDone, range.count > 1, weights.contains(prefix + "eh_proj.weight") else { return nil }
         let embedding = weights.contains(prefix + "embed_tokens.weight") ? prefix + "embed_tokens.weight" : "model.embed_tokens.weight"
         let next = try weights.rows(embedding, [c.vocabulary, c.hiddenSize], Array(tokens.all[range].dropFirst()))
-        let embedded = try norm(prefix + "enorm.weight").apply(next)
-        let previous = try norm(prefix + "hnorm.weight").apply(hidden.gathered(Array(range.dropLast())))
+        let embedded = try norm(prefix + "enorm.weight", next)
+        let previous = try norm(prefix + "hnorm.weight", hidden.gathered(Array(range.dropLast())))
         let joined = Activations(rows: next.rows, columns: 2 * c.hiddenSize)
         for row in 0..<next.rows {
             joined[row].update(from: embedded[row], count: c.hiddenSize)
@@ -93,6 +94,6 @@ public final class ForwardPass {
         let z = try weights.linear(prefix + "eh_proj.weight", joined, outputs: c.hiddenSize)
         _ = try run(layer: c.layers, on: z, sequences: [0..<z.rows])
         let head = weights.contains(prefix + "shared_head.head.weight") ? prefix + "shared_head.head.weight" : "lm_head.weight"
-        return try weights.linear(head, norm(prefix + "shared_head.norm.weight").apply(z), outputs: c.vocabulary)
+        return try weights.linear(head, norm(prefix + "shared_head.norm.weight", z), outputs: c.vocabulary)
     }
 }

@@ -19,35 +19,33 @@ struct LatentAttention {
         let query: Activations
         if let rank = c.queryRank {
             let low = try weights.linear(prefix + "q_a_proj.weight", x, outputs: rank)
-            let norm = RMSNorm(
-                weight: try weights.vector(prefix + "q_a_layernorm.weight", count: rank), epsilon: Self.innerEpsilon, precision: weights.precision)
-            query = try weights.linear(prefix + "q_b_proj.weight", norm.apply(low), outputs: c.heads * head)
+            let latent = try weights.normalise(low, by: prefix + "q_a_layernorm.weight", epsilon: Self.innerEpsilon)
+            query = try weights.linear(prefix + "q_b_proj.weight", latent, outputs: c.heads * head)
         } else {
             query = try weights.linear(prefix + "q_proj.weight", x, outputs: c.heads * head)
         }
         // [latent | rope part of the key, one for all heads]
         let compressed = try weights.linear(prefix + "kv_a_proj_with_mqa.weight", x, outputs: c.latentRank + rope)
-        let norm = RMSNorm(
-            weight: try weights.vector(prefix + "kv_a_layernorm.weight", count: c.latentRank), epsilon: Self.innerEpsilon,
-            precision: weights.precision)
-        let keyValue = try weights.linear(
-            prefix + "kv_b_proj.weight", norm.apply(compressed, columns: c.latentRank), outputs: c.heads * (keyNope + c.valueSize))
+        let latent = try weights.normalise(
+            compressed, by: prefix + "kv_a_layernorm.weight", columns: c.latentRank, epsilon: Self.innerEpsilon)
+        let keyValue = try weights.linear(prefix + "kv_b_proj.weight", latent, outputs: c.heads * (keyNope + c.valueSize))
 
         let table = rotary.table(length: sequences.map(\.count).max() ?? 0, precision: weights.precision)
         let output = Activations(rows: x.rows, columns: c.heads * c.valueSize)
         // Rotate once: q per head, the shared key part per token.
-        for sequence in sequences {
-            for (position, token) in sequence.enumerated() {
+        let precision = weights.precision
+        try ParallelLoop.run(count: sequences.count, workers: weights.workers, state: {}) { number, _ in
+            for (position, token) in sequences[number].enumerated() {
                 table.cosines.withUnsafeBufferPointer { cosines in
                     table.sines.withUnsafeBufferPointer { sines in
                         let offset = position * rope / 2
                         let (cosine, sine) = (cosines.baseAddress! + offset, sines.baseAddress! + offset)
                         for h in 0..<c.heads {
                             RotaryEmbedding.rotate(
-                                query[token] + h * head + keyNope, pairs: rope / 2, cosines: cosine, sines: sine, precision: weights.precision)
+                                query[token] + h * head + keyNope, pairs: rope / 2, cosines: cosine, sines: sine, precision: precision)
                         }
                         RotaryEmbedding.rotate(
-                            compressed[token] + c.latentRank, pairs: rope / 2, cosines: cosine, sines: sine, precision: weights.precision)
+                            compressed[token] + c.latentRank, pairs: rope / 2, cosines: cosine, sines: sine, precision: precision)
                     }
                 }
             }
@@ -56,7 +54,7 @@ struct LatentAttention {
         try ParallelLoop.run(count: count, workers: weights.workers, state: {}) { index, _ in
             attend(query, compressed, keyValue, sequences[index / c.heads], head: index % c.heads, into: output)
         }
-        weights.precision.round(output)
+        if precision == .bf16 { precision.round(output) }
         return try weights.linear(prefix + "o_proj.weight", output, outputs: c.hiddenSize)
     }
 
@@ -74,29 +72,45 @@ struct LatentAttention {
             keys[row].update(from: keyValue[token] + h * (c.nopeSize + c.valueSize), count: c.nopeSize)
             (keys[row] + c.nopeSize).update(from: compressed[token] + c.latentRank, count: c.ropeSize)
         }
-        let scores = Activations(rows: length, columns: length)
-        let panel = Activations(rows: max(head, length), columns: width)
-        for first in stride(from: 0, to: length, by: width) {
-            let count = min(width, length - first)
-            ck_pack_f32_panel(keys[first], head, count, head, panel.base)
-            ck_matrix_product(
-                level, query[sequence.lowerBound] + h * head, query.columns, length, panel.base, head, scores.base + first, length, count)
+        let block = Int(CK_TOKEN_BLOCK)
+        let panels = ceilingDivide(length, width)
+        let keyPanels = Activations(rows: panels * head, columns: width)
+        for panel in 0..<panels {
+            let first = panel * width
+            ck_pack_f32_panel(keys[first], head, min(width, length - first), head, keyPanels[panel * head])
+        }
+        let valuePanels = Activations(rows: ceilingDivide(c.valueSize, width) * length, columns: width)
+        for (row, token) in sequence.enumerated() {
+            let value = keyValue[token] + h * (c.nopeSize + c.valueSize) + c.nopeSize
+            for n in 0..<c.valueSize { valuePanels[n / width * length + row][n % width] = value[n] }
         }
         let precision = weights.precision
-        precision.round(scores)
-        for row in 0..<length {
-            for column in 0...row { scores[row][column] = precision.round(scores[row][column] * rotary.softmaxScale) }
-            Self.softmax(scores[row], visible: row + 1, count: length)
-        }
-        precision.round(scores)
-        for first in stride(from: 0, to: c.valueSize, by: width) {
-            let count = min(width, c.valueSize - first)
-            for (row, token) in sequence.enumerated() {
-                let value = keyValue[token] + h * (c.nopeSize + c.valueSize) + c.nopeSize + first
-                for n in 0..<width { panel[row][n] = n < count ? value[n] : 0 }
+        let scores = Activations(rows: block, columns: length)
+        let packed = Activations(rows: max(head, length), columns: block)
+        for first in stride(from: 0, to: length, by: block) {
+            let tokens = min(block, length - first)
+            // Keys after the block's last token are masked: they are neither computed nor summed.
+            let visible = first + tokens
+            for row in 0..<tokens { scores[row].update(repeating: 0, count: length) }
+            ck_pack_tokens(query[sequence.lowerBound + first] + h * head, query.columns, tokens, head, packed.base)
+            for panel in 0..<ceilingDivide(visible, width) {
+                ck_matrix_product(
+                    level, packed.base, tokens, keyPanels[panel * head], head, scores.base + panel * width, length,
+                    min(width, length - panel * width), 0)
             }
-            ck_matrix_product(
-                level, scores.base, length, length, panel.base, length, output[sequence.lowerBound] + h * c.valueSize + first, output.columns, count)
+            precision.round(scores)
+            for row in 0..<tokens {
+                for column in 0...(first + row) { scores[row][column] = precision.round(scores[row][column] * rotary.softmaxScale) }
+                Self.softmax(scores[row], visible: first + row + 1, count: visible)
+            }
+            precision.round(scores)
+            ck_pack_tokens(scores.base, length, tokens, visible, packed.base)
+            for column in stride(from: 0, to: c.valueSize, by: width) {
+                ck_matrix_product(
+                    level, packed.base, tokens, valuePanels[column / width * length], visible,
+                    output[sequence.lowerBound + first] + h * c.valueSize + column, output.columns,
+                    min(width, c.valueSize - column), 0)
+            }
         }
     }
 
@@ -105,7 +119,7 @@ struct LatentAttention {
         var largest = -Float.infinity
         for i in 0..<visible { largest = max(largest, scores[i]) }
         for i in 0..<visible { scores[i] -= largest }
-        ck_exp(scores, visible)
+        ck_exp(KernelLevel.active.rawValue, scores, visible)
         var sum = 0.0
         for i in 0..<visible { sum += Double(scores[i]) }
         let factor = Float(1 / sum)

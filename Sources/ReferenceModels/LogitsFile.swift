@@ -37,9 +37,9 @@ public struct LogitsFile {
             try pass.step()
             try put("hidden.\(pass.layer)", pass.hidden, rows: 0..<tokens.count)
         }
-        for start in stride(from: 0, to: tokens.count, by: 64) {
+        for start in stride(from: 0, to: tokens.count, by: pass.logitsChunk) {
             if stop.isStopped { throw ReferenceFailure.interrupted }
-            let rows = start..<min(start + 64, tokens.count)
+            let rows = start..<min(start + pass.logitsChunk, tokens.count)
             try put("logits", pass.logits(rows), rows: rows)
         }
         try file.synchronize()
@@ -52,9 +52,10 @@ public struct LogitsFile {
         let rowBytes = values.columns * 4
         let padding = [UInt8](repeating: 0xFF, count: rowBytes)  // a NaN in every four bytes
         for (number, range) in tokens.ranges.enumerated() {
-            for token in range.clamped(to: rows) {
-                let row = UnsafeRawBufferPointer(start: values[token - rows.lowerBound], count: rowBytes)
-                try file.write(row, at: start + (number * length + token - range.lowerBound) * rowBytes)
+            let part = range.clamped(to: rows)
+            if !part.isEmpty {
+                let bytes = UnsafeRawBufferPointer(start: values[part.lowerBound - rows.lowerBound], count: part.count * rowBytes)
+                try file.write(bytes, at: start + (number * length + part.lowerBound - range.lowerBound) * rowBytes)
             }
             if rows.lowerBound <= range.lowerBound {
                 for position in range.count..<max(length, range.count) {

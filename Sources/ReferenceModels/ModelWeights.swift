@@ -88,6 +88,37 @@ public struct ModelWeights: Sendable {
         }
     }
 
+    // MARK: Work on rows
+
+    /// Calls `body` for runs of rows in parallel; each element is written by one call only.
+    func forRows(_ count: Int, _ body: @escaping @Sendable (Range<Int>) -> Void) throws {
+        let step = max(32, ceilingDivide(count, workers * 4))
+        let runs = ceilingDivide(count, step)
+        guard runs > 1 else { return body(0..<count) }
+        try ParallelLoop.run(count: runs, workers: workers, state: {}) { index, _ in body(index * step..<min(count, (index + 1) * step)) }
+    }
+
+    /// target += other, rounded as the precision asks.
+    func add(_ other: Activations, to target: Activations) throws {
+        let precision = precision
+        try forRows(target.rows) { rows in
+            let (a, b) = (target[rows.lowerBound], other[rows.lowerBound])
+            for index in 0..<rows.count * target.columns { a[index] += b[index] }
+            precision.round(a, rows.count * target.columns)
+        }
+    }
+
+    /// RMSNorm of the first `columns` of every row.
+    func normalise(_ x: Activations, by name: String, columns: Int? = nil, epsilon: Double) throws -> Activations {
+        let count = columns ?? x.columns
+        let norm = RMSNorm(weight: try vector(name, count: count), epsilon: epsilon, precision: precision)
+        let result = Activations(rows: x.rows, columns: count)
+        try forRows(x.rows) { rows in
+            for row in rows { norm.apply(x[row], to: result[row]) }
+        }
+        return result
+    }
+
     // MARK: Products
 
     /// y = x W^T for some tokens: `output` is [tokens, out].
@@ -101,18 +132,17 @@ public struct ModelWeights: Sendable {
 
     /// Inputs wider than this are multiplied in stretches that stay in the caches; the sums go on where they stopped.
     private static let depthBlock = 512
-    private static let tokenBlock = 96
 
     /// Carries out products, all tiles of all of them in parallel. The bits of a result depend on input and weights only.
     func run(_ products: [Product]) throws {
-        var tiles: [(product: Int, rows: Range<Int>)] = []
+        var tiles: [(product: Int, rows: Range<Int>, tokens: Range<Int>)] = []
         var scratch = 0
         for (index, product) in products.enumerated() where product.input.rows > 0 {
             let unit = leastCommonMultiple(product.weight.layout?.rowAlignment ?? 1, Int(CK_PANEL))
-            // About a megabyte of values a tile, and several tiles for each worker.
+            // About a megabyte of values a tile; many tokens share it in stretches, so that every worker has something to do.
             let fitting = max(1, (1 << 18) / max(1, product.weight.shape.columns * unit))
             for rows in TileSequence(rows: product.weight.shape.rows, step: unit * fitting) {
-                tiles.append((index, rows))
+                for tokens in TileSequence(rows: product.input.rows, step: 85 * Int(CK_TOKEN_BLOCK)) { tiles.append((index, rows, tokens)) }
                 scratch = max(scratch, Self.scratchBytes(product.weight, rows))
             }
         }
@@ -121,9 +151,13 @@ public struct ModelWeights: Sendable {
         try ParallelLoop.run(count: work.count, workers: workers) {
             Scratch(stored: AlignedBuffer(byteCount: bytes), panels: AlignedBuffer(byteCount: 0))
         } body: { index, scratch in
-            try multiply(products[work[index].product], work[index].rows, scratch)
+            try multiply(products[work[index].product], work[index].rows, work[index].tokens, scratch)
         }
-        for product in products { precision.round(product.output) }
+        guard precision == .bf16 else { return }
+        let precision = precision
+        for product in products {
+            try forRows(product.output.rows) { precision.round(product.output[$0.lowerBound], $0.count * product.output.columns) }
+        }
     }
 
     func linear(_ name: String, _ input: Activations, outputs: Int) throws -> Activations {
@@ -160,15 +194,18 @@ public struct ModelWeights: Sendable {
         }
     }
 
-    private func multiply(_ product: Product, _ rows: Range<Int>, _ scratch: Scratch) throws {
+    private func multiply(_ product: Product, _ rows: Range<Int>, _ tokens: Range<Int>, _ scratch: Scratch) throws {
         let depth = product.weight.shape.columns
         let width = Int(CK_PANEL)
         let panels = ceilingDivide(rows.count, width)
         let panelFloats = Self.depthBlock * width
-        if scratch.panels.bytes.count < panels * panelFloats * 4 { scratch.panels = AlignedBuffer(byteCount: panels * panelFloats * 4) }
+        let tokenFloats = Self.depthBlock * Int(CK_TOKEN_BLOCK)
+        let needed = (panels * panelFloats + tokenFloats) * 4
+        if scratch.panels.bytes.count < needed { scratch.panels = AlignedBuffer(byteCount: needed) }
         guard let packed = scratch.panels.bytes.assumingMemoryBound(to: Float.self).baseAddress else { return }
+        let packedTokens = packed + panels * panelFloats
         let level = KernelLevel.active.rawValue
-        if let scales = product.inputScales { return try multiplyCodes(product, scales, rows, scratch, packed) }
+        if let scales = product.inputScales { return try multiplyCodes(product, scales, rows, tokens, scratch, packed, packedTokens) }
         try withDecoded(product.weight, rows, scratch.stored) { values, isWide in
             for start in stride(from: 0, to: depth, by: Self.depthBlock) {
                 let stretch = min(Self.depthBlock, depth - start)
@@ -182,12 +219,14 @@ public struct ModelWeights: Sendable {
                             level, values.assumingMemoryBound(to: UInt16.self) + first, depth, count, stretch, packed + panel * panelFloats)
                     }
                 }
-                for token in stride(from: 0, to: product.input.rows, by: Self.tokenBlock) {
-                    let tokens = min(Self.tokenBlock, product.input.rows - token)
+                for token in stride(from: tokens.lowerBound, to: tokens.upperBound, by: Int(CK_TOKEN_BLOCK)) {
+                    let count = min(Int(CK_TOKEN_BLOCK), tokens.upperBound - token)
+                    ck_pack_tokens(product.input[token] + start, depth, count, stretch, packedTokens)
                     for panel in 0..<panels {
                         ck_matrix_product(
-                            level, product.input[token] + start, depth, tokens, packed + panel * panelFloats, stretch,
-                            product.output[token] + rows.lowerBound + panel * width, product.output.columns, min(width, rows.count - panel * width))
+                            level, packedTokens, count, packed + panel * panelFloats, stretch,
+                            product.output[token] + rows.lowerBound + panel * width, product.output.columns, min(width, rows.count - panel * width),
+                            start > 0 ? 1 : 0)
                     }
                 }
             }
@@ -196,28 +235,34 @@ public struct ModelWeights: Sendable {
 
     /// FP8 by FP8: the products of each 128 channels are summed in F32, then scaled and added (arXiv 2412.19437, section 3.3).
     private func multiplyCodes(
-        _ product: Product, _ inputScales: Activations, _ rows: Range<Int>, _ scratch: Scratch, _ packed: UnsafeMutablePointer<Float>
+        _ product: Product, _ inputScales: Activations, _ rows: Range<Int>, _ tokens: Range<Int>, _ scratch: Scratch,
+        _ packed: UnsafeMutablePointer<Float>,
+        _ packedTokens: UnsafeMutablePointer<Float>
     ) throws {
         guard let layout = product.weight.layout as? BlockScaledFP8Layout else { return }
         let depth = product.weight.shape.columns
         let width = Int(CK_PANEL)
         let level = KernelLevel.active.rawValue
         let blocks = ceilingDivide(depth, 128)
-        let sums = Activations(rows: product.input.rows, columns: width)
+        let sums = Activations(rows: Int(CK_TOKEN_BLOCK), columns: width)
         let scales = Activations(rows: 1, columns: width)
         try withCodes(product.weight, layout, rows, scratch.stored) { codes, scaleOf in
             for first in stride(from: 0, to: rows.count, by: width) {
-                let count = min(width, rows.count - first)
+                let outputs = min(width, rows.count - first)
                 for block in 0..<blocks {
                     let stretch = min(128, depth - block * 128)
-                    ck_pack_bf16_panel(level, codes + first * depth + block * 128, depth, count, stretch, packed)
-                    for n in 0..<count {
+                    ck_pack_bf16_panel(level, codes + first * depth + block * 128, depth, outputs, stretch, packed)
+                    for n in 0..<outputs {
                         scales.base[n] = scaleOf((rows.lowerBound + first + n) / layout.blockRows - rows.lowerBound / layout.blockRows, block)
                     }
-                    ck_matrix_product(level, product.input[0] + block * 128, depth, product.input.rows, packed, stretch, sums.base, width, width)
-                    ck_add_scaled(
-                        sums.base, product.input.rows, inputScales.base + block, inputScales.columns, scales.base,
-                        product.output.base + rows.lowerBound + first, product.output.columns, count)
+                    for token in stride(from: tokens.lowerBound, to: tokens.upperBound, by: Int(CK_TOKEN_BLOCK)) {
+                        let count = min(Int(CK_TOKEN_BLOCK), tokens.upperBound - token)
+                        ck_pack_tokens(product.input[token] + block * 128, depth, count, stretch, packedTokens)
+                        ck_matrix_product(level, packedTokens, count, packed, stretch, sums.base, width, width, 0)
+                        ck_add_scaled(
+                            sums.base, count, inputScales[token] + block, inputScales.columns, scales.base,
+                            product.output[token] + rows.lowerBound + first, product.output.columns, outputs)
+                    }
                 }
             }
         }

@@ -8,8 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/// Outputs in a panel of packed weights.
-enum { CK_PANEL = 16 };
+/// Outputs in a panel of packed weights, tokens in a block of packed activations.
+enum { CK_PANEL = 16, CK_TOKEN_BLOCK = 24 };
 
 enum { CK_PLAIN = 0, CK_NEON = 1, CK_AVX2 = 2, CK_AVX512 = 3 };
 
@@ -84,16 +84,23 @@ typedef struct { double signal, noise, product, candidate; float max_abs; size_t
 void ck_bf16_error(int level, const uint16_t *reference, const uint16_t *candidate, size_t count, ck_error_sums *sums);
 void ck_f32_error(const float *reference, const float *candidate, size_t count, ck_error_sums *sums);
 
-/// y[t][n] continues with x[t][k] * panel[k][n] for ascending k, each step one fused multiply-add; n < `width` <= 16.
-void ck_matrix_product(int level, const float *x, size_t x_stride, size_t tokens, const float *panel, size_t depth, float *y,
-                       size_t y_stride, size_t width);
+/// Up to 24 tokens as packed[k][t]; missing tokens are zero.
+void ck_pack_tokens(const float *x, size_t stride, size_t tokens, size_t depth, float *packed);
+
+/// y[t][n] starts at zero, or `continues`, with packed[k][t] * panel[k][n] for ascending k, each step one fused multiply-add; t < `tokens` <= 24 and
+/// n < `width` <= 16.
+void ck_matrix_product(int level, const float *packed, size_t tokens, const float *panel, size_t depth, float *y, size_t y_stride,
+                       size_t width, int continues);
 
 /// Packs up to 16 rows of `depth` values as panel[k][n]; missing rows are zero.
 void ck_pack_bf16_panel(int level, const uint16_t *rows, size_t stride, size_t count, size_t depth, float *panel);
 void ck_pack_f32_panel(const float *rows, size_t stride, size_t count, size_t depth, float *panel);
 
 /// e^x in place, from IEEE F64 operations only: the same bits on every machine; off by less than 0.501 units of F32.
-void ck_exp(float *values, size_t count);
+void ck_exp(int level, float *values, size_t count);
+
+/// gate = silu(gate) * up with silu(x) = x / (1 + e^-x); `rounds` to BF16 after each of the two steps.
+void ck_silu_gate(int level, float *gate, const float *up, size_t count, int rounds);
 
 /// Copies bytes between files inside the kernel (copy_file_range, which Glibc's Swift module does not show).
 /// Returns how many were copied, 0 at the end of the file, or -1 where the system or the file system cannot.

@@ -1,3 +1,4 @@
+import CKernels
 import Synchronization
 import Tensors
 
@@ -70,12 +71,7 @@ public enum ProcessFigures {
 
     /// Keeps freed memory in the process. A forward pass frees and takes large buffers all the time; giving each back to the
     /// system and faulting it in again costs a third of its time. For a program's own use, at its start.
-    public static func keepFreedMemory() {
-        #if canImport(Glibc)
-            _ = mallopt(M_MMAP_THRESHOLD, 1 << 30)
-            _ = mallopt(M_TRIM_THRESHOLD, Int32.max)
-        #endif
-    }
+    public static func keepFreedMemory() { ck_keep_freed_memory() }
 
     public static var processorCount: Int { max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))) }
 

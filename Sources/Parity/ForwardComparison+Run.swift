@@ -5,7 +5,7 @@ import Foundation
 import ReferenceModels
 
 extension ForwardComparison {
-    /// A margin in the reference's logits below which preferring another token says nothing: set from the noise floor.
+    /// A margin in the reference's logits below which preferring another token says little: BF16 rounding alone moves logits so far.
     static let defaultMargin: Float = 0.05
     /// Runs both passes in lockstep, layer by layer; nothing is stored but the two residual streams.
     public init(

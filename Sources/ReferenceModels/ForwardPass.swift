@@ -28,12 +28,14 @@ public final class ForwardPass {
     }
 
     /// What the widest layer holds at once.
-    static func activationBytes(_ c: ModelConfiguration, _ tokens: TokenBatch) -> Int {
+    package static func activationBytes(_ c: ModelConfiguration, _ tokens: TokenBatch) -> Int {
         let query = c.heads * (c.nopeSize + c.ropeSize)
         let keyValue = c.heads * (c.nopeSize + c.valueSize)
         let attention = query + keyValue + c.heads * c.valueSize + c.latentRank + c.ropeSize + (c.queryRank ?? 0) * 2
-        let feedForward = 6 * c.hiddenSize * ((c.router?.expertsPerToken ?? 1) + 1)
-        return tokens.count * 4 * (4 * c.hiddenSize + max(attention, feedForward))
+        let feedForward = 6.0 * Double(c.hiddenSize) * Double((c.router?.expertsPerToken ?? 1) + 1)
+        // Untrusted sizes: in F64, where nothing overflows.
+        let bytes = Double(tokens.count) * 4 * (4 * Double(c.hiddenSize) + max(Double(attention), feedForward))
+        return bytes < 0x1p60 ? Int(bytes) : 1 << 60
     }
 
     /// How many tokens' logits fit comfortably in memory at once.

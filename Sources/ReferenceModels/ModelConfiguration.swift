@@ -67,7 +67,7 @@ public struct ModelConfiguration: Sendable, Equatable {
         guard Self.knownTypes.contains(type) else { throw ReferenceFailure.architecture(type) }
         func optional(_ field: String) throws -> Int? {
             guard let value = root[field], value != .null else { return nil }
-            guard let number = value.int, number >= 0, number < 1 << 31 else {
+            guard let number = value.int, number >= 0, number < 1 << 24 else {
                 throw ReferenceFailure.badField(field, reason: "is no usable whole number")
             }
             return number

@@ -34,13 +34,11 @@ work = tempfile.mkdtemp(dir=options.directory)
 
 
 def run_recast(model, tokens, *arguments):
+    """Seconds of the whole process, and the peak memory that it reports of itself."""
     start = time.monotonic()
-    child = subprocess.Popen([options.recast, 'forward', model, '--tokens', tokens, '--logits', work + '/logits.safetensors', *arguments],
-                             stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    if status:
-        sys.exit(f'recast failed with status {status}')
-    return time.monotonic() - start, usage.ru_maxrss / 1024
+    run = subprocess.run([options.recast, 'forward', model, '--tokens', tokens, '--logits', work + '/logits.safetensors', *arguments],
+                         check=True, capture_output=True, text=True)
+    return time.monotonic() - start, run.stdout.rsplit('peak memory ', 1)[1].strip()
 
 
 def run_transformers(model, tokens, batch):
@@ -131,14 +129,14 @@ try:
         theirs.append(run_transformers(small, tokens, 8))
     recast, memory = sorted(ours[1:])[1]
     python = sorted(theirs[1:])[1]
-    print(f'small model, {count:,} tokens: recast {count / recast:,.0f} tokens/s ({memory:.0f} MiB), transformers {count / python:,.0f} tokens/s, ratio {python / recast:.2f}', flush=True)
+    print(f'small model, {count:,} tokens: recast {count / recast:,.0f} tokens/s ({memory}), transformers {count / python:,.0f} tokens/s, ratio {python / recast:.2f}', flush=True)
 
     size = full_layer(work + '/layer')
     with open(work + '/tokens.json', 'w') as file:
         json.dump({'sequences': [torch.randint(0, 1024, (options.tokens,)).tolist()]}, file)
     run_recast(work + '/layer', work + '/tokens.json', '--memory', '2GiB')
     seconds, memory = run_recast(work + '/layer', work + '/tokens.json', '--memory', '2GiB')
-    print(f'one full-size layer, {options.experts} experts, {size / 1e9:.1f} GB in FP8, {options.tokens} tokens with --memory 2GiB: {seconds:.1f} s, {options.tokens / seconds:.1f} tokens/s, peak memory {memory:.0f} MiB', flush=True)
+    print(f'one full-size layer, {options.experts} experts, {size / 1e9:.1f} GB in FP8, {options.tokens} tokens with --memory 2GiB: {seconds:.1f} s, {options.tokens / seconds:.1f} tokens/s, peak memory {memory}', flush=True)
     if options.compare:
         subprocess.run([options.recast, 'convert', work + '/layer', work + '/bf16', '--to', 'bf16', '--quiet'], check=True, stdout=subprocess.DEVNULL)
         ours, theirs = [], []

@@ -5,6 +5,7 @@ import PackageDescription
 let formatFolders = [
     "Containers/Safetensors",
     "Layouts/BlockScaledFP8",
+    "Layouts/CompressedTensors",
     "Layouts/Dense",
     "Layouts/FloatQuantized",
     "Layouts/PackedInteger",

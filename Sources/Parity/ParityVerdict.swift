@@ -44,6 +44,7 @@ public struct ParityVerdict: Sendable {
             if let bound = bounds.minimumTop1, !(forward.top1 >= bound) { failures.append("top-1 agreement \(forward.top1.short) is below \(bound)") }
             if let bound = bounds.maximumPerplexityRatio, !(ratio <= bound) { failures.append("perplexity ratio \(ratio.short) is above \(bound)") }
         }
+        if forward == nil { sentence += "; the forward pass was not compared" }
         passed = weights.passed && failures.isEmpty
         claim = failures.isEmpty ? sentence : sentence + "; " + failures.joined(separator: "; ")
     }

@@ -66,7 +66,7 @@ let package = Package(
         .testTarget(name: "CheckpointsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "ConversionTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "ReferenceModelsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
-        .testTarget(name: "ParityTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
+        .testTarget(name: "ParityTests", dependencies: ["Parity", "Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "CommandLineTests", dependencies: ["Recast", "RecastCLI", "TestSupport"], swiftSettings: strict),
     ]
 )

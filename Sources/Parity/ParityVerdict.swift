@@ -27,7 +27,9 @@ public struct ParityVerdict: Sendable {
     public let forward: ForwardComparison?
     /// The reference against itself in BF16 arithmetic.
     public let noiseFloor: ForwardComparison?
-    public let passed: Bool
+    /// Bounds on the forward pass that do not hold, one sentence each.
+    public let forwardFailures: [String]
+    public var passed: Bool { weights.passed && forwardFailures.isEmpty }
     public let claim: String
 
     public init(weights audit: WeightAudit, forward: ForwardComparison?, noiseFloor: ForwardComparison?, bounds: ParityBounds) {
@@ -45,19 +47,19 @@ public struct ParityVerdict: Sendable {
             if let bound = bounds.maximumPerplexityRatio, !(ratio <= bound) { failures.append("perplexity ratio \(ratio.short) is above \(bound)") }
         }
         if forward == nil { sentence += "; the forward pass was not compared" }
-        passed = weights.passed && failures.isEmpty
+        forwardFailures = failures
         claim = failures.isEmpty ? sentence : sentence + "; " + failures.joined(separator: "; ")
     }
 
     public var text: String {
-        var lines = weights.lines
-        if let forward {
-            lines.append("")
-            lines += Self.layerLines(forward, noiseFloor)
-            lines.append("")
-            lines += Self.figureLines(forward, noiseFloor)
-        }
-        return (lines + [(passed ? "passed: " : "FAILED: ") + claim]).joined(separator: "\n")
+        let figures = forwardLines.isEmpty ? [] : [""] + forwardLines
+        return (weights.lines + figures + [(passed ? "passed: " : "FAILED: ") + claim]).joined(separator: "\n")
+    }
+
+    /// The figures of the forward pass, layer by layer and then of the logits; none if it was not compared.
+    var forwardLines: [String] {
+        guard let forward else { return [] }
+        return Self.layerLines(forward, noiseFloor) + [""] + Self.figureLines(forward, noiseFloor)
     }
 
     private static func layerLines(_ forward: ForwardComparison, _ floor: ForwardComparison?) -> [String] {

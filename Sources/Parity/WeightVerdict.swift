@@ -4,7 +4,9 @@ import StrictJSON
 /// A weight audit held against what was claimed.
 public struct WeightVerdict: Sendable {
     public let audit: WeightAudit
-    public let passed: Bool
+    /// The bounds that do not hold, one sentence each.
+    public let failures: [String]
+    public var passed: Bool { failures.isEmpty }
     /// What was tested and came out, in one sentence.
     public let claim: String
 
@@ -23,11 +25,11 @@ public struct WeightVerdict: Sendable {
         if let minimumSQNR, let worst = audit.weights.first, worst.sqnr < minimumSQNR {
             failures.append("\(worst.name) has a signal-to-noise ratio of \(Self.decibels(worst.sqnr)), below \(Self.decibels(minimumSQNR))")
         }
-        passed = failures.isEmpty
+        self.failures = failures
         let values = audit.weights.reduce(0) { $0 + $1.values }
         let counted =
             "\(audit.weights.count.grouped) weights, \(values.grouped) values: \(audit.identical.grouped) identical, \(audit.different.grouped) different"
-        claim = passed ? counted + (exact ? "; every value is equal" : "") : counted + "; " + failures.joined(separator: "; ")
+        claim = failures.isEmpty ? counted + (exact ? "; every value is equal" : "") : counted + "; " + failures.joined(separator: "; ")
     }
 
     static func decibels(_ value: Double) -> String {

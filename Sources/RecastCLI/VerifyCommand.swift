@@ -23,10 +23,15 @@ struct VerifyCommand: ParsableCommand {
     @Flag(inversion: .prefixedNo, help: "Also run the reference in BF16, to show what difference is mere rounding.") var noiseFloor = true
     @Option(help: ArgumentHelp("Upper bound on working memory.", valueName: "size")) var memory = SizeArgument(argument: "2GiB")!
     @Option(help: ArgumentHelp("Worker threads; one a processor by default.", valueName: "n")) var jobs: Int?
+    @Option(help: ArgumentHelp("Also write the verdict as .json or JUnit .xml; may be given more than once.", valueName: "file"))
+    var report: [String] = []
     @Flag(help: "One JSON document on standard output.") var json = false
 
     func validate() throws {
         if let jobs, jobs < 1 || jobs > 1024 { throw ValidationError("--jobs must be between 1 and 1024") }
+        for path in report where ParityReport(path: path) == nil {
+            throw ValidationError("--report \(path): reports are files that end in .json or .xml")
+        }
         if weightsOnly, tokens != nil { throw ValidationError("--weights-only and --tokens exclude each other") }
         let asked = [maxKld.map { _ in "--max-kld" }, minTop1.map { _ in "--min-top1" }, maxPerplexityRatio.map { _ in "--max-perplexity-ratio" }]
             .compactMap { $0 }
@@ -53,6 +58,10 @@ struct VerifyCommand: ParsableCommand {
             weights: audit, forward: forward, noiseFloor: floor,
             bounds: ParityBounds(
                 exact: exact, minimumSQNR: minSqnr, maximumKLD: maxKld, minimumTop1: minTop1, maximumPerplexityRatio: maxPerplexityRatio))
+        for path in report {
+            guard let form = ParityReport(path: path) else { continue }
+            try FileTree.write(Array(form.text(verdict).utf8), to: path)
+        }
         Console.print(json ? JSONValue.object(verdict.json).text() : verdict.text)
         if !verdict.passed { throw ExitCode(FailureKind.parity.rawValue) }
     }

@@ -251,6 +251,20 @@ enum RecastBinary {
         #expect(try RecastBinary.run("verify", Fixtures.bf16Model, folder.file("int4"), "--max-kld", "1").status == 64)
     }
 
+    @Test func reportsAreWritten() throws {
+        let folder = try TemporaryDirectory()
+        #expect(try RecastBinary.run("convert", Fixtures.fp8Model, folder.file("int8"), "--to", "int8-channel", "--quiet").status == 0)
+        let result = try RecastBinary.run(
+            "verify", Fixtures.fp8Model, folder.file("int8"), "--tokens", Fixtures.path("tokens-short.json"), "--no-noise-floor", "--max-kld", "0",
+            "--report", folder.file("r.json"), "--report", folder.file("r.xml"), "--json")
+        #expect(result.status == 1)
+        #expect(try String(contentsOfFile: folder.file("r.json"), encoding: .utf8) == result.output)
+        let xml = try String(contentsOfFile: folder.file("r.xml"), encoding: .utf8)
+        func count(_ text: String) -> Int { xml.components(separatedBy: text).count - 1 }
+        #expect(count("<testcase ") == 2 && count("</testcase>") == 2 && count("<failure message=\"mean KLD") == 1 && count("failures=\"1\"") == 2)
+        #expect(try RecastBinary.run("verify", Fixtures.fp8Model, Fixtures.fp8Model, "--report", folder.file("r.pdf")).status == 64)
+    }
+
     @Test func badTokensAreRefused() throws {
         let folder = try TemporaryDirectory()
         for (text, status, word) in [

@@ -30,15 +30,13 @@ public enum ScaleCheck {
         var zeros: [String] = []
         for kind in kinds.keys.sorted() {
             guard let members = kinds[kind] else { continue }
-            // Too few siblings to tell: compare with the whole checkpoint, four times as tolerantly.
-            let few = members.count < 4
-            let expected = few ? everything : median(members.map(\.largest).filter { $0 > 0 })
-            let tolerance = few ? factor * 4 : factor
+            // Too few siblings to tell: compare with the whole checkpoint.
+            let expected = members.count < 4 ? everything : median(members.map(\.largest).filter { $0 > 0 })
             for member in members {
                 let weight = checkpoint.weights[member.weight]
                 if member.largest == 0 {
                     zeros.append(weight.stored[1].name)
-                } else if let expected, member.largest > expected * tolerance || member.largest * tolerance < expected {
+                } else if let expected, member.largest > expected * factor || member.largest * factor < expected {
                     findings.append(
                         Finding(
                             weight.stored[1].name,

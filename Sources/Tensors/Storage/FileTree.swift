@@ -88,6 +88,17 @@ public enum FileTree {
         return Int(status.f_bavail) * Int(status.f_frsize)
     }
 
+    /// Writes a whole small file: it appears complete or not at all.
+    public static func write(_ bytes: [UInt8], to path: String) throws(FileFailure) {
+        let temporary = path + ".partial"
+        do {
+            let file = try PositionedFile.openForWriting(temporary, truncate: true)
+            try file.write(bytes, at: 0)
+            try file.synchronize()
+        }
+        try rename(temporary, to: path)
+    }
+
     public static func read(_ path: String, limit: Int) throws -> [UInt8] {
         let file = try PositionedFile.openForReading(path)
         let size = try file.size()

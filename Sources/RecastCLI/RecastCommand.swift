@@ -19,8 +19,13 @@ struct RecastCommand: ParsableCommand {
         } catch let failure as any Failure {
             Console.error("recast: \(failure)")
             Foundation.exit(failure.kind.rawValue)
+        } catch let code as ExitCode {
+            exit(withError: code)
         } catch {
-            exit(withError: error)
+            // What neither we nor the argument parser know is a bug, not a parity failure, which is exit status 1.
+            guard exitCode(for: error) == .failure else { exit(withError: error) }
+            Console.error("recast: unexpected error, please report it: \(error)")
+            Foundation.exit(FailureKind.internalError.rawValue)
         }
     }
 }

@@ -15,6 +15,7 @@ public final class Activations: @unchecked Sendable {
     public init(rows: Int, columns: Int) {
         self.rows = rows
         self.columns = columns
+        // Sizes follow the tokens and weights whose shapes were checked, and were held against the budget before the run.
         // Zeroed by the system as the pages are first touched, by whichever worker touches them.
         guard let memory = calloc(max(1, rows * columns), MemoryLayout<Float>.stride) else { fatalError("out of memory") }
         base = memory.assumingMemoryBound(to: Float.self)

@@ -71,12 +71,8 @@ public struct ModelWeights: Sendable {
 
     /// Calls `body` with the rows' values, F32 if the weight is a wide dense one, otherwise BF16.
     private func withDecoded(_ weight: Weight, _ rows: Range<Int>, _ buffer: AlignedBuffer, _ body: (UnsafeMutableRawPointer, Bool) -> Void) throws {
-        let parts = PartLayout(parts: weight.parts, shape: weight.shape)
         let count = rows.count * weight.shape.columns
-        let valueBytes = PartLayout.aligned(count * 4)
-        let slices = parts.slices(rows, in: buffer.slice(valueBytes..<(valueBytes + parts.byteCount(rows))))
-        try checkpoint.read(weight, parts: parts.parts, rows: rows, into: slices)
-        let values = buffer.slice(0..<valueBytes)
+        let (values, slices) = try read(weight, rows, buffer)
         let stored = slices.map { UnsafeRawBufferPointer($0) }
         if let dense = weight.layout as? DenseLayout, dense.type != .bf16 {
             dense.decodeFloats(stored[0], count: count, into: values.assumingMemoryBound(to: Float.self))
@@ -86,6 +82,17 @@ public struct ModelWeights: Sendable {
             weight.layout?.decode(stored, rows: rows, shape: weight.shape, into: target)
             body(values.baseAddress!, false)
         }
+    }
+
+    /// Reads the stored parts of some rows; the first part of `buffer` is room for their values as F32.
+    private func read(
+        _ weight: Weight, _ rows: Range<Int>, _ buffer: AlignedBuffer
+    ) throws -> (values: UnsafeMutableRawBufferPointer, parts: [UnsafeMutableRawBufferPointer]) {
+        let parts = PartLayout(parts: weight.parts, shape: weight.shape)
+        let valueBytes = PartLayout.aligned(rows.count * weight.shape.columns * 4)
+        let slices = parts.slices(rows, in: buffer.slice(valueBytes..<(valueBytes + parts.byteCount(rows))))
+        try checkpoint.read(weight, parts: parts.parts, rows: rows, into: slices)
+        return (buffer.slice(0..<valueBytes), slices)
     }
 
     // MARK: Work on rows
@@ -273,13 +280,10 @@ public struct ModelWeights: Sendable {
         _ weight: Weight, _ layout: BlockScaledFP8Layout, _ rows: Range<Int>, _ buffer: AlignedBuffer,
         _ body: (UnsafePointer<UInt16>, (Int, Int) -> Float) -> Void
     ) throws {
-        let parts = PartLayout(parts: weight.parts, shape: weight.shape)
         let count = rows.count * weight.shape.columns
-        let valueBytes = PartLayout.aligned(count * 4)
-        let slices = parts.slices(rows, in: buffer.slice(valueBytes..<(valueBytes + parts.byteCount(rows))))
-        try checkpoint.read(weight, parts: parts.parts, rows: rows, into: slices)
+        let (space, slices) = try read(weight, rows, buffer)
         let codes = slices[0].assumingMemoryBound(to: UInt8.self)
-        let values = buffer.slice(0..<valueBytes).assumingMemoryBound(to: UInt16.self)
+        let values = space.assumingMemoryBound(to: UInt16.self)
         for index in 0..<count { values[index] = BFloat16(rounding: Float8E4M3(bits: codes[index]).value).bits }
         let across = ceilingDivide(weight.shape.columns, layout.blockColumns)
         let scales = Array(layout.scaleType.scales(in: UnsafeRawBufferPointer(slices[1])))

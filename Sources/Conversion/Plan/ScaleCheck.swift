@@ -13,7 +13,6 @@ public enum ScaleCheck {
     private struct Range {
         var weight: Int
         var largest: Float
-        var smallest: Float
     }
 
     public static func findings(in checkpoint: Checkpoint) throws -> [Finding] {
@@ -22,8 +21,8 @@ public enum ScaleCheck {
         for (index, weight) in checkpoint.weights.enumerated() where weight.layout?.isDense == false {
             // By every layout's convention the scales follow the values.
             guard weight.stored.count > 1, weight.stored[1].type.isScale else { continue }
-            let range = try range(of: weight.stored[1], in: checkpoint, buffer)
-            kinds[WeightName.kind(weight.name), default: []].append(Range(weight: index, largest: range.largest, smallest: range.smallest))
+            let largest = try largest(of: weight.stored[1], in: checkpoint, buffer)
+            kinds[WeightName.kind(weight.name), default: []].append(Range(weight: index, largest: largest))
         }
         let everything = median(kinds.values.joined().map(\.largest).filter { $0 > 0 })
         var findings: [Finding] = []
@@ -52,21 +51,18 @@ public enum ScaleCheck {
         return findings
     }
 
-    private static func range(of scale: StoredTensor, in checkpoint: Checkpoint, _ buffer: AlignedBuffer) throws -> (largest: Float, smallest: Float)
-    {
+    private static func largest(of scale: StoredTensor, in checkpoint: Checkpoint, _ buffer: AlignedBuffer) throws -> Float {
         let size = min(scale.byteCount, byteLimit)
         let bytes = buffer.slice(0..<size)
         try checkpoint.read(scale, 0..<size, into: bytes)
         var largest: Float = 0
-        var smallest = Float.infinity
         for value in scale.type.scales(in: UnsafeRawBufferPointer(bytes)) {
             guard value.isFinite, value >= 0 else {
                 throw CheckpointFailure.badScale(tensor: scale.name, file: checkpoint.fileNames[scale.file], value: "\(value)")
             }
             largest = max(largest, value)
-            smallest = min(smallest, value)
         }
-        return (largest, smallest)
+        return largest
     }
 
     private static func median(_ values: [Float]) -> Float? {

@@ -110,13 +110,5 @@ struct Destination {
         try FileTree.rename(temporary, to: file(name))
     }
 
-    func writeText(_ name: String, _ bytes: [UInt8]) throws {
-        let temporary = workFile(name)
-        do {
-            let target = try PositionedFile.openForWriting(temporary, truncate: true)
-            try target.write(bytes, at: 0)
-            try target.synchronize()
-        }
-        try FileTree.rename(temporary, to: file(name))
-    }
+    func writeText(_ name: String, _ bytes: [UInt8]) throws { try FileTree.write(bytes, to: file(name), temporary: workFile(name)) }
 }

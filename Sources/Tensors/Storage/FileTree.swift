@@ -88,9 +88,9 @@ public enum FileTree {
         return Int(status.f_bavail) * Int(status.f_frsize)
     }
 
-    /// Writes a whole small file: it appears complete or not at all.
-    public static func write(_ bytes: [UInt8], to path: String) throws(FileFailure) {
-        let temporary = path + ".partial"
+    /// Writes a whole small file: it appears complete or not at all. `temporary` is its name until then.
+    public static func write(_ bytes: [UInt8], to path: String, temporary: String? = nil) throws(FileFailure) {
+        let temporary = temporary ?? path + ".partial"
         do {
             let file = try PositionedFile.openForWriting(temporary, truncate: true)
             try file.write(bytes, at: 0)

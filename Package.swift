@@ -25,6 +25,7 @@ let package = Package(
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-collections", from: "1.3.0"),
         .package(url: "https://github.com/apple/swift-crypto", from: "4.5.0"),
         .package(url: "https://github.com/apple/swift-system", from: "1.8.0"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.0"),
@@ -43,13 +44,21 @@ let package = Package(
             dependencies: ["CKernels", "Checkpoints", "Formats", "StrictJSON", "Tensors", .product(name: "Crypto", package: "swift-crypto"), "Yams"],
             swiftSettings: strict),
         .target(
-            name: "Parity", dependencies: ["CKernels", "Checkpoints", "Conversion", "Formats", "ReferenceModels", "StrictJSON", "Tensors"],
+            name: "Parity",
+            dependencies: [
+                "CKernels", "Checkpoints", "Conversion", "Formats", "ReferenceModels", "StrictJSON", "Tensors",
+                .product(name: "Crypto", package: "swift-crypto"), "Yams",
+            ],
             swiftSettings: strict),
         .target(
             name: "ReferenceModels", dependencies: ["CKernels", "Checkpoints", "Conversion", "Formats", "StrictJSON", "Tensors"],
             swiftSettings: strict),
         .target(
-            name: "Recast", dependencies: ["Checkpoints", "Conversion", "Formats", "Parity", "ReferenceModels", "StrictJSON", "Tensors"],
+            name: "Tokenizers", dependencies: ["StrictJSON", "Tensors", .product(name: "HeapModule", package: "swift-collections")],
+            swiftSettings: strict),
+        .target(
+            name: "Recast",
+            dependencies: ["Checkpoints", "Conversion", "Formats", "Parity", "ReferenceModels", "StrictJSON", "Tensors", "Tokenizers"],
             swiftSettings: strict),
         .executableTarget(
             name: "RecastCLI", dependencies: ["Recast", .product(name: "ArgumentParser", package: "swift-argument-parser")],
@@ -66,6 +75,7 @@ let package = Package(
         .testTarget(name: "CheckpointsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "ConversionTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "ReferenceModelsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
+        .testTarget(name: "TokenizersTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "ParityTests", dependencies: ["Parity", "Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "CommandLineTests", dependencies: ["Recast", "RecastCLI", "TestSupport"], swiftSettings: strict),
     ]

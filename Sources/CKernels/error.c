@@ -2,7 +2,7 @@
 #include "CKernels.h"
 #include "scalar.h"
 
-typedef struct { double signal[16], noise[16], product[16], candidate[16]; float max_abs; size_t different; } lanes;
+typedef struct { double signal[16], noise[16], product[16], candidate[16], absolute[16]; float max_abs; size_t different; } lanes;
 
 static inline void add(lanes *l, size_t i, float r, float c) {
     // Equal values, two infinities and two NaNs among them, differ by nothing.
@@ -13,6 +13,7 @@ static inline void add(lanes *l, size_t i, float r, float c) {
     l->noise[i & 15] += e * e;
     l->product[i & 15] += a * b;
     l->candidate[i & 15] += b * b;
+    l->absolute[i & 15] += fabs(e);
     if (fabsf(d) > l->max_abs || d != d) l->max_abs = fabsf(d);
     l->different += !same;
 }
@@ -23,6 +24,7 @@ static void join(const lanes *l, ck_error_sums *sums) {
         sums->noise += l->noise[i];
         sums->product += l->product[i];
         sums->candidate += l->candidate[i];
+        sums->absolute += l->absolute[i];
     }
     if (l->max_abs > sums->max_abs || l->max_abs != l->max_abs) sums->max_abs = l->max_abs;
     sums->different += l->different;
@@ -49,7 +51,7 @@ CK_TARGET_AVX512 static inline void put(double target[16], pair sum) {
 /// As far as all values are finite; returns how many elements it has added.
 CK_TARGET_AVX512 static size_t add_avx512(const uint16_t *reference, const uint16_t *candidate, size_t count, lanes *l) {
     const __m512i exponent = _mm512_set1_epi32(0x7F800000);
-    pair signal = {_mm512_setzero_pd(), _mm512_setzero_pd()}, noise = signal, product = signal, other = signal;
+    pair signal = {_mm512_setzero_pd(), _mm512_setzero_pd()}, noise = signal, product = signal, other = signal, absolute = signal;
     __m512 largest = _mm512_setzero_ps();
     size_t i = 0, different = 0;
     for (; i + 16 <= count; i += 16) {
@@ -64,10 +66,12 @@ CK_TARGET_AVX512 static size_t add_avx512(const uint16_t *reference, const uint1
         accumulate(&noise, e, e);
         accumulate(&product, a, b);
         accumulate(&other, b, b);
+        absolute.low = _mm512_add_pd(absolute.low, _mm512_abs_pd(e.low));
+        absolute.high = _mm512_add_pd(absolute.high, _mm512_abs_pd(e.high));
         largest = _mm512_max_ps(largest, _mm512_abs_ps(d));
         different += (size_t)__builtin_popcount(_mm512_cmp_ps_mask(r, c, _CMP_NEQ_OQ));
     }
-    put(l->signal, signal); put(l->noise, noise); put(l->product, product); put(l->candidate, other);
+    put(l->signal, signal); put(l->noise, noise); put(l->product, product); put(l->candidate, other); put(l->absolute, absolute);
     l->max_abs = _mm512_reduce_max_ps(largest);
     l->different = different;
     return i;

@@ -1,151 +1,116 @@
 import Conversion
-import Foundation
 import StrictJSON
 
-/// Bounds that a comparison must keep; nil where none was asked for.
-public struct ParityBounds: Sendable {
-    public var exact = false
-    public var minimumSQNR: Double?
-    public var maximumKLD: Double?
-    public var minimumTop1: Double?
-    public var maximumPerplexityRatio: Double?
+/// What `recast verify` found: weights, forward pass, consumer's contract, and whether the bounds hold.
+public struct ParityVerdict: Sendable {
+    /// Nil where the reference is a file of logits and has no weights.
+    public let weights: WeightAudit?
+    public let forward: ForwardTrial?
+    public let consumer: ConsumerReport?
+    /// Whose default bounds hold where none were given; nil if all bounds were given.
+    public let claimed: ParityClaim?
+    public let gates: [ParityGate]
+
+    public var failures: [String] { gates.compactMap(\.failure) }
+    public var passed: Bool { gates.allSatisfy(\.holds) }
 
     public init(
-        exact: Bool = false, minimumSQNR: Double? = nil, maximumKLD: Double? = nil, minimumTop1: Double? = nil, maximumPerplexityRatio: Double? = nil
+        weights: WeightAudit?, forward: ForwardTrial? = nil, consumer: ConsumerReport? = nil, bounds: ParityBounds = ParityBounds(),
+        claim: ParityClaim? = nil
     ) {
-        self.exact = exact
-        self.minimumSQNR = minimumSQNR
-        self.maximumKLD = maximumKLD
-        self.minimumTop1 = minimumTop1
-        self.maximumPerplexityRatio = maximumPerplexityRatio
-    }
-}
-
-/// What `recast verify` found: weights, forward pass, noise floor, and whether the bounds hold.
-public struct ParityVerdict: Sendable {
-    public let weights: WeightVerdict
-    public let forward: ForwardComparison?
-    /// The reference against itself in BF16 arithmetic.
-    public let noiseFloor: ForwardComparison?
-    /// Bounds on the forward pass that do not hold, one sentence each.
-    public let forwardFailures: [String]
-    public var passed: Bool { weights.passed && forwardFailures.isEmpty }
-    public let claim: String
-
-    public init(weights audit: WeightAudit, forward: ForwardComparison?, noiseFloor: ForwardComparison?, bounds: ParityBounds) {
-        weights = WeightVerdict(audit, exact: bounds.exact, minimumSQNR: bounds.minimumSQNR)
+        self.weights = weights
         self.forward = forward
-        self.noiseFloor = noiseFloor
-        var failures: [String] = []
-        var sentence = weights.claim
-        if let forward {
-            let ratio = forward.candidatePerplexity / forward.referencePerplexity
-            sentence +=
-                "; over \(forward.positions.grouped) positions mean KL(reference || candidate) \(forward.kld.mean.short) nats, the same token preferred in \((forward.top1 * 100).short) %"
-            if let bound = bounds.maximumKLD, !(forward.kld.mean <= bound) { failures.append("mean KLD \(forward.kld.mean.short) is above \(bound)") }
-            if let bound = bounds.minimumTop1, !(forward.top1 >= bound) { failures.append("top-1 agreement \(forward.top1.short) is below \(bound)") }
-            if let bound = bounds.maximumPerplexityRatio, !(ratio <= bound) { failures.append("perplexity ratio \(ratio.short) is above \(bound)") }
-        }
-        if forward == nil { sentence += "; the forward pass was not compared" }
-        forwardFailures = failures
-        claim = failures.isEmpty ? sentence : sentence + "; " + failures.joined(separator: "; ")
+        self.consumer = consumer
+        claimed = claim
+        let bounds = bounds.filled(from: claim?.bounds ?? ParityBounds())
+        gates =
+            (weights.map { ParityGate.gates($0, bounds) } ?? []) + (forward.map { ParityGate.gates($0.comparison, bounds) } ?? [])
+            + (consumer?.gates ?? [])
     }
+
+    /// What was tested and what came out, in one sentence.
+    public var claim: String {
+        var parts: [String] = []
+        if let weights {
+            parts.append(
+                "\(weights.weights.count.grouped) weights, \(weights.values.grouped) values: \(weights.identical.grouped) identical, \(weights.different.grouped) different"
+            )
+            if weights.isComplete, weights.different == 0 { parts.append("every value is equal") }
+        }
+        if let predictions = forward?.comparison.predictions {
+            parts.append(
+                "over \(predictions.positions.grouped) positions mean KL(reference || candidate) \(predictions.kld.mean.short) nats, the same token preferred in \(predictions.top1.percent)"
+            )
+        } else {
+            parts.append("the forward pass was not compared")
+        }
+        if let consumer { parts.append(consumer.sentence) }
+        return (parts + failures).joined(separator: "; ")
+    }
+
+    // MARK: Text
 
     public var text: String {
-        let figures = forwardLines.isEmpty ? [] : [""] + forwardLines
-        return (weights.lines + figures + [(passed ? "passed: " : "FAILED: ") + claim]).joined(separator: "\n")
+        var blocks = [weightLines, forwardLines, consumer?.lines ?? []].filter { !$0.isEmpty }
+        if let claimed, claimed != .none { blocks.append(["bounds where none were given: those of a \(claimed.rawValue) conversion"]) }
+        return (Array(blocks.joined(separator: [""])) + [(passed ? "passed: " : "FAILED: ") + claim]).joined(separator: "\n")
+    }
+
+    /// The worst weights and the kinds of weights, one a line.
+    var weightLines: [String] {
+        guard let weights, weights.different > 0 else { return [] }
+        let worst = weights.weights.prefix(10).filter { !$0.isIdentical }.map { weight in
+            "\(weight.name): \(weight.referenceLayout) -> \(weight.candidateLayout), SQNR \(weight.sqnr.decibels), max error \(weight.maximumError.short), mean error \(weight.meanError.short), cosine \(weight.cosine.short)"
+        }
+        let kinds = weights.kinds.filter { $0.different > 0 }.map { kind in
+            "\(kind.different) of \(kind.weights) x \(kind.name): SQNR worst \(kind.worst.sqnr.decibels), median \(kind.medianSQNR.decibels), mean error \(kind.meanError.short)"
+        }
+        return ["worst weights:"] + worst.map { "  " + $0 } + ["by kind, worst first:"] + kinds.map { "  " + $0 }
     }
 
     /// The figures of the forward pass, layer by layer and then of the logits; none if it was not compared.
     var forwardLines: [String] {
         guard let forward else { return [] }
-        return Self.layerLines(forward, noiseFloor) + [""] + Self.figureLines(forward, noiseFloor)
-    }
-
-    private static func layerLines(_ forward: ForwardComparison, _ floor: ForwardComparison?) -> [String] {
-        forward.layers.map { layer in
-            var line = "after layer \(layer.layer): SQNR \(WeightVerdict.decibels(layer.sqnr))"
-            if let noise = floor?.layers.first(where: { $0.layer == layer.layer }) { line += " (noise floor \(WeightVerdict.decibels(noise.sqnr)))" }
+        var lines = forward.comparison.layers.map { layer in
+            var line = "after layer \(layer.layer): SQNR \(layer.sqnr.decibels)"
+            if let noise = forward.noiseFloor?.layers.first(where: { $0.layer == layer.layer }) { line += " (noise floor \(noise.sqnr.decibels))" }
             line += ", cosine \(layer.cosine.short)"
             if let agreement = layer.expertAgreement {
                 line +=
-                    ", experts agreed \((agreement * 100).short) %, \(layer.flippedExperts.grouped) flipped, \(layer.flippedGroups.grouped) tokens in other groups"
+                    ", experts agreed \(agreement.percent), \(layer.flippedExperts.grouped) flipped, \(layer.flippedGroups.grouped) tokens in other groups, weight shift \(layer.weightShift.short)"
                 if layer.unreachedExperts > 0 { line += ", \(layer.unreachedExperts) experts reached by no token" }
             }
             return line
         }
-    }
-
-    private static func figureLines(_ forward: ForwardComparison, _ floor: ForwardComparison?) -> [String] {
-        func beside(_ figure: (ForwardComparison) -> Double) -> String {
-            figure(forward).short + (floor.map { " (noise floor \(figure($0).short))" } ?? "")
-        }
-        var lines = [
-            "KLD in nats, KL(reference || candidate), F32: mean \(beside(\.kld.mean)), median \(beside(\.kld.median)), 99 % \(beside(\.kld.p99)), max \(beside(\.kld.maximum))",
-            "top-1 agreement \(beside(\.top1)), top-5 \(beside(\.top5)); \(forward.clearDisagreements) clear disagreements, \(forward.nearTies) near-ties",
-        ]
-        if forward.scoredTokens > 0 {
-            lines.append(
-                "perplexity \(forward.referencePerplexity.short) -> \(forward.candidatePerplexity.short), log difference \(forward.logPerplexityDifference.short) +- \(forward.logPerplexityError.short) over \(forward.scoredTokens.grouped) tokens"
-            )
-        }
-        if let worst = forward.worstStep, worst.sqnr.isFinite { lines.append("the sides part most in layer \(worst.layer)") }
+        if !lines.isEmpty { lines.append("") }
+        lines += Self.lines(forward.comparison.predictions, forward.noiseFloor?.predictions, "")
+        if let mtp = forward.comparison.mtp { lines += Self.lines(mtp, nil, "multi-token prediction: ") }
+        if let worst = forward.comparison.worstStep, worst.sqnr.isFinite { lines.append("the sides part most in layer \(worst.layer)") }
+        if forward.noiseFloor != nil { lines.append("noise floor: \(forward.noiseFloorName)") }
         return lines
     }
 
-    public var json: JSONObject {
-        var object = weights.json
-        object["passed"] = .bool(passed)
-        object["claim"] = .string(claim)
-        guard let forward else { return object }
-        var figures = Self.figures(forward)
-        if let noiseFloor {
-            figures["noise_floor"] = .object([
-                "kld_mean": .double(noiseFloor.kld.mean), "kld_p99": .double(noiseFloor.kld.p99), "kld_max": .double(noiseFloor.kld.maximum),
-                "top1": .double(noiseFloor.top1), "perplexity": .double(noiseFloor.candidatePerplexity),
-                "layers_sqnr_db": .array(noiseFloor.layers.map { .double($0.sqnr) }),
-            ])
+    private static func lines(_ predictions: PredictionComparison, _ floor: PredictionComparison?, _ prefix: String) -> [String] {
+        func beside(_ figure: (PredictionComparison) -> Double) -> String {
+            figure(predictions).short + (floor.map { " (noise floor \(figure($0).short))" } ?? "")
         }
-        object["forward"] = .object(figures)
-        return object
-    }
-
-    private static func figures(_ forward: ForwardComparison) -> JSONObject {
-        [
-            "positions": .int(forward.positions),
-            "kld": .object([
-                "mean": .double(forward.kld.mean), "median": .double(forward.kld.median), "p99": .double(forward.kld.p99),
-                "max": .double(forward.kld.maximum),
-            ]),
-            "top1": .double(forward.top1), "top5": .double(forward.top5), "clear_disagreements": .int(forward.clearDisagreements),
-            "near_ties": .int(forward.nearTies),
-            "perplexity": .object([
-                "reference": .double(forward.referencePerplexity), "candidate": .double(forward.candidatePerplexity),
-                "log_difference": .double(forward.logPerplexityDifference), "standard_error": .double(forward.logPerplexityError),
-                "tokens": .int(forward.scoredTokens),
-            ]),
-            "layers": .array(
-                forward.layers.map { layer in
-                    var object: JSONObject = ["layer": .int(layer.layer), "sqnr_db": .double(layer.sqnr), "cosine": .double(layer.cosine)]
-                    if let agreement = layer.expertAgreement {
-                        object["expert_agreement"] = .double(agreement)
-                        object["flipped_experts"] = .int(layer.flippedExperts)
-                        object["flipped_groups"] = .int(layer.flippedGroups)
-                        object["weight_shift"] = .double(layer.weightShift)
-                        object["unreached_experts"] = .int(layer.unreachedExperts)
-                    }
-                    return .object(object)
-                }),
+        let margin = PredictionComparison.nearTieMargin(floor)
+        let disagreements = predictions.disagreements(margin: margin)
+        var lines = [
+            prefix
+                + "KLD in nats, KL(reference || candidate), F32: mean \(beside(\.kld.mean)), median \(beside(\.kld.median)), 99 % \(beside(\.kld.p99)), max \(beside(\.kld.maximum))",
+            prefix
+                + "top-1 agreement \(beside(\.top1)), top-5 \(beside(\.top5)); \(disagreements.clear) clear disagreements, \(disagreements.nearTies) near-ties (margin up to \(margin.short))",
         ]
-    }
-}
-
-extension Double {
-    /// Four significant digits, without an exponent where a person would not write one.
-    var short: String {
-        guard isFinite, self != 0 else { return "\(self)" }
-        let magnitude = Int(Foundation.log10(abs(self)).rounded(.down))
-        let factor = Foundation.pow(10.0, Double(3 - magnitude))
-        return "\((self * factor).rounded() / factor)"
+        if predictions.hiddenDivergence > 0 {
+            lines.append(prefix + "the reference keeps only its likeliest tokens: it may hide up to \(predictions.hiddenDivergence.short) nats of the mean")
+        }
+        if predictions.scoredTokens > 0 {
+            lines.append(
+                prefix
+                    + "perplexity \(predictions.referencePerplexity.short) -> \(predictions.candidatePerplexity.short), log difference \(predictions.logPerplexityDifference.short) +- \(predictions.logPerplexityError.short) over \(predictions.scoredTokens.grouped) tokens"
+            )
+        }
+        return lines
     }
 }

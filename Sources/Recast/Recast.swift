@@ -6,3 +6,4 @@
 @_exported import ReferenceModels
 @_exported import StrictJSON
 @_exported import Tensors
+@_exported import Tokenizers

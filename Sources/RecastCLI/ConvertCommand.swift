@@ -46,7 +46,7 @@ struct ConvertCommand: ParsableCommand {
         var progress = ProgressLine(isQuiet: quiet)
         let report: RunReport
         do {
-            report = try run.execute(stop: interruption.token) { progress.show($0) }
+            report = try run.execute(stop: interruption.token) { progress.show($0.line) }
         } catch {
             progress.end()
             throw error

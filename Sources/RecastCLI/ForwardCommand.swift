@@ -7,24 +7,35 @@ struct ForwardCommand: ParsableCommand {
         discussion: "The logits are bit-identical for any number of jobs and any instruction set, so their digest can stand in a CI check.")
 
     @Argument(help: "A directory, a safetensors file, or an index file.") var checkpoint: String
-    @Option(help: ArgumentHelp("Sequences: JSON {\"sequences\": [[...]]} or safetensors input_ids.", valueName: "file")) var tokens: String
-    @Option(help: ArgumentHelp("The safetensors file to write.", valueName: "file")) var logits: String
+    @OptionGroup var sequences: SequenceOptions
+    @Option(help: ArgumentHelp("The safetensors file to write.", valueName: "file")) var logits: String?
+    @Option(help: ArgumentHelp("Write a compact form of the logits, for `verify` to compare with.", valueName: "file")) var saveReference: String?
     @Flag(help: "Write the residual stream after every layer too.") var hiddenStates = false
     @Option(help: "Arithmetic: f32, bf16 or fp8.") var precision: Precision = .f32
     @Option(help: ArgumentHelp("Upper bound on working memory.", valueName: "size")) var memory = SizeArgument(argument: "2GiB")!
     @Option(help: ArgumentHelp("Worker threads; one a processor by default.", valueName: "n")) var jobs: Int?
 
+    func validate() throws {
+        if let jobs, jobs < 1 || jobs > 1024 { throw ValidationError("--jobs must be between 1 and 1024") }
+        if !sequences.isGiven { throw ValidationError("give the sequences to run with --tokens or --text") }
+        if logits == nil, saveReference == nil { throw ValidationError("give a file to write with --logits or --save-reference") }
+        if hiddenStates, logits == nil { throw ValidationError("--hidden-states go into the file of --logits") }
+    }
+
     func run() throws {
         ProcessFigures.keepFreedMemory()
         let interruption = Interruption()
-        let pass = try ForwardPass(
-            Checkpoint(opening: checkpoint), tokens: TokenBatch(reading: tokens), precision: precision,
-            options: RunOptions(memory: memory.bytes, jobs: jobs))
+        let source = try Checkpoint(opening: checkpoint)
+        guard let tokens = try sequences.read(tokenizerOf: source) else { return }
+        let run = try ForwardRun(source, tokens: tokens, precision: precision, options: RunOptions(memory: memory.bytes, jobs: jobs))
         let started = ProcessFigures.now
-        try LogitsFile(logits, pass.configuration, pass.tokens, hiddenStates: hiddenStates).write(pass, stop: interruption.token)
+        let file = try logits.map { try LogitsFile($0, run.configuration, tokens, hiddenStates: hiddenStates) }
+        let recorder = saveReference == nil ? nil : CompactReference.Recorder(tokens, vocabulary: run.configuration.vocabulary)
+        try run.execute(into: file, stop: interruption.token) { recorder?.add($0) }
+        if let saveReference { try recorder?.write(to: saveReference) }
         let seconds = ProcessFigures.now - started
         Console.print(
-            "\(pass.tokens.count.grouped) tokens, \(Int(Double(pass.tokens.count) / seconds).grouped) tokens/s, peak memory \(ByteSize(ProcessFigures.peakResidentBytes))"
+            "\(tokens.count.grouped) tokens, \(Int(Double(tokens.count) / seconds).grouped) tokens/s, peak memory \(ByteSize(ProcessFigures.peakResidentBytes))"
         )
     }
 }

@@ -10,15 +10,15 @@ struct ProgressLine {
 
     init(isQuiet: Bool) { self.isQuiet = isQuiet }
 
-    mutating func show(_ progress: RunProgress) {
+    mutating func show(_ text: (_ elapsed: Double) -> String) {
         let now = ProcessFigures.now
         guard !isQuiet, now - shown >= (isLive ? 0.1 : 10) else { return }
         shown = now
         if isLive {
-            Console.live(line(progress, now - started))
+            Console.live(text(now - started))
             isOpen = true
         } else {
-            Console.error(line(progress, now - started))
+            Console.error(text(now - started))
         }
     }
 
@@ -27,14 +27,17 @@ struct ProgressLine {
         isOpen = false
     }
 
-    private func line(_ progress: RunProgress, _ elapsed: Double) -> String {
+}
+
+extension RunProgress {
+    func line(_ elapsed: Double) -> String {
         // Half of the work is writing, half is reading back.
-        let done = Double(progress.bytesWritten + progress.bytesAudited) / 2
+        let done = Double(bytesWritten + bytesAudited) / 2
         let rate = elapsed > 0 ? done / elapsed : 0
-        let left = rate > 0 ? Int((Double(progress.totalBytes) - done) / rate) : 0
-        let percent = progress.totalBytes > 0 ? Int(done * 100 / Double(progress.totalBytes)) : 100
+        let left = rate > 0 ? Int((Double(totalBytes) - done) / rate) : 0
+        let percent = totalBytes > 0 ? Int(done * 100 / Double(totalBytes)) : 100
         let eta = left >= 3600 ? "\(left / 3600) h \(left % 3600 / 60) min" : left >= 60 ? "\(left / 60) min \(left % 60) s" : "\(left) s"
         return
-            "\(percent) %  \(ByteSize(Int(done))) of \(ByteSize(progress.totalBytes))  \((rate / 1e7).rounded() / 100) GB/s  \(eta) left  \(progress.shard)"
+            "\(percent) %  \(ByteSize(Int(done))) of \(ByteSize(totalBytes))  \((rate / 1e7).rounded() / 100) GB/s  \(eta) left  \(shard)"
     }
 }

@@ -9,10 +9,18 @@ struct FeedForward {
     let weights: ModelWeights
     /// `model.layers.N.mlp.`
     let prefix: String
+    /// Tokens whose inner activations are held at once.
+    let stretch: Int
 
-    func dense(_ x: Activations, prefix: String, width: Int) throws -> Activations {
-        let result = try mlps([(prefix, x)], width: width)
-        return result[0]
+    /// One network over all tokens.
+    private func dense(_ x: Activations, prefix: String, width: Int) throws -> Activations {
+        guard x.rows > stretch else { return try mlps([(prefix, x)], width: width)[0] }
+        let result = Activations(rows: x.rows, columns: configuration.hiddenSize)
+        for rows in TileSequence(rows: x.rows, step: stretch) {
+            let part = try mlps([(prefix, x.gathered(Array(rows)))], width: width)[0]
+            result[rows.lowerBound].update(from: part.base, count: rows.count * result.columns)
+        }
+        return result
     }
 
     /// Several networks at once, each on its own tokens.
@@ -33,8 +41,9 @@ struct FeedForward {
         return downs.map(\.output)
     }
 
-    /// The intermediate width, from the stored gate projection.
-    private func width(_ prefix: String) throws -> Int {
+    /// The inner width: as configured, or that of the stored gate projection.
+    private func width(_ prefix: String, _ configured: Int? = nil) throws -> Int {
+        if let configured { return configured }
         let name = prefix + "gate_proj.weight"
         guard let weight = weights.checkpoint.weights.first(where: { $0.name == name }), weight.dimensions.count == 2 else {
             throw ReferenceFailure.missingWeight(name)
@@ -44,7 +53,7 @@ struct FeedForward {
 
     func apply(_ x: Activations, isMixture: Bool) throws -> (output: Activations, routing: Routing?) {
         guard isMixture, let router = configuration.router else {
-            return (try dense(x, prefix: prefix, width: width(prefix)), nil)
+            return (try dense(x, prefix: prefix, width: width(prefix, configuration.intermediateSize)), nil)
         }
         let logits = try weights.exactLinear(prefix + "gate.weight", x, outputs: router.experts)
         let biasName = prefix + "gate.e_score_correction_bias"
@@ -69,14 +78,13 @@ struct FeedForward {
         let output = Activations(rows: x.rows, columns: x.columns)
         let chosen = members.keys.sorted()
         guard let first = chosen.first else { return output }
-        let width = try width(prefix + "experts.\(first).")
+        let width = try width(prefix + "experts.\(first).", configuration.expertSize)
         let precision = weights.precision
         // A few experts at a time keep all workers busy without holding every expert's activations.
-        for start in stride(from: 0, to: chosen.count, by: 16) {
-            let batch = chosen[start..<min(start + 16, chosen.count)]
-            let inputs = batch.map { (prefix: prefix + "experts.\($0).", x: x.gathered(members[$0]!.map(\.token))) }
+        for batch in Self.batches(chosen.map { ($0, members[$0] ?? []) }, stretch: stretch) {
+            let inputs = batch.map { (prefix: prefix + "experts.\($0.expert).", x: x.gathered($0.members.map(\.token))) }
             let results = try mlps(inputs, width: width)
-            let parts = zip(batch, results).map { (members: members[$0]!, result: $1) }
+            let parts = zip(batch, results).map { (members: $0.members, result: $1) }
             // Stripes of columns in parallel: every element is added to by one worker, experts in order.
             let stripe = 64
             try ParallelLoop.run(count: ceilingDivide(x.columns, stripe), workers: weights.workers, state: {}) { index, _ in
@@ -90,5 +98,24 @@ struct FeedForward {
             }
         }
         return output
+    }
+
+    typealias Share = (expert: Int, members: [(token: Int, weight: Float)])
+
+    /// Experts in order, up to 16 at once and no more tokens than the stretch; an expert with more tokens is taken in pieces.
+    private static func batches(_ shares: [Share], stretch: Int) -> [[Share]] {
+        var batches: [[Share]] = [[]]
+        var count = 0
+        for share in shares {
+            for part in TileSequence(rows: share.members.count, step: stretch) {
+                if batches[batches.count - 1].count == 16 || count > 0 && count + part.count > stretch {
+                    batches.append([])
+                    count = 0
+                }
+                batches[batches.count - 1].append((share.expert, Array(share.members[part])))
+                count += part.count
+            }
+        }
+        return batches
     }
 }

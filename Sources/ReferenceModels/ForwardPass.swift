@@ -16,26 +16,22 @@ public final class ForwardPass {
     public private(set) var layer = 0
     private let rotary: RotaryEmbedding
 
-    public init(_ checkpoint: Checkpoint, tokens: TokenBatch, precision: Precision = .f32, options: RunOptions = RunOptions()) throws {
+    /// Tokens whose wide activations are held at once.
+    private let stretch: Int
+
+    /// - Parameter passes: how many passes run side by side within the memory budget.
+    public init(
+        _ checkpoint: Checkpoint, tokens: TokenBatch, precision: Precision = .f32, passes: Int = 1, options: RunOptions = RunOptions()
+    ) throws {
         configuration = try ModelConfiguration(config: checkpoint.config)
         weights = try ModelWeights(checkpoint, workers: max(1, options.jobs ?? ProcessFigures.processorCount), precision: precision)
         self.tokens = tokens
         try tokens.check(vocabulary: configuration.vocabulary)
-        let needed = Self.activationBytes(configuration, tokens)
-        guard needed <= options.memory else { throw ReferenceFailure.memory(needed: needed, budget: options.memory) }
+        let budget = try ActivationBudget(configuration, tokens, passes: passes, memory: options.memory)
+        guard budget.batches.count == 1 else { throw ReferenceFailure.batches(budget.batches.count, budget: options.memory) }
+        stretch = budget.stretch
         rotary = RotaryEmbedding(configuration)
         hidden = try weights.rows("model.embed_tokens.weight", [configuration.vocabulary, configuration.hiddenSize], tokens.all)
-    }
-
-    /// What the widest layer holds at once.
-    package static func activationBytes(_ c: ModelConfiguration, _ tokens: TokenBatch) -> Int {
-        let query = c.heads * (c.nopeSize + c.ropeSize)
-        let keyValue = c.heads * (c.nopeSize + c.valueSize)
-        let attention = query + keyValue + c.heads * c.valueSize + c.latentRank + c.ropeSize + (c.queryRank ?? 0) * 2
-        let feedForward = 6.0 * Double(c.hiddenSize) * Double((c.router?.expertsPerToken ?? 1) + 1)
-        // Untrusted sizes: in F64, where nothing overflows.
-        let bytes = Double(tokens.count) * 4 * (4 * Double(c.hiddenSize) + max(Double(attention), feedForward))
-        return bytes < 0x1p60 ? Int(bytes) : 1 << 60
     }
 
     /// How many tokens' logits fit comfortably in memory at once.
@@ -53,49 +49,73 @@ public final class ForwardPass {
     }
 
     private func run(layer: Int, on hidden: Activations, sequences: [Range<Int>]) throws -> Routing? {
-        let c = configuration
         let prefix = "model.layers.\(layer)."
-        let attention = LatentAttention(configuration: c, weights: weights, rotary: rotary, prefix: prefix + "self_attn.")
-        try weights.add(attention.apply(norm(prefix + "input_layernorm.weight", hidden), sequences: sequences), to: hidden)
-        let feedForward = FeedForward(configuration: c, weights: weights, prefix: prefix + "mlp.")
+        let attention = LatentAttention(configuration: configuration, weights: weights, rotary: rotary, prefix: prefix + "self_attn.")
+        for group in stretches(of: sequences) {
+            let rows = group[0].lowerBound..<group[group.count - 1].upperBound
+            let x = try norm(prefix + "input_layernorm.weight", hidden, rows)
+            let shifted = group.map { $0.lowerBound - rows.lowerBound..<$0.upperBound - rows.lowerBound }
+            try weights.add(attention.apply(x, sequences: shifted), to: hidden, at: rows.lowerBound)
+        }
+        let feedForward = FeedForward(configuration: configuration, weights: weights, prefix: prefix + "mlp.", stretch: stretch)
         let (output, routing) = try feedForward.apply(
-            norm(prefix + "post_attention_layernorm.weight", hidden), isMixture: layer >= c.denseLayers)
+            norm(prefix + "post_attention_layernorm.weight", hidden), isMixture: layer >= configuration.denseLayers)
         try weights.add(output, to: hidden)
         return routing
     }
 
-    private func norm(_ name: String, _ x: Activations) throws -> Activations {
-        try weights.normalise(x, by: name, epsilon: configuration.epsilon)
+    /// Runs of whole sequences of no more tokens than the stretch, or one longer sequence each.
+    private func stretches(of sequences: [Range<Int>]) -> [[Range<Int>]] {
+        var groups: [[Range<Int>]] = []
+        for sequence in sequences where !sequence.isEmpty {
+            if let first = groups.last?.first, sequence.upperBound - first.lowerBound <= stretch {
+                groups[groups.count - 1].append(sequence)
+            } else {
+                groups.append([sequence])
+            }
+        }
+        return groups
+    }
+
+    private func norm(_ name: String, _ x: Activations, _ rows: Range<Int>? = nil) throws -> Activations {
+        try weights.normalise(x, rows: rows, by: name, epsilon: configuration.epsilon)
     }
 
     /// Logits of some tokens, [rows, vocabulary], from the finished residual stream.
     public func logits(_ rows: Range<Int>) throws -> Activations {
-        let part = hidden.gathered(Array(rows))
-        return try weights.linear(
-            weights.contains("lm_head.weight") ? "lm_head.weight" : "model.embed_tokens.weight", norm("model.norm.weight", part),
+        try weights.linear(
+            weights.contains("lm_head.weight") ? "lm_head.weight" : "model.embed_tokens.weight", norm("model.norm.weight", hidden, rows),
             outputs: configuration.vocabulary)
     }
 
-    /// Logits of the multi-token-prediction module for one sequence of two tokens or more: row i predicts token i + 2.
+    /// Runs the multi-token-prediction module over all sequences, from the finished residual stream; nil if there is none.
     ///
     /// z_i = eh_proj [enorm(embed(t_i+1)); hnorm(h_i)], one mixture layer over z, shared_head (arXiv 2412.19437, section 2.2).
-    public func mtpLogits(sequence: Int) throws -> Activations? {
+    public func multiTokenPrediction() throws -> MultiTokenPrediction? {
         let c = configuration
-        let range = tokens.ranges[sequence]
         let prefix = "model.layers.\(c.layers)."
-        guard c.mtpModules > 0, isDone, range.count > 1, weights.contains(prefix + "eh_proj.weight") else { return nil }
+        guard c.mtpModules > 0, isDone, weights.contains(prefix + "eh_proj.weight") else { return nil }
+        // Row i of a sequence joins token i + 1 with the state of token i, so a sequence has one row less than tokens.
+        let pairs = tokens.ranges.flatMap { $0.dropLast() }
+        let sequences = MultiTokenPrediction.rows(of: tokens)
         let embedding = weights.contains(prefix + "embed_tokens.weight") ? prefix + "embed_tokens.weight" : "model.embed_tokens.weight"
-        let next = try weights.rows(embedding, [c.vocabulary, c.hiddenSize], Array(tokens.all[range].dropFirst()))
-        let embedded = try norm(prefix + "enorm.weight", next)
-        let previous = try norm(prefix + "hnorm.weight", hidden.gathered(Array(range.dropLast())))
-        let joined = Activations(rows: next.rows, columns: 2 * c.hiddenSize)
-        for row in 0..<next.rows {
-            joined[row].update(from: embedded[row], count: c.hiddenSize)
-            (joined[row] + c.hiddenSize).update(from: previous[row], count: c.hiddenSize)
+        let z = Activations(rows: pairs.count, columns: c.hiddenSize)
+        for rows in TileSequence(rows: pairs.count, step: stretch) {
+            let next = try weights.rows(embedding, [c.vocabulary, c.hiddenSize], rows.map { tokens.all[pairs[$0] + 1] })
+            let embedded = try norm(prefix + "enorm.weight", next)
+            let previous = try norm(prefix + "hnorm.weight", hidden.gathered(rows.map { pairs[$0] }))
+            let joined = Activations(rows: next.rows, columns: 2 * c.hiddenSize)
+            for row in 0..<next.rows {
+                joined[row].update(from: embedded[row], count: c.hiddenSize)
+                (joined[row] + c.hiddenSize).update(from: previous[row], count: c.hiddenSize)
+            }
+            let part = try weights.linear(prefix + "eh_proj.weight", joined, outputs: c.hiddenSize)
+            z[rows.lowerBound].update(from: part.base, count: rows.count * c.hiddenSize)
         }
-        let z = try weights.linear(prefix + "eh_proj.weight", joined, outputs: c.hiddenSize)
-        _ = try run(layer: c.layers, on: z, sequences: [0..<z.rows])
-        let head = weights.contains(prefix + "shared_head.head.weight") ? prefix + "shared_head.head.weight" : "lm_head.weight"
-        return try weights.linear(head, norm(prefix + "shared_head.norm.weight", z), outputs: c.vocabulary)
+        _ = try run(layer: c.layers, on: z, sequences: sequences)
+        return MultiTokenPrediction(
+            sequences: sequences, hidden: z, weights: weights, configuration: c,
+            head: weights.contains(prefix + "shared_head.head.weight") ? prefix + "shared_head.head.weight" : "lm_head.weight",
+            norm: prefix + "shared_head.norm.weight")
     }
 }

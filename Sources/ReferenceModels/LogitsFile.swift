@@ -29,29 +29,29 @@ public struct LogitsFile {
         offsets = Dictionary(uniqueKeysWithValues: zip(declarations.map(\.name), place.offsets))
     }
 
-    /// Runs the whole pass and writes what was asked for.
-    public func write(_ pass: ForwardPass, stop: StopToken = StopToken()) throws {
-        try put("hidden.0", pass.hidden, rows: 0..<tokens.count)
-        while !pass.isDone {
-            if stop.isStopped { throw ReferenceFailure.interrupted }
-            try pass.step()
-            try put("hidden.\(pass.layer)", pass.hidden, rows: 0..<tokens.count)
-        }
-        for start in stride(from: 0, to: tokens.count, by: pass.logitsChunk) {
-            if stop.isStopped { throw ReferenceFailure.interrupted }
-            let rows = start..<min(start + pass.logitsChunk, tokens.count)
-            try put("logits", pass.logits(rows), rows: rows)
-        }
+    /// Takes the residual stream of a batch whose first sequence has the number `firstSequence`.
+    public func add(hidden values: Activations, layer: Int, of batch: TokenBatch, firstSequence: Int) throws {
+        try put("hidden.\(layer)", values, rows: 0..<batch.count, batch, firstSequence)
+    }
+
+    /// Takes the logits of some rows of a batch.
+    public func add(logits values: Activations, rows: Range<Int>, of batch: TokenBatch, firstSequence: Int) throws {
+        try put("logits", values, rows: rows, batch, firstSequence)
+    }
+
+    /// Makes the file appear under its name.
+    public func finish() throws {
         try file.synchronize()
         try FileTree.rename(path + ".partial", to: path)
     }
 
     /// Rows of a matrix to their places, padding behind a sequence's last row.
-    private func put(_ name: String, _ values: Activations, rows: Range<Int>) throws {
+    private func put(_ name: String, _ values: Activations, rows: Range<Int>, _ batch: TokenBatch, _ firstSequence: Int) throws {
         guard let start = offsets[name] else { return }
         let rowBytes = values.columns * 4
         let padding = [UInt8](repeating: 0xFF, count: rowBytes)  // a NaN in every four bytes
-        for (number, range) in tokens.ranges.enumerated() {
+        for (index, range) in batch.ranges.enumerated() {
+            let number = firstSequence + index
             let part = range.clamped(to: rows)
             if !part.isEmpty {
                 let bytes = UnsafeRawBufferPointer(start: values[part.lowerBound - rows.lowerBound], count: part.count * rowBytes)

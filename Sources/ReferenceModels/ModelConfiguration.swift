@@ -15,6 +15,9 @@ public struct ModelConfiguration: Sendable, Equatable {
     public var nopeSize: Int
     public var ropeSize: Int
     public var valueSize: Int
+    /// Inner widths of the dense networks and of one expert, where `config.json` gives them.
+    public var intermediateSize: Int?
+    public var expertSize: Int?
     public var vocabulary: Int
     public var epsilon: Double
     public var router: Router?
@@ -86,6 +89,8 @@ public struct ModelConfiguration: Sendable, Equatable {
         nopeSize = try required("qk_nope_head_dim")
         ropeSize = try required("qk_rope_head_dim")
         valueSize = try required("v_head_dim")
+        intermediateSize = try optional("intermediate_size")
+        expertSize = try optional("moe_intermediate_size")
         vocabulary = try required("vocab_size")
         epsilon = root["rms_norm_eps"]?.double ?? 1e-6
         mtpModules = try optional("num_nextn_predict_layers") ?? 0

@@ -8,6 +8,8 @@ import Tensors
 public struct ModelWeights: Sendable {
     public let checkpoint: Checkpoint
     let workers: Int
+    /// How many threads share the work.
+    public var workerCount: Int { workers }
     let precision: Precision
     private let places: [String: Int]
 
@@ -105,23 +107,24 @@ public struct ModelWeights: Sendable {
         try ParallelLoop.run(count: runs, workers: workers, state: {}) { index, _ in body(index * step..<min(count, (index + 1) * step)) }
     }
 
-    /// target += other, rounded as the precision asks.
-    func add(_ other: Activations, to target: Activations) throws {
+    /// Rows of target from `first` on += other, rounded as the precision asks.
+    func add(_ other: Activations, to target: Activations, at first: Int = 0) throws {
         let precision = precision
-        try forRows(target.rows) { rows in
-            let (a, b) = (target[rows.lowerBound], other[rows.lowerBound])
+        try forRows(other.rows) { rows in
+            let (a, b) = (target[first + rows.lowerBound], other[rows.lowerBound])
             for index in 0..<rows.count * target.columns { a[index] += b[index] }
             precision.round(a, rows.count * target.columns)
         }
     }
 
-    /// RMSNorm of the first `columns` of every row.
-    func normalise(_ x: Activations, by name: String, columns: Int? = nil, epsilon: Double) throws -> Activations {
+    /// RMSNorm of the first `columns` of some rows, by default of all.
+    func normalise(_ x: Activations, rows part: Range<Int>? = nil, by name: String, columns: Int? = nil, epsilon: Double) throws -> Activations {
         let count = columns ?? x.columns
         let norm = RMSNorm(weight: try vector(name, count: count), epsilon: epsilon, precision: precision)
-        let result = Activations(rows: x.rows, columns: count)
-        try forRows(x.rows) { rows in
-            for row in rows { norm.apply(x[row], to: result[row]) }
+        let part = part ?? 0..<x.rows
+        let result = Activations(rows: part.count, columns: count)
+        try forRows(part.count) { rows in
+            for row in rows { norm.apply(x[part.lowerBound + row], to: result[row]) }
         }
         return result
     }

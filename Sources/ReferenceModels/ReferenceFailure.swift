@@ -11,12 +11,13 @@ public enum ReferenceFailure: Failure, Equatable {
     case tokens(path: String, reason: String)
     case token(sequence: Int, position: Int, value: Int, vocabulary: Int)
     case memory(needed: Int, budget: Int)
+    case batches(Int, budget: Int)
     case activations(weight: String, columns: Int)
     case interrupted
 
     public var kind: FailureKind {
         switch self {
-        case .memory, .architecture, .activations: .usage
+        case .memory, .batches, .architecture, .activations: .usage
         case .interrupted: .interrupted
         default: .badData
         }
@@ -35,7 +36,9 @@ public enum ReferenceFailure: Failure, Equatable {
         case .token(let sequence, let position, let value, let vocabulary):
             "token \(value) at position \(position) of sequence \(sequence) is outside the vocabulary of \(vocabulary)"
         case .memory(let needed, let budget):
-            "the activations of these tokens need \(needed >> 20) MiB, above --memory \(budget >> 20) MiB; give fewer tokens or more memory"
+            "the activations of the longest sequence need \(needed >> 20) MiB, above --memory \(budget >> 20) MiB; give shorter sequences or more memory"
+        case .batches(let count, let budget):
+            "these tokens need \(count) batches within \(budget >> 20) MiB; a forward pass runs one"
         case .activations(let weight, let columns):
             "--precision fp8 quantizes activations by 128 channels, but \(weight) has blocks of \(columns) columns; use f32 or bf16"
         case .interrupted: "stopped on request; nothing was written"

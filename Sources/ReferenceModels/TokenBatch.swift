@@ -1,3 +1,4 @@
+import Checkpoints
 import Formats
 import StrictJSON
 import Tensors
@@ -17,7 +18,16 @@ public struct TokenBatch: Sendable, Equatable {
         }
     }
 
+    /// Cuts the tokens of one text into sequences of `length`, each led by `first` if there is one (a beginning-of-sequence token).
+    public init(cutting tokens: [Int], length: Int, first: Int? = nil) {
+        let lead = first.map { [$0] } ?? []
+        self.init(TileSequence(rows: tokens.count, step: max(1, length - lead.count)).map { lead + tokens[$0] })
+    }
+
     public var count: Int { all.count }
+
+    /// Some of the sequences.
+    public func sequences(_ numbers: Range<Int>) -> TokenBatch { TokenBatch(numbers.map { Array(all[ranges[$0]]) }) }
 
     public static let sizeLimit = 1 << 30
 
@@ -54,7 +64,7 @@ public struct TokenBatch: Sendable, Equatable {
             }
         } else {
             let header = try SafetensorsHeader(reading: file)
-            guard let tensor = header.tensors.first(where: { $0.name == "input_ids" }), tensor.type == .i64, tensor.shape.count == 2 else {
+            guard let tensor = header.tensors.first(where: { $0.name == "input_ids" }), tensor.type == .i64, tensor.shape.count == 2, tensor.byteCount > 0 else {
                 throw failure("there is no input_ids I64 [n, t]")
             }
             let bytes = try file.read(tensor.byteCount, at: tensor.offset)

@@ -20,23 +20,23 @@ import Testing
         return builder
     }
 
-    func verify(_ change: (inout CheckpointBuilder) throws -> Void, exact: Bool = true) throws -> ParityVerdict {
+    func verify(_ change: (inout CheckpointBuilder) throws -> Void) throws -> ParityVerdict {
         let folder = try TemporaryDirectory()
         var builder = try model()
         try change(&builder)
         try builder.write(to: folder.file("broken"))
         let (left, right) = (try Checkpoint(opening: Fixtures.fp8Model), try Checkpoint(opening: folder.file("broken")))
         let audit = try WeightAudit(reference: left, candidate: right)
-        var forward: ForwardComparison?
-        if audit.isComplete { forward = try ForwardComparison(ForwardPass(left, tokens: Self.tokens), ForwardPass(right, tokens: Self.tokens)) }
-        return ParityVerdict(weights: audit, forward: forward, noiseFloor: nil, bounds: ParityBounds(exact: exact, maximumKLD: 1e-4))
+        var forward: ForwardTrial?
+        if audit.isComplete { forward = try ForwardTrial(.checkpoint(left), right, tokens: Self.tokens) }
+        return ParityVerdict(weights: audit, forward: forward, claim: ParityClaim(from: left, to: right))
     }
 
     @Test func anUntouchedCopyPasses() throws {
         let verdict = try verify { _ in }
-        #expect(verdict.passed && verdict.forward?.kld.maximum == 0 && verdict.forward?.top1 == 1)
-        #expect(verdict.forward?.layers.allSatisfy { $0.sqnr == .infinity && $0.cosine == 1 } == true)
-        #expect(verdict.forward?.layers.dropFirst().allSatisfy { $0.expertAgreement == 1 && $0.flippedGroups == 0 && $0.weightShift == 0 } == true)
+        #expect(verdict.passed && verdict.forward?.comparison.predictions.kld.maximum == 0 && verdict.forward?.comparison.predictions.top1 == 1)
+        #expect(verdict.forward?.comparison.layers.allSatisfy { $0.sqnr == .infinity && $0.cosine == 1 } == true)
+        #expect(verdict.forward?.comparison.layers.dropFirst().allSatisfy { $0.expertAgreement == 1 && $0.flippedGroups == 0 && $0.weightShift == 0 } == true)
     }
 
     @Test func twoSwappedWeightsAreNamed() throws {
@@ -46,7 +46,7 @@ import Testing
             builder[names[0]]?.bytes = bytes[1]
             builder[names[1]]?.bytes = bytes[0]
         }
-        #expect(!verdict.passed && Set(verdict.weights.audit.weights.prefix(2).map(\.name)) == Set(names))
+        #expect(!verdict.passed && Set((verdict.weights?.weights.prefix(2) ?? []).map(\.name)) == Set(names))
     }
 
     @Test func aTransposedExpertIsNamed() throws {
@@ -55,7 +55,7 @@ import Testing
             let bytes = builder[name]!.bytes
             builder[name]?.bytes = (0..<256 * 256).map { bytes[$0 % 256 * 256 + $0 / 256] }
         }
-        #expect(!verdict.passed && verdict.weights.audit.weights[0].name == name && verdict.claim.contains(name))
+        #expect(!verdict.passed && verdict.weights?.weights[0].name == name && verdict.claim.contains(name))
     }
 
     @Test func aScaleOffByTwoIsNamedAndItsLayerPartsFirst() throws {
@@ -64,15 +64,15 @@ import Testing
             let floats = builder[module + ".weight_scale_inv"]!.bytes.withUnsafeBytes { Array($0.bindMemory(to: Float.self)) }
             builder[module + ".weight_scale_inv"]?.bytes = floats.flatMap { CheckpointBuilder.bytes(($0 * 2).bitPattern) }
         }
-        #expect(!verdict.passed && verdict.weights.audit.weights[0].name == module + ".weight")
-        #expect(verdict.forward?.worstStep?.layer == 1 && verdict.forward?.layers[0].sqnr == .infinity)
-        #expect((verdict.forward?.kld.mean ?? 0) > 1e-4)
+        #expect(!verdict.passed && verdict.weights?.weights[0].name == module + ".weight")
+        #expect(verdict.forward?.comparison.worstStep?.layer == 1 && verdict.forward?.comparison.layers[0].sqnr == .infinity)
+        #expect((verdict.forward?.comparison.predictions.kld.mean ?? 0) > 1e-4)
     }
 
     @Test func aDroppedMultiTokenPredictionTensorIsNamed() throws {
         let name = "model.layers.4.eh_proj.weight"
         let verdict = try verify { $0[name] = nil }
-        #expect(!verdict.passed && verdict.weights.audit.missing == [name] && verdict.claim.contains(name))
+        #expect(!verdict.passed && verdict.weights?.missing == [name] && verdict.claim.contains(name))
     }
 
     /// Rows reordered as if pairs were (i, i + 8) instead of (2i, 2i + 1): the classic conversion mistake.
@@ -90,8 +90,8 @@ import Testing
                 builder[module + ".weight"]?.bytes = Array(rows.joined())
             }
         }
-        #expect(!verdict.passed && Set(verdict.weights.audit.weights.prefix(4).map(\.name)) == Set(modules.map { $0 + ".weight" }))
-        #expect((verdict.forward?.kld.mean ?? 0) > 1e-4 && verdict.forward?.worstStep?.layer == 0)
+        #expect(!verdict.passed && Set((verdict.weights?.weights.prefix(4) ?? []).map(\.name)) == Set(modules.map { $0 + ".weight" }))
+        #expect((verdict.forward?.comparison.predictions.kld.mean ?? 0) > 1e-4 && verdict.forward?.comparison.worstStep?.layer == 0)
     }
 
     @Test func modelsOfOtherSizesAreRefused() throws {
@@ -100,9 +100,8 @@ import Testing
         builder.config["num_hidden_layers"] = .int(3)
         try builder.write(to: folder.file("m"))
         #expect(throws: ParityFailure.differentModels) {
-            try ForwardComparison(
-                ForwardPass(Checkpoint(opening: Fixtures.fp8Model), tokens: Self.tokens),
-                ForwardPass(Checkpoint(opening: folder.file("m")), tokens: Self.tokens))
+            try ForwardTrial(
+                .checkpoint(Checkpoint(opening: Fixtures.fp8Model)), Checkpoint(opening: folder.file("m")), tokens: Self.tokens)
         }
     }
 

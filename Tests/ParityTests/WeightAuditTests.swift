@@ -14,7 +14,7 @@ import Testing
         for options in [RunOptions(), RunOptions(memory: 2 << 20, jobs: 3)] {
             let audit = try audit(Fixtures.fp8Model, folder.file("bf16"), options)
             #expect(audit.identical == 221 && audit.different == 0 && audit.isComplete)
-            #expect(WeightVerdict(audit, exact: true, minimumSQNR: nil).passed)
+            #expect(ParityVerdict(weights: audit, bounds: ParityBounds(exact: true)).passed)
         }
     }
 
@@ -31,9 +31,9 @@ import Testing
         let worst = audits[0].weights[0]
         let entry = manifest["weights"]?.array?.first { $0["name"]?.string == worst.name }
         #expect(entry?["sqnr_db"]?.double == worst.sqnr && entry?["max_abs"]?.double == worst.maximumError)
-        #expect(!WeightVerdict(audits[0], exact: true, minimumSQNR: nil).passed)
-        #expect(WeightVerdict(audits[0], exact: false, minimumSQNR: 15).passed)
-        let verdict = WeightVerdict(audits[0], exact: false, minimumSQNR: 45)
+        #expect(!ParityVerdict(weights: audits[0], bounds: ParityBounds(exact: true)).passed)
+        #expect(ParityVerdict(weights: audits[0], bounds: ParityBounds(minimumSQNR: 15)).passed)
+        let verdict = ParityVerdict(weights: audits[0], bounds: ParityBounds(minimumSQNR: 45))
         #expect(!verdict.passed && verdict.claim.contains(worst.name))
         #expect(verdict.json["weights"]?["worst"]?.array?[0]["name"]?.string == worst.name)
     }
@@ -48,7 +48,7 @@ import Testing
         let weight = try audit(folder.file("a"), folder.file("b")).weights[0]
         #expect(weight.different == 2 && weight.maximumError == 2 && weight.values == 4)
         #expect(abs(weight.sqnr - 10 * log10(169.0 / 5)) < 1e-12)
-        #expect(abs(weight.rootMeanSquareError - (5.0 / 4).squareRoot()) < 1e-12)
+        #expect(abs(weight.rootMeanSquareError - (5.0 / 4).squareRoot()) < 1e-12 && weight.meanError == 0.75)
         #expect(abs(weight.cosine - (9 + 16 + 120) / (169.0 * 126).squareRoot()) < 1e-12)
     }
 
@@ -63,7 +63,7 @@ import Testing
         let result = try audit(folder.file("a"), folder.file("b"))
         #expect(
             result.missing == ["lm_head.weight"] && result.extra == ["extra.bias"] && result.reshaped == ["model.layers.0.input_layernorm.weight"])
-        let verdict = WeightVerdict(result, exact: false, minimumSQNR: nil)
+        let verdict = ParityVerdict(weights: result)
         #expect(!verdict.passed && verdict.claim.contains("lm_head.weight"))
     }
 

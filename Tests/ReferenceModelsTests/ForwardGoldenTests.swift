@@ -69,8 +69,7 @@ import Testing
         for sequence in [4, 5, 6] {
             worst = max(worst, compare(logits, rows: Array(tokens.ranges[sequence]), try #require(golden.tensors["logits.\(sequence)"])))
         }
-        let mtp = try #require(try pass.mtpLogits(sequence: 0))
-        #expect(mtp.rows == 159)
+        let mtp = try #require(try pass.multiTokenPrediction()).logits(0..<159)
         worst = max(worst, compare(mtp, rows: Array(stride(from: 0, to: 159, by: 8)), try #require(golden.tensors["mtp.logits"])))
         #expect(worst <= Self.bound, "largest difference \(worst)")
         print("\(model): largest difference to transformers \(worst)")
@@ -81,7 +80,7 @@ import Testing
         let expected = try #require(summary[model]?["perplexity_f32"]?.double)
         let checkpoint = try Checkpoint(opening: model == "bf16" ? Fixtures.bf16Model : Fixtures.fp8Model)
         let tokens = try TokenBatch(reading: Fixtures.path("tokens-eval.json"))
-        let comparison = try ForwardComparison(ForwardPass(checkpoint, tokens: tokens), ForwardPass(checkpoint, tokens: tokens))
+        let comparison = try ForwardTrial(.checkpoint(checkpoint), checkpoint, tokens: tokens).comparison.predictions
         #expect(comparison.scoredTokens == summary[model]?["tokens"]?.int)
         #expect(abs(comparison.referencePerplexity / expected - 1) < 1e-4, "\(comparison.referencePerplexity), expected \(expected)")
     }

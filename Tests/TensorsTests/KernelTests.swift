@@ -219,6 +219,7 @@ import Testing
                         plain.signal.bitPattern == other.signal.bitPattern && plain.noise.bitPattern == other.noise.bitPattern
                             || plain.noise.isNaN && other.noise.isNaN)
                     #expect(plain.different == other.different)
+                    #expect(plain.absolute.bitPattern == other.absolute.bitPattern || plain.absolute.isNaN && other.absolute.isNaN)
                     #expect(plain.max_abs.bitPattern == other.max_abs.bitPattern || plain.max_abs.isNaN && other.max_abs.isNaN)
                 }
                 #expect(

@@ -77,10 +77,11 @@ void ck_add_scaled(float *sum, size_t tokens, const float *token_scales, size_t 
 /// How many BF16 values are infinite or NaN.
 size_t ck_bf16_count_nonfinite(const uint16_t *source, size_t count);
 
-/// Adds up one row: sums of reference^2, (reference - candidate)^2, reference * candidate and candidate^2 in F64, the largest
+/// Adds up one row: sums of reference^2, (reference - candidate)^2, reference * candidate, candidate^2 and |reference - candidate|
+/// in F64, the largest
 /// |reference - candidate| and how many values differ. Element i goes to lane i mod 16 and the lanes are joined in order, so
 /// the bits are the same at every level. Two NaNs count as equal.
-typedef struct { double signal, noise, product, candidate; float max_abs; size_t different; } ck_error_sums;
+typedef struct { double signal, noise, product, candidate, absolute; float max_abs; size_t different; } ck_error_sums;
 void ck_bf16_error(int level, const uint16_t *reference, const uint16_t *candidate, size_t count, ck_error_sums *sums);
 void ck_f32_error(const float *reference, const float *candidate, size_t count, ck_error_sums *sums);
 

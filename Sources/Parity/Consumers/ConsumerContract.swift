@@ -1,0 +1,233 @@
+import Checkpoints
+import Conversion
+import Formats
+import ReferenceModels
+import StrictJSON
+import Tensors
+
+/// The contract of a consumer, as its loader's source has it.
+///
+/// Sources: vllm-project/vllm:vllm/model_executor/models/deepseek_v2.py and layers/quantization, sgl-project/sglang the same,
+/// huggingface/transformers:src/transformers/quantizers, ggml-org/llama.cpp:convert_hf_to_gguf.py, ml-explore/mlx-lm:mlx_lm/utils.py
+/// and models/deepseek_v3.py.
+public struct ConsumerContract {
+    let consumer: Consumer
+    let checkpoint: Checkpoint
+    private let weights: [String: Weight]
+
+    public init(_ consumer: Consumer, _ checkpoint: Checkpoint) {
+        self.consumer = consumer
+        self.checkpoint = checkpoint
+        weights = Dictionary(checkpoint.weights.map { ($0.name, $0) }) { first, _ in first }
+    }
+
+    private typealias Rule = (rule: String, check: () -> String?)
+
+    public func report() -> ConsumerReport {
+        var rules: [Rule] = [
+            ("config.json names architecture and model type", configuration),
+            ("every weight that config.json promises is there", promised),
+            ("no tensor that the model code does not know", unknown),
+            ("the expert-selection bias is F32", selectionBias),
+            ("the quantization method is one it reads", method),
+        ]
+        if checkpoint.quantization?.method == "fp8" { rules.append(("block sizes and scales are as quantization_config says", blockScales)) }
+        if checkpoint.quantization?.method == "compressed-tensors" {
+            rules.append(("every quantized weight is as a config group says", groups))
+        }
+        if checkpoint.quantization != nil { rules.append(("every unquantized linear is exempt from quantization", exempt)) }
+        if consumer == .vllm || consumer == .sglang { rules.append(("modules that are fused share a layout", fused)) }
+        if consumer == .mlx { rules.append(("multi-token-prediction weights are where it drops them", droppedMTP)) }
+        if consumer == .llamaCpp || consumer == .transformers { rules.append(("a tokenizer lies beside the weights", tokenizer)) }
+        return ConsumerReport(consumer: consumer, checks: rules.map { .init(rule: $0.rule, failure: $0.check()) })
+    }
+
+    /// "3 weights ..., first A, B, C", or nil for none.
+    private func list(_ names: [String], _ text: String) -> String? {
+        names.isEmpty ? nil : "\(names.count) \(text), first \(names.prefix(3).joined(separator: ", "))"
+    }
+
+    // MARK: Names and configuration
+
+    private func configuration() -> String? {
+        guard checkpoint.config.object?.members.isEmpty == false else { return "there is no config.json" }
+        guard checkpoint.config["architectures"]?.array?.first?.string != nil else { return "config.json has no `architectures`" }
+        return checkpoint.config["model_type"]?.string == nil ? "config.json has no `model_type`" : nil
+    }
+
+    private func promised() -> String? {
+        guard let model = try? ModelConfiguration(config: checkpoint.config) else { return nil }
+        return list(ExpectedWeights(model).required.filter { weights[$0] == nil }, "weights are missing")
+    }
+
+    private func unknown() -> String? {
+        guard let model = try? ModelConfiguration(config: checkpoint.config) else { return nil }
+        let expected = ExpectedWeights(model)
+        let known = Set(expected.required + expected.optional)
+        return list(checkpoint.weights.map(\.name).filter { !known.contains($0) }, "tensors have names that are not in the model")
+    }
+
+    private func selectionBias() -> String? {
+        list(
+            checkpoint.weights.filter { $0.name.hasSuffix("e_score_correction_bias") && $0.layoutName != "f32" }.map { "\($0.name) (\($0.layoutName))" },
+            "biases have another type")
+    }
+
+    private func tokenizer() -> String? {
+        checkpoint.sideFiles.contains { $0 == "tokenizer.json" || $0 == "tokenizer.model" || $0 == "tiktoken.model" }
+            ? nil : "there is no tokenizer.json, tokenizer.model or tiktoken.model"
+    }
+
+    private func droppedMTP() -> String? {
+        // mlx-lm's DeepSeek-V3 drops names that begin with model.layers.61, whatever num_hidden_layers says.
+        guard let model = try? ModelConfiguration(config: checkpoint.config), checkpoint.config["model_type"]?.string == "deepseek_v3" else { return nil }
+        let extra = checkpoint.weights.map(\.name).filter { (WeightName.layer($0) ?? 0) >= model.layers && !$0.hasPrefix("model.layers.61.") }
+        return list(extra, "multi-token-prediction weights are not in layer 61, the only one it drops")
+    }
+
+    // MARK: Quantization
+
+    private static let methods: [Consumer: Set<String>] = [
+        .vllm: ["fp8", "compressed-tensors", "awq", "gptq", "modelopt", "modelopt_fp4", "mxfp4"],
+        .sglang: ["fp8", "compressed-tensors", "awq", "gptq", "modelopt", "modelopt_fp4", "w4afp8", "mxfp4"],
+        .transformers: ["fp8", "compressed-tensors", "awq", "gptq", "mxfp4"],
+        .llamaCpp: ["fp8", "compressed-tensors", "gptq", "modelopt"],
+        .mlx: ["fp8", "compressed-tensors", "awq", "gptq", "modelopt", "mxfp4"],
+    ]
+
+    private func method() -> String? {
+        let quantized = checkpoint.weights.filter { $0.layout?.isDense == false }
+        guard let quantization = checkpoint.quantization else {
+            if checkpoint.config["quantization"] != nil {
+                return consumer == .mlx ? nil : "config.json describes MLX's own quantization, which only MLX reads"
+            }
+            return list(quantized.map(\.name), "weights are quantized but config.json has no quantization_config")
+        }
+        guard !quantized.isEmpty else { return "quantization_config says \(quantization.method), but no weight is quantized" }
+        guard Self.methods[consumer]?.contains(quantization.method) == true else { return "quant_method \"\(quantization.method)\" is not read" }
+        guard quantization.method == "compressed-tensors" else { return nil }
+        let format = quantization.json["format"]?.string ?? ""
+        switch consumer {
+        case .llamaCpp:
+            if quantization.groups.count > 1 { return "more than one config group is not read" }
+            guard let group = quantization.groups.first else { return nil }
+            if format == "pack-quantized", group.strategy != "group" { return "pack-quantized weights must be in groups, not by \(group.strategy)" }
+            if format == "float-quantized", group.strategy != "channel" && group.strategy != "block" {
+                return "float-quantized weights must be by channel or block, not by \(group.strategy)"
+            }
+            return ["pack-quantized", "float-quantized", "int-quantized", "naive-quantized", "nvfp4-pack-quantized"].contains(format)
+                ? nil : "the format \(format) is not read"
+        case .mlx:
+            guard ["pack-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized"].contains(format) else { return "the format \(format) is not read" }
+            guard format == "pack-quantized", let group = quantization.groups.first else { return nil }
+            // It takes any pack-quantized checkpoint for 4 bits in groups of 32 without zero points.
+            return quantization.groups.count == 1 && group.bits == 4 && group.groupSize == 32 && group.symmetric
+                ? nil : "pack-quantized is read as symmetric 4-bit in groups of 32 only"
+        default: return nil
+        }
+    }
+
+    private func blockScales() -> String? {
+        let quantized = checkpoint.weights.filter { $0.layout?.isDense == false }
+        let misnamed = quantized.filter { !$0.stored.contains { $0.name.hasSuffix(".weight_scale_inv") } }.map(\.name)
+        if let failure = list(misnamed, "weights have no weight_scale_inv") { return failure }
+        let block = checkpoint.quantization?.block ?? []
+        let others = quantized.filter { ($0.layout as? BlockScaledFP8Layout).map { [$0.blockRows, $0.blockColumns] != block } ?? true }
+        return list(others.map { "\($0.name) (\($0.layoutName))" }, "weights are not in blocks of \(block)")
+    }
+
+    /// A target or `ignore` entry of compressed-tensors: a name, a class, or a regular expression from the name's start.
+    private struct Target {
+        private let name: String
+        private let regex: Regex<AnyRegexOutput>?
+
+        init(_ text: String) {
+            name = text
+            regex = text.hasPrefix("re:") ? try? Regex(String(text.dropFirst(3))) : nil
+        }
+
+        func matches(_ module: String) -> Bool {
+            if let regex { return (try? regex.prefixMatch(in: module)) != nil }
+            return name == module || name == "Linear"
+        }
+    }
+
+    private var ignored: [Target] {
+        let json = checkpoint.quantization?.json
+        let lists = ["ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules"].compactMap { json?[$0]?.array }
+        return lists.joined().compactMap(\.string).map(Target.init)
+    }
+
+    private func groups() -> String? {
+        let groups = (checkpoint.quantization?.json["config_groups"]?.object?.members ?? []).map(\.value)
+        let targets = groups.map { ($0["targets"]?.array ?? []).compactMap(\.string).map(Target.init) }
+        let ignored = ignored
+        var wrong: [String] = []
+        for weight in checkpoint.weights {
+            guard let layout = weight.layout, !layout.isDense else { continue }
+            let module = String(weight.module)
+            if ignored.contains(where: { $0.matches(module) }) {
+                wrong.append("\(module) (on the ignore list)")
+                continue
+            }
+            guard let place = targets.firstIndex(where: { $0.contains { $0.matches(module) } }) else {
+                wrong.append("\(module) (in no group)")
+                continue
+            }
+            guard case .compressedTensors(_, let mine, _)? = LayoutRegistry.families.lazy.compactMap({ $0.configuration(of: layout) }).first else {
+                wrong.append("\(module) (\(layout.name))")
+                continue
+            }
+            let theirs = groups[place]["weights"]
+            let keys = ["num_bits", "type", "strategy", "group_size", "symmetric"]
+            if let key = keys.first(where: { mine[$0] != (theirs?[$0] ?? .null) }) { wrong.append("\(module) (\(layout.name), but its group has another \(key))") }
+        }
+        return list(wrong, "weights are not as their config group says")
+    }
+
+    /// Linears that the consumers' model code never quantizes.
+    private func isNeverQuantized(_ module: String) -> Bool {
+        // A router gate is no Linear anywhere, an embedding neither.
+        if module.hasSuffix(".gate") || module.hasSuffix("embed_tokens") || module.hasSuffix("norm") { return true }
+        guard checkpoint.quantization?.method == "fp8" else { return false }
+        return LayoutChoice.keptModules.contains { $0.isImplied && $0.pattern.matches(module) }
+    }
+
+    private func exempt() -> String? {
+        let ignored = ignored
+        let targets = (checkpoint.quantization?.json["config_groups"]?.object?.members ?? []).flatMap {
+            ($0.value["targets"]?.array ?? []).compactMap(\.string).map(Target.init)
+        }
+        let bare = checkpoint.weights.filter { weight in
+            guard weight.layout?.isDense == true, weight.dimensions.count == 2, WeightName.leaf(weight.name) == "weight" else { return false }
+            let module = String(weight.module)
+            if isNeverQuantized(module) || ignored.contains(where: { $0.matches(module) }) { return false }
+            return targets.isEmpty || targets.contains { $0.matches(module) }
+        }
+        return list(bare.map { String($0.module) }, "unquantized linears would be loaded as quantized ones")
+    }
+
+    /// The engines join these into one matrix each, which can have one layout only.
+    private func fused() -> String? {
+        var parts: [String: [String: String]] = [:]
+        for weight in checkpoint.weights where weight.layout != nil {
+            let module = String(weight.module)
+            let leaf = WeightName.leaf(module), parent = String(WeightName.module(module))
+            switch leaf {
+            case "q_a_proj", "kv_a_proj_with_mqa": parts[parent + ".fused_qkv_a_proj", default: [:]][String(leaf)] = weight.layoutName
+            case "gate_proj", "up_proj", "down_proj":
+                let isExpert = WeightName.isRoutedExpert(weight.name)
+                // All experts of a layer are one matrix for gate and up and one for down, of one scheme.
+                if isExpert {
+                    let layer = String(WeightName.module(parent))
+                    parts[layer, default: [:]]["\(leaf) of expert \(WeightName.leaf(parent))"] = weight.layoutName
+                } else if leaf != "down_proj" {
+                    parts[parent + ".gate_up_proj", default: [:]][String(leaf)] = weight.layoutName
+                }
+            default: break
+            }
+        }
+        let mixed = parts.filter { Set($0.value.values).count > 1 }.keys.sorted()
+        return list(mixed.map { "\($0) (\(Set(parts[$0]?.values.map { $0 } ?? []).sorted().joined(separator: " and ")))" }, "fused modules have more than one layout")
+    }
+}

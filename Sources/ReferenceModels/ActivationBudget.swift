@@ -1,0 +1,52 @@
+import Conversion
+
+/// How many tokens run at once, and how many of them are wide at once, so that activations stay inside `--memory`.
+///
+/// Each pass keeps the residual stream of its tokens; a step adds its normalised input and its output. What is many times wider
+/// (queries, keys, values, the inside of the feed-forward networks) is held for a stretch of tokens only. Results do not depend
+/// on either number: a token's values depend on its own sequence alone.
+public struct ActivationBudget: Sendable, Equatable {
+    /// Runs of sequences, one batch after another.
+    public let batches: [Range<Int>]
+    /// Tokens whose wide activations are held at once; a sequence is never cut.
+    public let stretch: Int
+
+    /// A stretch longer than this gains nothing: its products are long enough for every worker.
+    private static let longestStretch = 8192
+
+    /// - Parameter passes: forward passes that run side by side, each with its own residual stream.
+    public init(_ configuration: ModelConfiguration, _ tokens: TokenBatch, passes: Int = 1, memory: Int) throws {
+        // Untrusted sizes: in F64, where nothing overflows.
+        let wide = 4 * Self.wideFloats(configuration)
+        let resident = 4 * Double(configuration.hiddenSize) * Double(passes + 2)
+        let longest = tokens.ranges.map(\.count).max() ?? 0
+        let stretch = min(Double(Self.longestStretch), max(Double(longest), Double(memory) / 3 / wide))
+        self.stretch = max(longest, Int(stretch))
+        let room = (Double(memory) - wide * Double(min(self.stretch, tokens.count))) / resident
+        guard room >= Double(longest) else {
+            let needed = wide * Double(longest) + resident * Double(longest)
+            throw ReferenceFailure.memory(needed: needed < 0x1p60 ? Int(needed) : 1 << 60, budget: memory)
+        }
+        var batches: [Range<Int>] = []
+        var start = 0
+        var count = 0
+        for (number, range) in tokens.ranges.enumerated() {
+            if count > 0, Double(count + range.count) > room {
+                batches.append(start..<number)
+                (start, count) = (number, 0)
+            }
+            count += range.count
+        }
+        self.batches = batches + [start..<tokens.ranges.count]
+    }
+
+    /// F32 values that a token takes in the widest part of a layer.
+    private static func wideFloats(_ c: ModelConfiguration) -> Double {
+        let (heads, hidden) = (Double(c.heads), Double(c.hiddenSize))
+        let query = heads * Double(c.nopeSize + c.ropeSize)
+        let keyValue = heads * Double(c.nopeSize + c.valueSize)
+        let attention = query + keyValue + heads * Double(c.valueSize) + Double(2 * c.latentRank + c.ropeSize + 2 * (c.queryRank ?? 0)) + 2 * hidden
+        // Input and output of a network, and its two inner products.
+        return max(attention, 2 * hidden + 2 * Double(max(c.intermediateSize ?? 4 * c.hiddenSize, c.expertSize ?? 0)))
+    }
+}

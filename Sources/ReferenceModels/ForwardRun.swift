@@ -1,0 +1,41 @@
+import Checkpoints
+import Conversion
+import Tensors
+
+/// One checkpoint's forward pass over all sequences, in as many batches as the memory budget needs.
+public struct ForwardRun {
+    public let configuration: ModelConfiguration
+    private let checkpoint: Checkpoint
+    private let tokens: TokenBatch
+    private let precision: Precision
+    private let options: RunOptions
+
+    public init(_ checkpoint: Checkpoint, tokens: TokenBatch, precision: Precision = .f32, options: RunOptions = RunOptions()) throws {
+        configuration = try ModelConfiguration(config: checkpoint.config)
+        self.checkpoint = checkpoint
+        self.tokens = tokens
+        self.precision = precision
+        self.options = options
+    }
+
+    /// Hands logits, in the order of the tokens, to `observe` and with the hidden states to `file`.
+    public func execute(into file: LogitsFile?, stop: StopToken = StopToken(), observe: (Activations) -> Void = { _ in }) throws {
+        for numbers in try ActivationBudget(configuration, tokens, memory: options.memory).batches {
+            let batch = tokens.sequences(numbers)
+            let pass = try ForwardPass(checkpoint, tokens: batch, precision: precision, options: options)
+            try file?.add(hidden: pass.hidden, layer: 0, of: batch, firstSequence: numbers.lowerBound)
+            while !pass.isDone {
+                if stop.isStopped { throw ReferenceFailure.interrupted }
+                try pass.step()
+                try file?.add(hidden: pass.hidden, layer: pass.layer, of: batch, firstSequence: numbers.lowerBound)
+            }
+            for rows in TileSequence(rows: batch.count, step: pass.logitsChunk) {
+                if stop.isStopped { throw ReferenceFailure.interrupted }
+                let logits = try pass.logits(rows)
+                try file?.add(logits: logits, rows: rows, of: batch, firstSequence: numbers.lowerBound)
+                observe(logits)
+            }
+        }
+        try file?.finish()
+    }
+}

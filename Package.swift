@@ -76,7 +76,7 @@ let package = Package(
         .testTarget(name: "ConversionTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "ReferenceModelsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "TokenizersTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
-        .testTarget(name: "ParityTests", dependencies: ["Parity", "Recast", "TestSupport"], swiftSettings: strict),
+        .testTarget(name: "ParityTests", dependencies: ["Parity", "Recast", "TestSupport", "Yams"], swiftSettings: strict),
         .testTarget(name: "CommandLineTests", dependencies: ["Recast", "RecastCLI", "TestSupport"], swiftSettings: strict),
     ]
 )

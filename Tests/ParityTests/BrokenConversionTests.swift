@@ -75,22 +75,59 @@ import Testing
         #expect(!verdict.passed && verdict.weights?.missing == [name] && verdict.claim.contains(name))
     }
 
-    /// Rows reordered as if pairs were (i, i + 8) instead of (2i, 2i + 1): the classic conversion mistake.
-    @Test func halfSplitRotaryRowsAreCaught() throws {
-        let modules = (0..<4).map { "model.layers.\($0).self_attn.kv_a_proj_with_mqa" }
+    /// Every tensor of two layers under the other's name, as when the files of two shards change places.
+    @Test func aSwappedShardIsNamedByItsLayers() throws {
         let verdict = try verify { builder in
-            for module in modules {
-                let bytes = builder[module + ".weight"]!.bytes
-                var rows = (0..<80).map { Array(bytes[($0 * 256)..<(($0 + 1) * 256)]) }
-                let rope = Array(rows[64...])
-                for i in 0..<8 {
-                    rows[64 + i] = rope[2 * i]
-                    rows[64 + 8 + i] = rope[2 * i + 1]
-                }
-                builder[module + ".weight"]?.bytes = Array(rows.joined())
+            for tensor in builder.tensors where tensor.name.hasPrefix("model.layers.1.") {
+                let other = tensor.name.replacing("model.layers.1.", with: "model.layers.2.")
+                let bytes = builder[other]!.bytes
+                builder[other]?.bytes = tensor.tensor.bytes
+                builder[tensor.name]?.bytes = bytes
             }
         }
-        #expect(!verdict.passed && Set((verdict.weights?.weights.prefix(4) ?? []).map(\.name)) == Set(modules.map { $0 + ".weight" }))
+        let different = (verdict.weights?.weights ?? []).filter { !$0.isIdentical }
+        #expect(!verdict.passed && different.count > 80 && different.allSatisfy { $0.name.hasPrefix("model.layers.1.") || $0.name.hasPrefix("model.layers.2.") })
+        #expect(verdict.forward?.comparison.worstStep?.layer == 1 && verdict.forward?.comparison.layers[0].sqnr == .infinity)
+    }
+
+    /// Two shard files under each other's name: the index does not fit, so nothing is compared at all.
+    @Test func shardFilesThatChangedPlacesAreRefused() throws {
+        let folder = try TemporaryDirectory()
+        try FileManager.default.copyItem(atPath: Fixtures.fp8Model, toPath: folder.file("m"))
+        let names = [2, 3].map { folder.file("m/model-0000\($0)-of-000004.safetensors") }
+        try FileManager.default.moveItem(atPath: names[0], toPath: folder.file("x"))
+        try FileManager.default.moveItem(atPath: names[1], toPath: names[0])
+        try FileManager.default.moveItem(atPath: folder.file("x"), toPath: names[1])
+        let failure = #expect(throws: SafetensorsFailure.self) { try Checkpoint(opening: folder.file("m")) }
+        #expect("\(String(describing: failure))".contains("-of-000004.safetensors"))
+    }
+
+    /// Rows of queries and keys reordered as if pairs were (i, i + n/2) instead of (2i, 2i + 1): the classic conversion mistake.
+    @Test func halfSplitRotaryRowsAreCaught() throws {
+        let c = try ModelConfiguration(config: Checkpoint(opening: Fixtures.fp8Model).config)
+        var modules: [(name: String, starts: [Int])] = []
+        for layer in 0..<c.layers {
+            let prefix = "model.layers.\(layer).self_attn."
+            modules.append((prefix + "kv_a_proj_with_mqa", [c.latentRank]))
+            modules.append((prefix + "q_b_proj", (0..<c.heads).map { $0 * (c.nopeSize + c.ropeSize) + c.nopeSize }))
+        }
+        let verdict = try verify { builder in
+            for module in modules {
+                let tensor = builder[module.name + ".weight"]!
+                let columns = tensor.shape[1]
+                var rows = (0..<tensor.shape[0]).map { Array(tensor.bytes[($0 * columns)..<(($0 + 1) * columns)]) }
+                for start in module.starts {
+                    let rope = Array(rows[start..<(start + c.ropeSize)])
+                    for i in 0..<c.ropeSize / 2 {
+                        rows[start + i] = rope[2 * i]
+                        rows[start + c.ropeSize / 2 + i] = rope[2 * i + 1]
+                    }
+                }
+                builder[module.name + ".weight"]?.bytes = Array(rows.joined())
+            }
+        }
+        let worst = Set((verdict.weights?.weights.prefix(modules.count) ?? []).map(\.name))
+        #expect(!verdict.passed && worst == Set(modules.map { $0.name + ".weight" }))
         #expect((verdict.forward?.comparison.predictions.kld.mean ?? 0) > 1e-4 && verdict.forward?.comparison.worstStep?.layer == 0)
     }
 

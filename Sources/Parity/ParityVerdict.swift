@@ -103,7 +103,8 @@ public struct ParityVerdict: Sendable {
                 + "top-1 agreement \(beside(\.top1)), top-5 \(beside(\.top5)); \(disagreements.clear) clear disagreements, \(disagreements.nearTies) near-ties (margin up to \(margin.short))",
         ]
         if predictions.hiddenDivergence > 0 {
-            lines.append(prefix + "the reference keeps only its likeliest tokens: it may hide up to \(predictions.hiddenDivergence.short) nats of the mean")
+            lines.append(
+                prefix + "the reference keeps only its likeliest tokens: it may hide up to \(predictions.hiddenDivergence.short) nats of the mean")
         }
         if predictions.scoredTokens > 0 {
             lines.append(

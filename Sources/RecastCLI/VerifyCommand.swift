@@ -62,11 +62,14 @@ struct VerifyCommand: ParsableCommand {
         try check(bounds, left, hasTokens: tokens != nil)
 
         var audit: WeightAudit?
-        if let checkpoint = left.checkpoint { audit = try WeightAudit(reference: checkpoint, candidate: right, options: options, stop: interruption.token) }
+        if let checkpoint = left.checkpoint {
+            audit = try WeightAudit(reference: checkpoint, candidate: right, options: options, stop: interruption.token)
+        }
         var trial: ForwardTrial?
         if let tokens, audit.map({ $0.missing.isEmpty && $0.reshaped.isEmpty }) ?? true {
             ProcessFigures.keepFreedMemory()
-            let recorder = saveReference == nil ? nil : CompactReference.Recorder(tokens, vocabulary: try ModelConfiguration(config: right.config).vocabulary)
+            let recorder =
+                saveReference == nil ? nil : CompactReference.Recorder(tokens, vocabulary: try ModelConfiguration(config: right.config).vocabulary)
             var line = ProgressLine(isQuiet: false)
             defer { line.end() }
             trial = try ForwardTrial(
@@ -90,7 +93,10 @@ struct VerifyCommand: ParsableCommand {
         if !hasTokens, !asked.isEmpty { throw ParityFailure.needsTokens(asked) }
         if !hasTokens, policy != nil, bounds.needsForward { throw ParityFailure.needsTokens(["--policy"]) }
         guard left.checkpoint == nil else { return }
-        let weights = [exact ? "--exact" : nil, weightsOnly ? "--weights-only" : nil, minSqnr.map { _ in "--min-sqnr" }, saveReference.map { _ in "--save-reference" }]
+        let weights = [
+            exact ? "--exact" : nil, weightsOnly ? "--weights-only" : nil, minSqnr.map { _ in "--min-sqnr" },
+            saveReference.map { _ in "--save-reference" },
+        ]
         if let option = weights.lazy.compactMap({ $0 }).first { throw ParityFailure.needsCheckpoint(option: option, path: reference) }
         if !hasTokens { throw ParityFailure.needsTokens([reference]) }
     }

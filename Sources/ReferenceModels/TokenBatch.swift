@@ -64,7 +64,9 @@ public struct TokenBatch: Sendable, Equatable {
             }
         } else {
             let header = try SafetensorsHeader(reading: file)
-            guard let tensor = header.tensors.first(where: { $0.name == "input_ids" }), tensor.type == .i64, tensor.shape.count == 2, tensor.byteCount > 0 else {
+            guard let tensor = header.tensors.first(where: { $0.name == "input_ids" }), tensor.type == .i64, tensor.shape.count == 2,
+                tensor.byteCount > 0
+            else {
                 throw failure("there is no input_ids I64 [n, t]")
             }
             let bytes = try file.read(tensor.byteCount, at: tensor.offset)

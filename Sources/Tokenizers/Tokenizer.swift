@@ -17,7 +17,9 @@ public struct Tokenizer: Sendable {
     public init(reading path: String) throws {
         let bytes = try FileTree.read(path, limit: Self.sizeLimit)
         let json: JSONValue
-        do { json = try JSONValue(parsing: bytes) } catch { throw TokenizerFailure.malformed(path: path, reason: "the JSON text is malformed: \(error)") }
+        do { json = try JSONValue(parsing: bytes) } catch {
+            throw TokenizerFailure.malformed(path: path, reason: "the JSON text is malformed: \(error)")
+        }
         try self.init(json, path: path)
     }
 
@@ -37,7 +39,9 @@ public struct Tokenizer: Sendable {
         var numbers: [[UInt8]: Int32] = [:]
         numbers.reserveCapacity(vocabulary.members.count)
         for (token, value) in vocabulary.members {
-            guard let number = value.int, number >= 0, number < Int(Int32.max) else { throw malformed("the number of token \"\(token)\" is no token number") }
+            guard let number = value.int, number >= 0, number < Int(Int32.max) else {
+                throw malformed("the number of token \"\(token)\" is no token number")
+            }
             // A token outside the alphabet can only be an added one.
             guard let bytes = Self.bytes(token, bytesOf) else { continue }
             numbers[bytes] = Int32(number)
@@ -45,7 +49,9 @@ public struct Tokenizer: Sendable {
         var table: [BytePairEncoder.Pair: (rank: Int32, token: Int32)] = [:]
         table.reserveCapacity(merges.count)
         for (rank, merge) in merges.enumerated() {
-            let sides = merge.string.map { $0.split(separator: " ", omittingEmptySubsequences: false).map(String.init) } ?? merge.array?.compactMap(\.string) ?? []
+            let sides =
+                merge.string.map { $0.split(separator: " ", omittingEmptySubsequences: false).map(String.init) } ?? merge.array?.compactMap(\.string)
+                ?? []
             guard sides.count == 2, let left = Self.bytes(sides[0], bytesOf), let right = Self.bytes(sides[1], bytesOf), let a = numbers[left],
                 let b = numbers[right], let joined = numbers[left + right]
             else { throw malformed("merge \(rank) is not of two tokens whose join is a token") }

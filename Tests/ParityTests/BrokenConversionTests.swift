@@ -36,7 +36,9 @@ import Testing
         let verdict = try verify { _ in }
         #expect(verdict.passed && verdict.forward?.comparison.predictions.kld.maximum == 0 && verdict.forward?.comparison.predictions.top1 == 1)
         #expect(verdict.forward?.comparison.layers.allSatisfy { $0.sqnr == .infinity && $0.cosine == 1 } == true)
-        #expect(verdict.forward?.comparison.layers.dropFirst().allSatisfy { $0.expertAgreement == 1 && $0.flippedGroups == 0 && $0.weightShift == 0 } == true)
+        #expect(
+            verdict.forward?.comparison.layers.dropFirst().allSatisfy { $0.expertAgreement == 1 && $0.flippedGroups == 0 && $0.weightShift == 0 }
+                == true)
     }
 
     @Test func twoSwappedWeightsAreNamed() throws {
@@ -86,7 +88,9 @@ import Testing
             }
         }
         let different = (verdict.weights?.weights ?? []).filter { !$0.isIdentical }
-        #expect(!verdict.passed && different.count > 80 && different.allSatisfy { $0.name.hasPrefix("model.layers.1.") || $0.name.hasPrefix("model.layers.2.") })
+        #expect(
+            !verdict.passed && different.count > 80
+                && different.allSatisfy { $0.name.hasPrefix("model.layers.1.") || $0.name.hasPrefix("model.layers.2.") })
         #expect(verdict.forward?.comparison.worstStep?.layer == 1 && verdict.forward?.comparison.layers[0].sqnr == .infinity)
     }
 

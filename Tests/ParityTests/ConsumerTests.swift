@@ -46,8 +46,11 @@ import Testing
         #expect(try failures(.llamaCpp, folder.file("int8-channel")).contains { $0.contains("in groups") })
         #expect(try failures(.mlx, folder.file("int4-g128")).contains { $0.contains("groups of 32") })
         // mlx-lm drops the multi-token-prediction module by the number that it has in the 671B model.
-        #expect(try failures(.mlx, Fixtures.bf16Model) == ["35 multi-token-prediction weights are not in layer 61, the only one it drops, first model.layers.4.eh_proj.weight, model.layers.4.enorm.weight, model.layers.4.hnorm.weight"]
-            || failures(.mlx, Fixtures.bf16Model).contains { $0.contains("layer 61") })
+        #expect(
+            try failures(.mlx, Fixtures.bf16Model) == [
+                "35 multi-token-prediction weights are not in layer 61, the only one it drops, first model.layers.4.eh_proj.weight, model.layers.4.enorm.weight, model.layers.4.hnorm.weight"
+            ]
+                || failures(.mlx, Fixtures.bf16Model).contains { $0.contains("layer 61") })
     }
 
     @Test func brokenContractsNameTheirCulprit() throws {
@@ -60,11 +63,14 @@ import Testing
             ("architectures", { $0.config["architectures"] = nil }),
             ("quantization_config", { $0.config["quantization_config"] = nil }),
             ("exl2", { $0.config["quantization_config"] = .object(["quant_method": .string("exl2")]) }),
-            (expert, { builder in
-                // One expert in BF16 among FP8 ones: fused experts cannot be loaded.
-                builder[expert + ".weight"] = .init(type: .bf16, shape: [256, 256], bytes: [UInt8](repeating: 0, count: 256 * 512))
-                builder[expert + ".weight_scale_inv"] = nil
-            }),
+            (
+                expert,
+                { builder in
+                    // One expert in BF16 among FP8 ones: fused experts cannot be loaded.
+                    builder[expert + ".weight"] = .init(type: .bf16, shape: [256, 256], bytes: [UInt8](repeating: 0, count: 256 * 512))
+                    builder[expert + ".weight_scale_inv"] = nil
+                }
+            ),
         ]
         let shape = try #require(Checkpoint(opening: Fixtures.fp8Model).weights.first { $0.name == expert + ".weight" }?.dimensions)
         #expect(shape == [256, 256])

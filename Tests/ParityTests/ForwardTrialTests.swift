@@ -6,7 +6,7 @@ import Testing
 
 /// Forward passes side by side: in batches, against files, with the multi-token-prediction module.
 @Suite struct ForwardTrialTests {
-    static let tokens = try! TokenBatch(reading: Fixtures.path("tokens-short.json"))
+    static let tokens = (try? TokenBatch(reading: Fixtures.path("tokens-short.json"))) ?? TokenBatch([])
 
     func int4(_ folder: TemporaryDirectory) throws -> Checkpoint {
         try convert(Fixtures.fp8Model, folder.file("int4"), to: "int4-g32")
@@ -17,9 +17,10 @@ import Testing
         let folder = try TemporaryDirectory()
         let (reference, candidate) = (try Checkpoint(opening: Fixtures.fp8Model), try int4(folder))
         let configuration = try ModelConfiguration(config: reference.config)
-        let small = try #require((1...64).lazy.map { $0 << 18 }.first { memory in
-            (try? ActivationBudget(configuration, Self.tokens, passes: 3, memory: memory).batches.count).map { $0 > 2 } ?? false
-        })
+        let small = try #require(
+            (1...64).lazy.map { $0 << 18 }.first { memory in
+                (try? ActivationBudget(configuration, Self.tokens, passes: 3, memory: memory).batches.count).map { $0 > 2 } ?? false
+            })
         let trials = try [small, 2 << 30].map {
             try ForwardTrial(.checkpoint(reference), candidate, tokens: Self.tokens, noiseFloor: true, options: RunOptions(memory: $0))
         }

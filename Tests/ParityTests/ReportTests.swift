@@ -34,7 +34,10 @@ import Yams
         let page = try ParityReport.html.text(verdict, of: subject)
         for outside in ["http:", "https:", "<script", "<link", "@import", "url("] { #expect(!page.contains(outside), "\(outside)") }
         let worst = try #require(verdict.weights?.weights.first)
-        for word in [worst.name, "Residual stream after each layer", "KLD by position", "noise floor", "multi-token prediction", "<polyline", "For vllm", "&lt;a&gt;"] {
+        for word in [
+            worst.name, "Residual stream after each layer", "KLD by position", "noise floor", "multi-token prediction", "<polyline", "For vllm",
+            "&lt;a&gt;",
+        ] {
             #expect(page.contains(word), "\(word)")
         }
         #expect(page.contains("Passed") && !page.contains("'<a>'") && !page.contains("nan") && !page.contains("inf,"))
@@ -54,7 +57,8 @@ import Yams
         let candidate = try #require(card["candidate"] as? [String: Any])
         #expect(candidate["name"] as? String == "int4")
         let files = try #require(candidate["files"] as? [String: String])
-        #expect(files.keys.contains("config.json") && files.keys.contains("recast.manifest.json") && files.values.allSatisfy { $0.contains("sha256 ") })
+        #expect(
+            files.keys.contains("config.json") && files.keys.contains("recast.manifest.json") && files.values.allSatisfy { $0.contains("sha256 ") })
         #expect(!((try ParityReport.yaml.text(verdict, of: subject)).contains(folder.path)))
         let forward = try #require(card["forward"] as? [String: Any])
         #expect((forward["kld"] as? [String: Any])?["mean"] as? Double == verdict.forward?.comparison.predictions.kld.mean)

@@ -65,7 +65,11 @@ import Testing
                 model["vocab"] = .object(["a": .string("x")])
                 object["model"] = .object(model)
             },
-            { $0["pre_tokenizer"] = .object(["type": .string("Split"), "behavior": .string("Isolated"), "pattern": .object(["Regex": .string("(")])]) },
+            {
+                $0["pre_tokenizer"] = .object([
+                    "type": .string("Split"), "behavior": .string("Isolated"), "pattern": .object(["Regex": .string("(")]),
+                ])
+            },
             { $0["added_tokens"] = .array([.object(["content": .string("")])]) },
         ]
         for change in changes {

@@ -30,7 +30,8 @@ public struct ConsumerReport: Sendable {
     var sentence: String {
         let failed = checks.count { $0.failure != nil }
         return failed == 0
-            ? "all \(checks.count) checks of \(consumer.rawValue)'s contract hold" : "\(failed) of \(checks.count) checks of \(consumer.rawValue)'s contract fail"
+            ? "all \(checks.count) checks of \(consumer.rawValue)'s contract hold"
+            : "\(failed) of \(checks.count) checks of \(consumer.rawValue)'s contract fail"
     }
 
     var lines: [String] { checks.map { "\(consumer.rawValue): \($0.rule): \($0.failure ?? "yes")" } }
@@ -39,7 +40,9 @@ public struct ConsumerReport: Sendable {
         [
             "name": .string(consumer.rawValue),
             "checks": .array(
-                checks.map { .object(["rule": .string($0.rule), "holds": .bool($0.failure == nil), "failure": $0.failure.map(JSONValue.string) ?? .null]) }),
+                checks.map {
+                    .object(["rule": .string($0.rule), "holds": .bool($0.failure == nil), "failure": $0.failure.map(JSONValue.string) ?? .null])
+                }),
         ]
     }
 }

@@ -69,7 +69,9 @@ public struct ConsumerContract {
 
     private func selectionBias() -> String? {
         list(
-            checkpoint.weights.filter { $0.name.hasSuffix("e_score_correction_bias") && $0.layoutName != "f32" }.map { "\($0.name) (\($0.layoutName))" },
+            checkpoint.weights.filter { $0.name.hasSuffix("e_score_correction_bias") && $0.layoutName != "f32" }.map {
+                "\($0.name) (\($0.layoutName))"
+            },
             "biases have another type")
     }
 
@@ -80,7 +82,9 @@ public struct ConsumerContract {
 
     private func droppedMTP() -> String? {
         // mlx-lm's DeepSeek-V3 drops names that begin with model.layers.61, whatever num_hidden_layers says.
-        guard let model = try? ModelConfiguration(config: checkpoint.config), checkpoint.config["model_type"]?.string == "deepseek_v3" else { return nil }
+        guard let model = try? ModelConfiguration(config: checkpoint.config), checkpoint.config["model_type"]?.string == "deepseek_v3" else {
+            return nil
+        }
         let extra = checkpoint.weights.map(\.name).filter { (WeightName.layer($0) ?? 0) >= model.layers && !$0.hasPrefix("model.layers.61.") }
         return list(extra, "multi-token-prediction weights are not in layer 61, the only one it drops")
     }
@@ -118,7 +122,9 @@ public struct ConsumerContract {
             return ["pack-quantized", "float-quantized", "int-quantized", "naive-quantized", "nvfp4-pack-quantized"].contains(format)
                 ? nil : "the format \(format) is not read"
         case .mlx:
-            guard ["pack-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized"].contains(format) else { return "the format \(format) is not read" }
+            guard ["pack-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized"].contains(format) else {
+                return "the format \(format) is not read"
+            }
             guard format == "pack-quantized", let group = quantization.groups.first else { return nil }
             // It takes any pack-quantized checkpoint for 4 bits in groups of 32 without zero points.
             return quantization.groups.count == 1 && group.bits == 4 && group.groupSize == 32 && group.symmetric
@@ -180,7 +186,9 @@ public struct ConsumerContract {
             }
             let theirs = groups[place]["weights"]
             let keys = ["num_bits", "type", "strategy", "group_size", "symmetric"]
-            if let key = keys.first(where: { mine[$0] != (theirs?[$0] ?? .null) }) { wrong.append("\(module) (\(layout.name), but its group has another \(key))") }
+            if let key = keys.first(where: { mine[$0] != (theirs?[$0] ?? .null) }) {
+                wrong.append("\(module) (\(layout.name), but its group has another \(key))")
+            }
         }
         return list(wrong, "weights are not as their config group says")
     }
@@ -228,6 +236,8 @@ public struct ConsumerContract {
             }
         }
         let mixed = parts.filter { Set($0.value.values).count > 1 }.keys.sorted()
-        return list(mixed.map { "\($0) (\(Set(parts[$0]?.values.map { $0 } ?? []).sorted().joined(separator: " and ")))" }, "fused modules have more than one layout")
+        return list(
+            mixed.map { "\($0) (\(Set(parts[$0]?.values.map { $0 } ?? []).sorted().joined(separator: " and ")))" },
+            "fused modules have more than one layout")
     }
 }

@@ -15,16 +15,20 @@ struct ExpectedWeights {
         for module in 0..<min(c.mtpModules, 16) {
             let prefix = "model.layers.\(c.layers + module)."
             // Releases without the module exist although the configuration counts it; `verify` against the source names a loss.
-            optional += Self.layer(c, c.layers + module) + [
-                "\(prefix)eh_proj.weight", "\(prefix)enorm.weight", "\(prefix)hnorm.weight", "\(prefix)embed_tokens.weight",
-                "\(prefix)shared_head.norm.weight", "\(prefix)shared_head.head.weight",
-            ]
+            optional +=
+                Self.layer(c, c.layers + module) + [
+                    "\(prefix)eh_proj.weight", "\(prefix)enorm.weight", "\(prefix)hnorm.weight", "\(prefix)embed_tokens.weight",
+                    "\(prefix)shared_head.norm.weight", "\(prefix)shared_head.head.weight",
+                ]
         }
     }
 
     private static func layer(_ c: ModelConfiguration, _ number: Int) -> [String] {
         let prefix = "model.layers.\(number)."
-        var names = ["input_layernorm", "post_attention_layernorm", "self_attn.kv_a_proj_with_mqa", "self_attn.kv_a_layernorm", "self_attn.kv_b_proj", "self_attn.o_proj"]
+        var names = [
+            "input_layernorm", "post_attention_layernorm", "self_attn.kv_a_proj_with_mqa", "self_attn.kv_a_layernorm", "self_attn.kv_b_proj",
+            "self_attn.o_proj",
+        ]
         names += c.queryRank == nil ? ["self_attn.q_proj"] : ["self_attn.q_a_proj", "self_attn.q_a_layernorm", "self_attn.q_b_proj"]
         var modules = ["mlp."]
         var buffers: [String] = []

@@ -28,13 +28,17 @@ public struct CompactReference: Sendable {
 
     public init(_ header: SafetensorsHeader, _ file: PositionedFile) throws {
         func failure(_ reason: String) -> ReferenceFailure { .tokens(path: file.path, reason: reason) }
-        func values<Value: BitwiseCopyable>(_ name: String, _ type: ScalarType, _ rank: Int, as: Value.Type) throws -> (shape: [Int], values: [Value]) {
+        func values<Value: BitwiseCopyable>(_ name: String, _ type: ScalarType, _ rank: Int, as: Value.Type) throws -> (shape: [Int], values: [Value])
+        {
             guard let tensor = header.tensors.first(where: { $0.name == name }), tensor.type == type, tensor.shape.count == rank else {
                 throw failure("\(name) is missing or of another type")
             }
             let bytes = try file.read(tensor.byteCount, at: tensor.offset)
             let stride = MemoryLayout<Value>.stride
-            return (tensor.shape, bytes.withUnsafeBytes { raw in (0..<bytes.count / stride).map { raw.loadUnaligned(fromByteOffset: $0 * stride, as: Value.self) } })
+            return (
+                tensor.shape,
+                bytes.withUnsafeBytes { raw in (0..<bytes.count / stride).map { raw.loadUnaligned(fromByteOffset: $0 * stride, as: Value.self) } }
+            )
         }
         guard let size = header.metadata.first(where: { $0.key == "vocabulary" }).flatMap({ Int($0.value) }), size > 0, size < 1 << 31 else {
             throw failure("the vocabulary's size is missing")
@@ -53,7 +57,8 @@ public struct CompactReference: Sendable {
             guard length >= 0, length <= left else { throw failure("the lengths do not add up to the tokens") }
             left -= Int(length)
         }
-        guard left == 0, shape[0] == numbers.count, logSums.count == numbers.count, targets.count == numbers.count, topLogits.count == topTokens.count, width > 0, width <= size,
+        guard left == 0, shape[0] == numbers.count, logSums.count == numbers.count, targets.count == numbers.count,
+            topLogits.count == topTokens.count, width > 0, width <= size,
             topTokens.allSatisfy({ $0 >= 0 && $0 < size }), !numbers.isEmpty
         else { throw failure("the tensors' sizes do not fit each other") }
         var start = 0

@@ -136,7 +136,9 @@ public struct ForwardTrial: Sendable {
                 file.shape[2] == configuration.vocabulary
             else { throw ParityFailure.differentTokens(path: file.path) }
         case .compact(let store):
-            guard store.vocabulary == configuration.vocabulary, store.tokens == tokens else { throw ParityFailure.differentTokens(path: "the reference") }
+            guard store.vocabulary == configuration.vocabulary, store.tokens == tokens else {
+                throw ParityFailure.differentTokens(path: "the reference")
+            }
         }
     }
 

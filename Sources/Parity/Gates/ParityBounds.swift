@@ -116,7 +116,9 @@ public struct ParityPolicy: Sendable {
                 guard let rules = value as? [Any] else { throw failure("weights must be a list of `match:` and a bound") }
                 bounds.weights = try rules.enumerated().map { index, entry in
                     let place = "weights, rule \(index + 1)"
-                    guard let entry = entry as? [String: Any], let match = entry["match"] as? String else { throw failure("\(place): `match:` is missing") }
+                    guard let entry = entry as? [String: Any], let match = entry["match"] as? String else {
+                        throw failure("\(place): `match:` is missing")
+                    }
                     if let stray = entry.keys.first(where: { !["match", "exact", "min-sqnr"].contains($0) }) {
                         throw failure("\(place): unknown key \"\(stray)\"")
                     }

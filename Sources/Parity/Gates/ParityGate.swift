@@ -54,7 +54,8 @@ extension ParityGate {
         let worst = weights.first
         let fails = worst.map { !($0.sqnr >= bound) } ?? false
         return ParityGate(
-            subject: .weights, requirement: "SQNR of \(subject) >= \(bound.decibels)", found: worst.map { "\($0.sqnr.decibels) (\($0.name))" } ?? "none",
+            subject: .weights, requirement: "SQNR of \(subject) >= \(bound.decibels)",
+            found: worst.map { "\($0.sqnr.decibels) (\($0.name))" } ?? "none",
             failure: fails ? worst.map { "\($0.name) has a signal-to-noise ratio of \($0.sqnr.decibels), below \(bound.decibels)" } : nil)
     }
 

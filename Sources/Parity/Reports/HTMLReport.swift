@@ -36,7 +36,9 @@ struct HTMLReport {
 
     private func table(_ head: [String], _ rows: [[String]]) -> String {
         let header = head.map { "<th>\($0.escaped)</th>" }.joined()
-        let body = rows.map { "<tr>" + $0.map { "<td>\($0)</td>" }.joined() + "</tr>" }.joined(separator: "\n")
+        // Figures stay on one line; sentences may wrap.
+        let body = rows.map { "<tr>" + $0.map { "<td\($0.count > 40 ? " class=\"text\"" : "")>\($0)</td>" }.joined() + "</tr>" }.joined(
+            separator: "\n")
         return "<div class=\"scroll\"><table><thead><tr>\(header)</tr></thead><tbody>\n\(body)\n</tbody></table></div>"
     }
 
@@ -71,7 +73,10 @@ struct HTMLReport {
                     row("max", \.kld.maximum), row("top-1 agreement", \.top1), row("top-5 agreement", \.top5),
                     row("perplexity, reference", \.referencePerplexity), row("perplexity, candidate", \.candidatePerplexity),
                     row("log perplexity difference", \.logPerplexityDifference), row("its standard error", \.logPerplexityError),
-                    row("positions", { Double($0.positions) }),
+                    [
+                        "positions", comparison.predictions.positions.grouped, floor?.predictions.positions.grouped ?? "",
+                        comparison.mtp?.positions.grouped ?? "",
+                    ],
                 ]))
         parts.append("<h3>KLD by position</h3>")
         var histogram = [(name: "candidate", style: "candidate", values: comparison.predictions.divergences)]
@@ -90,12 +95,18 @@ struct HTMLReport {
                     ], x: "layer", y: "SQNR, dB"))
             parts.append(
                 table(
-                    ["layer", "SQNR", "noise floor", "cosine", "experts agreed", "flipped experts", "tokens in other groups", "weight shift", "experts not reached"],
+                    [
+                        "layer", "SQNR", "noise floor", "cosine", "experts agreed", "flipped experts", "tokens in other groups", "weight shift",
+                        "experts not reached",
+                    ],
                     comparison.layers.map { layer in
                         let noise = floor?.layers.first { $0.layer == layer.layer }
                         let routing =
                             layer.expertAgreement.map {
-                                [$0.percent, layer.flippedExperts.grouped, layer.flippedGroups.grouped, layer.weightShift.short, "\(layer.unreachedExperts)"]
+                                [
+                                    $0.percent, layer.flippedExperts.grouped, layer.flippedGroups.grouped, layer.weightShift.short,
+                                    "\(layer.unreachedExperts)",
+                                ]
                             } ?? ["", "", "", "", ""]
                         return ["\(layer.layer)", layer.sqnr.decibels, noise?.sqnr.decibels ?? "", layer.cosine.short] + routing
                     }))
@@ -107,7 +118,8 @@ struct HTMLReport {
         guard let audit = verdict.weights else { return "" }
         var parts = ["<section><h2>Weights</h2>"]
         parts.append("<p>\(audit.identical.grouped) of \(audit.weights.count.grouped) identical, \(audit.values.grouped) values.</p>")
-        for (title, names) in [("Missing", audit.missing), ("Not in the reference", audit.extra), ("Of another shape", audit.reshaped)] where !names.isEmpty {
+        for (title, names) in [("Missing", audit.missing), ("Not in the reference", audit.extra), ("Of another shape", audit.reshaped)]
+        where !names.isEmpty {
             parts.append("<p>\(title): \(names.prefix(20).joined(separator: ", ").escaped)\(names.count > 20 ? ", ..." : "")</p>")
         }
         let worst = audit.weights.prefix(20).filter { !$0.isIdentical }
@@ -119,7 +131,8 @@ struct HTMLReport {
                     ["weight", "layouts", "SQNR", "", "max error", "mean error", "cosine"],
                     worst.map { weight in
                         [
-                            "<code>\(weight.name.escaped)</code>", "\(weight.referenceLayout) → \(weight.candidateLayout)".escaped, weight.sqnr.decibels,
+                            "<code>\(weight.name.escaped)</code>", "\(weight.referenceLayout) → \(weight.candidateLayout)".escaped,
+                            weight.sqnr.decibels,
                             SVGChart.bar(weight.sqnr / max(scale, 1e-9)), weight.maximumError.short, weight.meanError.short, weight.cosine.short,
                         ]
                     }))
@@ -151,7 +164,7 @@ struct HTMLReport {
         p { margin: 0.3rem 0; } .claim { color: var(--soft); } .verdict { font-weight: 700; } .pass { color: var(--pass); } .fail { color: var(--fail); }
         .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.88rem; }
         th { text-align: left; font-weight: 600; color: var(--soft); } th, td { padding: 0.2rem 1rem 0.2rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
-        code { font-size: 0.85rem; overflow-wrap: anywhere; } footer { margin: 3rem 0 1rem; color: var(--soft); font-size: 0.85rem; }
+        td { white-space: nowrap; } td.text { white-space: normal; overflow-wrap: anywhere; } code { font-size: 0.85rem; overflow-wrap: anywhere; } footer { margin: 3rem 0 1rem; color: var(--soft); font-size: 0.85rem; }
         .chart { width: 100%; height: auto; } .bar { width: 120px; height: 10px; } .grid { stroke: var(--rule); } .label { font-size: 11px; fill: var(--soft); } .name { font-size: 12px; font-weight: 600; }
         .line { fill: none; stroke-width: 2; } .line.candidate { stroke: var(--candidate); } .line.floor { stroke: var(--floor); stroke-dasharray: 5 4; }
         .area.candidate { fill: color-mix(in srgb, var(--candidate) 18%, transparent); } .dot.candidate, .name.candidate, .fill.candidate { fill: var(--candidate); } .dot.floor, .name.floor { fill: var(--floor); }

@@ -31,7 +31,9 @@ enum SVGChart {
         let up = Axis(low: (min(0, low) / step).rounded(.down) * step, high: (high / step).rounded(.up) * step, from: height - bottom, to: top)
         var body = frame(up, step: step, y: y)
         let xStep = max(1, tickStep(last - first).rounded())
-        for tick in stride(from: first, through: last, by: xStep) { body += label(across.place(tick), height - bottom + 16, number(tick), anchor: "middle") }
+        for tick in stride(from: first, through: last, by: xStep) {
+            body += label(across.place(tick), height - bottom + 16, number(tick), anchor: "middle")
+        }
         body += label((left + width - right) / 2, height - 6, x, anchor: "middle")
         var labels: [Double] = []
         for line in series where !line.points.isEmpty {
@@ -78,7 +80,8 @@ enum SVGChart {
             }
             points += " \(number(width - right)),\(number(up.place(0)))"
             body += "<polyline class=\"line area \(line.style)\" points=\"\(points)\"/>"
-            body += "<text class=\"name \(line.style)\" x=\"\(number(width - right + 10))\" y=\"\(number(top + 14 + Double(index) * 18))\">\(line.name.escaped)</text>"
+            body +=
+                "<text class=\"name \(line.style)\" x=\"\(number(width - right + 10))\" y=\"\(number(top + 14 + Double(index) * 18))\">\(line.name.escaped)</text>"
         }
         return svg(body)
     }

@@ -90,7 +90,8 @@ private struct PairComparer: Sendable {
         return WeightComparison(
             name: a.weight.name, values: count, different: Int(sums.different),
             sqnr: sums.noise == 0 && sums.different == 0 ? .infinity : 10 * log10(sums.signal / sums.noise),
-            maximumError: Double(sums.max_abs), meanError: count == 0 ? 0 : sums.absolute / Double(count), rootMeanSquareError: count == 0 ? 0 : (sums.noise / Double(count)).squareRoot(),
+            maximumError: Double(sums.max_abs), meanError: count == 0 ? 0 : sums.absolute / Double(count),
+            rootMeanSquareError: count == 0 ? 0 : (sums.noise / Double(count)).squareRoot(),
             cosine: sums.different == 0 ? 1 : norms == 0 ? 0 : sums.product / norms, referenceLayout: a.weight.layoutName,
             candidateLayout: b.weight.layoutName)
     }

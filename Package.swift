@@ -4,11 +4,17 @@ import PackageDescription
 // Adding a format adds one line here: its folder holds a FORMAT.md, which is documentation and not a source.
 let formatFolders = [
     "Containers/Safetensors",
+    "Layouts/AWQ",
     "Layouts/BlockScaledFP8",
     "Layouts/CompressedTensors",
     "Layouts/Dense",
     "Layouts/FloatQuantized",
+    "Layouts/GPTQ",
+    "Layouts/MLX",
+    "Layouts/MXFP4",
+    "Layouts/NVFP4",
     "Layouts/PackedInteger",
+    "Layouts/W4AFP8",
 ]
 
 // Warnings are errors in CI only: a newer compiler's warnings must not break a user's build.

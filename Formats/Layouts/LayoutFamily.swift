@@ -31,12 +31,24 @@ public struct LayoutFault: Error, Equatable {
 /// A weight that a family found among a module's tensors.
 public struct RecognisedWeight {
     public var layout: any WeightLayout
-    public var shape: MatrixShape
+    /// `[rows, columns]`, or with leading dimensions where weights are stacked.
+    public var dimensions: [Int]
+    /// The weight's own name inside the module; "weight" for nearly all.
+    public var leaf: String
 
-    public init(_ layout: any WeightLayout, _ shape: MatrixShape) {
+    public init(_ layout: any WeightLayout, _ shape: MatrixShape, dimensions: [Int]? = nil, leaf: String = "weight") {
         self.layout = layout
-        self.shape = shape
+        self.dimensions = dimensions ?? [shape.rows, shape.columns]
+        self.leaf = leaf
     }
+}
+
+/// How tensors are named, stacked and split by those who read them.
+public enum Dialect: Sendable, Equatable {
+    case huggingFace
+    /// ml-explore/mlx-lm: experts stacked as `switch_mlp`, `kv_b_proj` split into `embed_q` and `unembed_out`, no
+    /// multi-token-prediction module.
+    case mlx
 }
 
 /// A layout that can be asked for by name.
@@ -44,10 +56,18 @@ public struct LayoutTarget: Sendable {
     /// The name on the command line.
     public var name: String
     public var layout: any WeightLayout
+    public var dialect: Dialect
+    /// Where the layout is for routed experts only: the name of the layout that the other linear weights take.
+    public var besideExperts: String?
+    /// Whether help and lists name it; variants of a listed one are understood without being listed.
+    public var isListed: Bool
 
-    public init(_ name: String, _ layout: any WeightLayout) {
+    public init(_ name: String, _ layout: any WeightLayout, dialect: Dialect = .huggingFace, besideExperts: String? = nil, isListed: Bool = true) {
         self.name = name
         self.layout = layout
+        self.dialect = dialect
+        self.besideExperts = besideExperts
+        self.isListed = isListed
     }
 }
 
@@ -70,6 +90,30 @@ public enum ConsumerConfiguration: Sendable, Equatable {
     case fp8(block: [Int], powerOfTwoScales: Bool)
     /// One group of `quant_method: compressed-tensors`.
     case compressedTensors(format: String, weights: JSONObject, activations: JSONObject?)
+    /// A method that has one layout for all weights.
+    case uniform(UniformMethod)
+    /// Experts of `quant_method: w4afp8`, beside FP8 blocks.
+    case w4afp8
+    /// MLX's `quantization`: the default, and per-module exceptions of the same form.
+    case mlx(JSONObject)
+}
+
+/// `quantization_config` of a method that has one layout for all weights, apart from modules that it leaves alone.
+public struct UniformMethod: Sendable, Equatable {
+    public var json: JSONObject
+    /// How modules that stay unquantized are named: a list under this key, ...
+    public var exemptions: String?
+    /// ... or negative patterns in GPTQModel's `dynamic`.
+    public var hasDynamicExemptions: Bool
+    /// Another file that must say the same (`hf_quant_config.json`), made from the exempt modules.
+    public var sideFile: String?
+
+    public init(_ json: JSONObject, exemptions: String? = nil, hasDynamicExemptions: Bool = false, sideFile: String? = nil) {
+        self.json = json
+        self.exemptions = exemptions
+        self.hasDynamicExemptions = hasDynamicExemptions
+        self.sideFile = sideFile
+    }
 }
 
 /// Every layout family. Adding a format adds one line here.
@@ -79,6 +123,12 @@ public enum LayoutRegistry {
         PackedIntegerFamily.self,
         FloatQuantizedFamily.self,
         BlockScaledFP8Family.self,
+        W4AFP8Family.self,
+        AWQFamily.self,
+        GPTQFamily.self,
+        MXFP4Family.self,
+        NVFP4Family.self,
+        MLXFamily.self,
     ]
 
     public static let targets: [LayoutTarget] = families.flatMap { $0.targets }
@@ -88,6 +138,6 @@ public enum LayoutRegistry {
     /// Leaf names that only make sense beside a quantized weight; left alone they are orphans.
     public static let companionLeaves: Set<String> = [
         "weight_scale_inv", "weight_scale", "weight_packed", "weight_shape", "weight_zero_point", "weight_g_idx", "weight_global_scale",
-        "weight_scale_2",
+        "weight_scale_2", "qweight", "qzeros", "g_idx",
     ]
 }

@@ -24,11 +24,12 @@ public struct QuantizationConfig: Sendable {
     /// `scale_fmt: ue8m0`: scales are powers of two.
     public var powerOfTwoScales: Bool
 
-    /// Nil if the configuration has no `quantization_config`.
+    /// Nil if the configuration has neither `quantization_config` nor MLX's `quantization`.
     public init?(config: JSONValue) {
-        guard let json = (config["quantization_config"] ?? config["text_config"]?["quantization_config"])?.object else { return nil }
+        let found = config["quantization_config"] ?? config["text_config"]?["quantization_config"] ?? config["quantization"]
+        guard let json = found?.object else { return nil }
         self.json = json
-        method = json["quant_method"]?.string ?? ""
+        method = json["quant_method"]?.string ?? (json["bits"] != nil && json["group_size"] != nil ? "mlx" : "")
         groups = (json["config_groups"]?.object?.members ?? []).compactMap { _, group in
             guard let weights = group["weights"]?.object, let bits = weights["num_bits"]?.int else { return nil }
             return Arguments(
@@ -39,6 +40,13 @@ public struct QuantizationConfig: Sendable {
         ignore = (json["ignore"]?.array ?? []).compactMap(\.string)
         block = Self.pair(json["weight_block_size"]) ?? groups.lazy.compactMap(\.block).first
         powerOfTwoScales = json["scale_fmt"]?.string == "ue8m0"
+    }
+
+    /// Width and group size of a module by MLX's configuration: its own entry, or the default.
+    func mlxSettings(of module: String) -> (bits: Int, group: Int)? {
+        let own = json[module]?.object ?? json
+        guard let bits = own["bits"]?.int, let group = own["group_size"]?.int else { return nil }
+        return (bits, group)
     }
 
     private static func pair(_ value: JSONValue?) -> [Int]? {

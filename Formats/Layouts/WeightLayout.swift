@@ -8,6 +8,9 @@ public struct WeightPart: Sendable, Equatable {
         case every(Int)
         /// Rows are packed into 32-bit words, this many bits each; stored row w holds bits 32 * w ..< 32 * (w + 1).
         case packed(bits: Int)
+        /// The weight's rows follow each other along the last dimension, this many bits each: a tile is a stretch of every stored
+        /// row. Where codes are packed into words, tiles are cut between words.
+        case along(bits: Int)
         /// The part belongs to the weight as a whole (`weight_shape`, a global scale).
         case whole
     }
@@ -27,20 +30,32 @@ public struct WeightPart: Sendable, Equatable {
 
     public var byteCount: Int { Shape.byteCount(shape, type) ?? 0 }
 
+    /// Whether the weight's rows run along the stored rows, so that a tile is a piece of every one of them.
+    public var isAlongRows: Bool { if case .along = rows { true } else { false } }
+
+    /// Whether the bytes of tiles follow each other in the file, this tile's among them; a part of the whole weight comes once.
+    public func isInRowOrder(_ tile: Range<Int>) -> Bool { !isAlongRows && (rows != .whole || tile.lowerBound == 0) }
+
     /// Where the part of some rows of the weight lies inside the stored tensor. `tile` is cut at the layout's row alignment.
-    public func byteRange(of tile: Range<Int>, in shape: MatrixShape) -> Range<Int> {
+    public func runs(of tile: Range<Int>, in shape: MatrixShape) -> ByteRuns {
         /// Stored rows that cover the first `count` rows of the weight.
         func stored(_ count: Int) -> Int {
             switch rows {
             case .every(let step): ceilingDivide(count, step)
             case .packed(let bits): ceilingDivide(count * bits, 32)
-            case .whole: 0
+            case .along, .whole: 0
             }
         }
-        guard rows != .whole else { return 0..<byteCount }
-        guard shape.rows > 0 else { return 0..<0 }
+        if rows == .whole { return ByteRuns(0..<byteCount) }
+        guard shape.rows > 0 else { return ByteRuns(0..<0) }
+        if case .along(let bits) = rows {
+            let stride = ceilingDivide(shape.rows * bits, 8)
+            let start = tile.lowerBound * bits / 8
+            let end = tile.upperBound == shape.rows ? stride : tile.upperBound * bits / 8
+            return ByteRuns(start: start, length: end - start, stride: stride, count: stride == 0 ? 0 : byteCount / stride)
+        }
         let rowBytes = byteCount / stored(shape.rows)
-        return stored(tile.lowerBound) * rowBytes..<stored(tile.upperBound) * rowBytes
+        return ByteRuns(stored(tile.lowerBound) * rowBytes..<stored(tile.upperBound) * rowBytes)
     }
 }
 
@@ -58,6 +73,9 @@ public protocol WeightLayout: Sendable {
 
     /// Tiles begin at multiples of this many rows.
     var rowAlignment: Int { get }
+
+    /// Tiles of fewer rows are slow: each stored row is then touched for a few bytes only.
+    var preferredRows: Int { get }
 
     /// The stored tensors of a weight `[rows, columns]`, the values first.
     func parts(of shape: MatrixShape) -> [WeightPart]
@@ -77,7 +95,16 @@ public protocol WeightLayout: Sendable {
 extension WeightLayout {
     public var isDense: Bool { false }
     public var rowAlignment: Int { 1 }
+    public var preferredRows: Int { 1 }
     public func obstacle(to shape: MatrixShape) -> String? { nil }
+}
+
+/// A layout that must know the largest magnitude of a whole weight before it can encode any of it.
+public protocol WholeRangeLayout: WeightLayout {
+    /// This layout for weights whose largest magnitude is `amax`, as BF16 bits.
+    func spanning(_ amax: UInt16) -> Self
+    /// Modules whose weights share the range of this one's.
+    func partners(of module: Substring) -> [String]
 }
 
 /// A value that the target layout cannot hold; the conversion names the weight.

@@ -34,7 +34,7 @@ extension Checkpoint {
             for family in LayoutRegistry.families {
                 guard let found = try family.recognise(module, config: quantization) else { continue }
                 var stored: [StoredTensor] = []
-                for part in found.layout.parts(of: found.shape) {
+                for part in found.layout.parts(of: MatrixShape(found.dimensions)) {
                     guard let tensor = module[part.leaf] else {
                         throw LayoutFault(name, "is \(found.layout.name) but its \(part.leaf) is found in no shard")
                     }
@@ -45,8 +45,7 @@ extension Checkpoint {
                 }
                 for index in members where stored.contains(where: { $0.name == tensors[index].name }) { claimed[index] = true }
                 return Weight(
-                    name: name.isEmpty ? "weight" : name + ".weight", dimensions: [found.shape.rows, found.shape.columns], layout: found.layout,
-                    stored: stored)
+                    name: name.isEmpty ? found.leaf : name + "." + found.leaf, dimensions: found.dimensions, layout: found.layout, stored: stored)
             }
         } catch let fault as LayoutFault {
             let place = module.tensors.first { $0.tensor.name == fault.tensor }?.tensor.file ?? tensors[members[0]].file

@@ -16,14 +16,14 @@ public struct PartLayout: Sendable {
 
     /// Bytes of working memory for `rows`.
     public func byteCount(_ rows: Range<Int>) -> Int {
-        parts.reduce(0) { $0 + Self.aligned($1.byteRange(of: rows, in: shape).count) }
+        parts.reduce(0) { $0 + Self.aligned($1.runs(of: rows, in: shape).byteCount) }
     }
 
     /// The parts of `rows` inside `buffer`, which has at least ``byteCount(_:)`` bytes.
     public func slices(_ rows: Range<Int>, in buffer: UnsafeMutableRawBufferPointer) -> [UnsafeMutableRawBufferPointer] {
         var start = 0
         return parts.map { part in
-            let size = part.byteRange(of: rows, in: shape).count
+            let size = part.runs(of: rows, in: shape).byteCount
             defer { start += Self.aligned(size) }
             return UnsafeMutableRawBufferPointer(rebasing: buffer[start..<(start + size)])
         }
@@ -69,17 +69,22 @@ public struct ShortRead: Failure, Equatable {
 extension Checkpoint {
     /// Reads part of a stored tensor completely.
     public func read(_ tensor: StoredTensor, _ range: Range<Int>, into buffer: UnsafeMutableRawBufferPointer) throws {
+        try read(tensor, ByteRuns(range), into: buffer)
+    }
+
+    public func read(_ tensor: StoredTensor, _ runs: ByteRuns, into buffer: UnsafeMutableRawBufferPointer) throws {
         let file = files[tensor.file]
-        let count = try file.read(into: buffer, at: tensor.offset + range.lowerBound)
-        guard count == range.count else {
-            throw ShortRead(path: file.path, tensor: tensor.name, offset: tensor.offset + range.lowerBound + count)
+        let count = try file.read(into: buffer, runs, at: tensor.offset)
+        guard count == runs.byteCount else {
+            let offset = tensor.offset + runs.start + (runs.length == 0 ? 0 : count / runs.length * runs.stride + count % runs.length)
+            throw ShortRead(path: file.path, tensor: tensor.name, offset: offset)
         }
     }
 
     /// Reads the stored parts of some rows into `slices`, made by ``PartLayout/slices(_:in:)``.
     public func read(_ weight: Weight, parts: [WeightPart], rows: Range<Int>, into slices: [UnsafeMutableRawBufferPointer]) throws {
         for (index, part) in parts.enumerated() {
-            try read(weight.stored[index], part.byteRange(of: rows, in: weight.shape), into: slices[index])
+            try read(weight.stored[index], part.runs(of: rows, in: weight.shape), into: slices[index])
         }
     }
 }

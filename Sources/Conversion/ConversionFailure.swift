@@ -6,6 +6,9 @@ public enum ConversionFailure: Failure, Equatable {
     case recipe(path: String, reason: String)
     case unmatchedRules([String])
     case mixedConfigurations([String])
+    case mixedStack(String, [String])
+    case mixedDialects(String, String)
+    case notExact(weight: String, count: Int, reason: String)
     case tooLarge(tensor: String)
     case memory(needed: Int, weight: String, budget: Int)
     case destinationIsSource(path: String)
@@ -21,7 +24,7 @@ public enum ConversionFailure: Failure, Equatable {
 
     public var kind: FailureKind {
         switch self {
-        case .usage, .recipe, .unmatchedRules, .mixedConfigurations, .memory, .unsupported: .usage
+        case .usage, .recipe, .unmatchedRules, .mixedConfigurations, .mixedStack, .mixedDialects, .notExact, .memory, .unsupported: .usage
         case .tooLarge, .notFinite, .overflowsF16, .sourceDigest: .badData
         case .destinationIsSource, .destinationNotEmpty, .destinationBusy: .cannotCreate
         case .noSpace, .differs: .inputOutput
@@ -37,6 +40,12 @@ public enum ConversionFailure: Failure, Equatable {
             "recipe: the pattern \(rules.map { "\"\($0)\"" }.joined(separator: ", ")) matches no weight; look for a typing error, `recast inspect --tensors '*'` lists the names"
         case .mixedConfigurations(let names):
             "one quantization_config cannot describe \(names.joined(separator: " and ")) together; choose layouts of one family in the recipe"
+        case .mixedStack(let module, let names):
+            "\(module): the experts of a layer are one tensor here and cannot be \(names.joined(separator: " and ")) at once; let the recipe treat them alike"
+        case .mixedDialects(let one, let other):
+            "\(one) and \(other) are read by different programs, which name their tensors differently; choose layouts of one of them"
+        case .notExact(let weight, let count, let reason):
+            "--require-exact: \(weight): \(reason)\(count > 1 ? " (\(count) weights)" : ""); leave the option out to allow it"
         case .tooLarge(let tensor): "the shard that would hold \(tensor) is larger than can be addressed"
         case .memory(let needed, let weight, let budget):
             "--memory \(ByteSize(budget)) is too little: a tile of \(weight) needs \(ByteSize(needed)) of working memory; give at least that"

@@ -24,9 +24,9 @@ struct KernelBenchmark: ParsableCommand {
             let stored = AlignedBuffer(byteCount: parts.byteCount(0..<rows))
             let whole = parts.slices(0..<rows, in: stored.bytes)
             func tiles(_ body: (Range<Int>, [UnsafeMutableRawBufferPointer], UnsafeMutableBufferPointer<UInt16>) -> Void) {
-                for tile in TileSequence(rows: rows, step: 128) {
+                for tile in TileSequence(rows: rows, step: layout.preferredRows > 1 ? rows : 128) {
                     let slices = zip(parts.parts, whole).map { part, bytes in
-                        UnsafeMutableRawBufferPointer(rebasing: bytes[part.byteRange(of: tile, in: shape)])
+                        UnsafeMutableRawBufferPointer(rebasing: bytes[part.runs(of: tile, in: shape).ranges.first { _ in true } ?? 0..<0])
                     }
                     let start = tile.lowerBound * columns
                     body(

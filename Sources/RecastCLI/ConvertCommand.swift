@@ -5,7 +5,7 @@ struct ConvertCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "convert", abstract: "Turns a checkpoint into another layout, and audits what it wrote.",
         discussion: """
-            Layouts: keep, \(LayoutRegistry.targets.map(\.name).joined(separator: ", ")).
+            Layouts: keep, \(LayoutRegistry.targets.filter(\.isListed).map(\.name).joined(separator: ", ")).
             A run that was stopped or killed continues when the same command is given again.
             """)
 
@@ -17,6 +17,7 @@ struct ConvertCommand: ParsableCommand {
     @Option(help: ArgumentHelp("Worker threads; one a processor by default.", valueName: "n")) var jobs: Int?
     @Option(help: ArgumentHelp("Cut the output into files of at most this size; as the source is cut by default.", valueName: "size"))
     var shardSize: SizeArgument?
+    @Flag(help: "Refuse to start if any value would be rounded.") var requireExact = false
     @Flag(help: "Continue a run, or report that it is finished.") var resume = false
     @Flag(help: "Replace an earlier conversion in the destination.") var overwrite = false
     @Flag(help: "Show the plan and write nothing.") var dryRun = false
@@ -31,7 +32,7 @@ struct ConvertCommand: ParsableCommand {
     func run() throws {
         let choice = try LayoutChoice(target: to, recipe: readRecipe())
         let checkpoint = try Checkpoint(opening: source)
-        var plan = try ConversionPlan(converting: checkpoint, choice: choice, shardSize: shardSize?.bytes)
+        var plan = try ConversionPlan(converting: checkpoint, choice: choice, shardSize: shardSize?.bytes, requireExact: requireExact)
         plan.notes += try ScaleCheck.findings(in: checkpoint)
         if dryRun {
             let preview = PlanPreview(plan, checkpoint)

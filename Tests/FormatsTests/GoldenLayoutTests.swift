@@ -35,7 +35,11 @@ import Testing
                     shape: shape, into: slices)
             }
             for (index, slice) in slices.enumerated() {
-                stored[index].replaceSubrange(parts.parts[index].byteRange(of: rows, in: shape), with: slice)
+                var done = 0
+                for range in parts.parts[index].runs(of: rows, in: shape).ranges {
+                    stored[index].replaceSubrange(range, with: slice[done..<done + range.count])
+                    done += range.count
+                }
             }
         }
         return stored
@@ -47,7 +51,9 @@ import Testing
         for rows in TileSequence(rows: shape.rows, step: step) {
             let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
             let slices = parts.slices(rows, in: buffer.bytes)
-            for (index, slice) in slices.enumerated() { slice.copyBytes(from: stored[index][parts.parts[index].byteRange(of: rows, in: shape)]) }
+            for (index, slice) in slices.enumerated() {
+                slice.copyBytes(from: parts.parts[index].runs(of: rows, in: shape).ranges.flatMap { stored[index][$0] })
+            }
             values.withUnsafeMutableBufferPointer {
                 layout.decode(
                     slices.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: shape,

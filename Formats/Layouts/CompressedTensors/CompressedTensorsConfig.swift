@@ -4,7 +4,8 @@ import StrictJSON
 public enum CompressedTensorsConfig {
     /// `QuantizationArgs` of weights or activations.
     public static func arguments(
-        bits: Int, type: String, strategy: String, groupSize: Int? = nil, symmetric: Bool = true, block: [Int]? = nil, dynamic: Bool = false
+        bits: Int, type: String, strategy: String, groupSize: Int? = nil, symmetric: Bool = true, block: [Int]? = nil, dynamic: Bool = false,
+        scaleType: String? = nil
     ) -> JSONObject {
         [
             "actorder": .null,
@@ -14,7 +15,7 @@ public enum CompressedTensorsConfig {
             "num_bits": .int(bits),
             "observer": .null,
             "observer_kwargs": .object([:]),
-            "scale_dtype": .null,
+            "scale_dtype": scaleType.map(JSONValue.string) ?? .null,
             "strategy": .string(strategy),
             "symmetric": .bool(symmetric),
             "type": .string(type),

@@ -11,11 +11,11 @@ public enum PackedIntegerFamily: LayoutFamily {
 
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let packed = module["weight_packed"], packed.type == .i32 else { return nil }
+        if module["weight_g_idx"] != nil {
+            throw LayoutFault(packed.name, "is stored with activation ordering (weight_g_idx), which compressed-tensors checkpoints cannot be read with")
+        }
         guard let scale = module["weight_scale"] else {
             throw LayoutFault(packed.name, "has no \(module.module).weight_scale beside it in any shard; without it the values are meaningless")
-        }
-        if module["weight_g_idx"] != nil {
-            throw LayoutFault(packed.name, "is stored with activation ordering (weight_g_idx), which cannot be read yet")
         }
         guard packed.shape.count == 2, scale.shape.count == 2, [.bf16, .f16, .f32].contains(scale.type) else {
             throw LayoutFault(scale.name, "is \(scale.summary) beside \(packed.summary); expected a matrix of BF16, F16 or F32 scales")

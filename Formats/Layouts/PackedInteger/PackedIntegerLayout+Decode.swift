@@ -37,20 +37,12 @@ extension PackedIntegerLayout {
     ) {
         let offset = 1 << (bits - 1)
         UnsafeRawPointer(codes).withMemoryRebound(to: UInt32.self, capacity: wordsPerRow(shape)) { words in
-            unpack(words, stride: 1, count: shape.columns) { index, code in
+            BitStream.unpack(words, bits: bits, count: shape.columns) { index, code in
                 let group = index / size
                 let scale = scaleType.float(in: scales, at: firstScale + group)
                 let difference = rounded(Float(code - offset) - Float(zeros?[group] ?? 0))
                 target[index] = BFloat16(rounding: rounded(difference * scale)).bits
             }
-        }
-    }
-
-    private func rounded(_ value: Float) -> Float {
-        switch scaleType {
-        case .bf16: BFloat16(rounding: value).value
-        case .f16: Binary16(rounding: value).value
-        default: value
         }
     }
 
@@ -61,7 +53,7 @@ extension PackedIntegerLayout {
         guard !symmetric, let words = parts[3].scalars(UInt32.self).baseAddress else { return body(nil) }
         withUnsafeTemporaryAllocation(of: Int8.self, capacity: rows.count * groups) { zeros in
             for group in 0..<groups {
-                unpack(words + group, stride: groups, count: rows.count) { row, code in
+                BitStream.unpack(words + group, bits: bits, stride: groups, count: rows.count) { row, code in
                     zeros[row * groups + group] = Int8(code - (1 << (bits - 1)))
                 }
             }

@@ -69,11 +69,10 @@ extension PackedIntegerLayout {
 
     /// Packs zero points along the rows: [rows, groups] signed to [rows * bits / 32, groups] words.
     private func pack(_ zeros: UnsafeMutableBufferPointer<Int8>, rows: Int, groups: Int, into words: UnsafeMutableBufferPointer<UInt32>) {
-        for index in words.indices { words[index] = 0 }
-        for row in 0..<rows {
-            for group in 0..<groups {
-                let code = UInt32(Int(zeros[row * groups + group]) + (1 << (bits - 1)))
-                words[row * bits / 32 * groups + group] |= code << UInt32(row * bits % 32)
+        words.update(repeating: 0)
+        for group in 0..<groups {
+            BitStream.pack(words.baseAddress! + group, bits: bits, stride: groups, count: rows) {
+                UInt32(Int(zeros[$0 * groups + group]) + (1 << (bits - 1)))
             }
         }
     }

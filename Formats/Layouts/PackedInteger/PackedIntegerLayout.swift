@@ -47,17 +47,4 @@ public struct PackedIntegerLayout: WeightLayout, Equatable {
         guard let groupSize, shape.columns % groupSize != 0 else { return nil }
         return "\(shape.columns) columns are not a multiple of the group size \(groupSize)"
     }
-
-    /// Calls `body` for every `bits`-wide code of one packed stream.
-    @inline(__always)
-    func unpack(_ words: UnsafePointer<UInt32>, stride: Int, count: Int, _ body: (_ index: Int, _ code: Int) -> Void) {
-        let mask = (UInt64(1) << UInt64(bits)) - 1
-        for index in 0..<count {
-            let bit = index * bits
-            let word = bit / 32
-            var window = UInt64(words[word * stride])
-            if bit % 32 + bits > 32 { window |= UInt64(words[(word + 1) * stride]) << 32 }
-            body(index, Int(window >> UInt64(bit % 32) & mask))
-        }
-    }
 }

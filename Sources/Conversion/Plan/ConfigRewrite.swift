@@ -2,42 +2,70 @@ import Checkpoints
 import Formats
 import StrictJSON
 
-/// `config.json` of the output, as vLLM, SGLang and transformers expect it.
+/// `config.json` of the output, as its readers expect it.
 struct ConfigRewrite {
     var config: JSONValue
+    /// Other files that describe the quantization.
+    var sideFiles: [(name: String, json: JSONObject)] = []
 
-    init(checkpoint: Checkpoint, weights: [PlannedWeight], unquantizedLinears: [String]) throws {
+    private struct Group {
+        var configuration: ConsumerConfiguration
+        var layout: String
+        var modules: [String]
+    }
+
+    init(checkpoint: Checkpoint, weights: [PlannedWeight], unquantizedLinears: [String], dialect: Dialect, dropsMTP: Bool) throws {
         config = checkpoint.config
         guard var object = config.object, weights.contains(where: { $0.road != .passthrough }) else { return }
 
         // Which consumer configurations the output needs, and which modules use each.
-        var groups: [(configuration: ConsumerConfiguration, layout: String, modules: [String])] = []
+        var groups: [Group] = []
+        var places: [String: Int] = [:]
         for weight in weights {
             guard let layout = weight.layout, !layout.isDense,
                 let configuration = LayoutRegistry.families.lazy.compactMap({ $0.configuration(of: layout) }).first
             else { continue }
-            let module = String(checkpoint.weights[weight.source].module)
-            if let known = groups.firstIndex(where: { $0.configuration == configuration }) {
-                groups[known].modules.append(module)
+            // Layouts of one name share a configuration but for the types of their scales.
+            let known = places[layout.name] ?? groups.firstIndex { $0.configuration == configuration }
+            if let known {
+                if groups[known].modules.last != weight.module { groups[known].modules.append(weight.module) }
             } else {
-                groups.append((configuration, layout.name, [module]))
+                groups.append(Group(configuration: configuration, layout: layout.name, modules: [weight.module]))
             }
+            places[layout.name] = known ?? groups.count - 1
         }
-        object["quantization_config"] = try Self.quantization(groups, unquantizedLinears).map(JSONValue.object)
+        for key in ["quantization", "quantization_config"] { object[key] = nil }
         if var text = object["text_config"]?.object, text["quantization_config"] != nil {
             text["quantization_config"] = nil
             object["text_config"] = .object(text)
         }
+        if dialect == .mlx, let first = groups.first {
+            let quantization = try JSONValue.object(Self.mlx(groups, first))
+            object["quantization"] = quantization
+            // Its loader looks here for a method unless `quantization` is there too; the field's tools read it.
+            object["quantization_config"] = quantization
+        } else {
+            object["quantization_config"] = try quantization(groups, unquantizedLinears).map(JSONValue.object)
+        }
+        if dropsMTP, object["num_nextn_predict_layers"] != nil { object["num_nextn_predict_layers"] = .int(0) }
         for key in ["torch_dtype", "dtype"] where object[key] != nil { object[key] = Self.denseType(weights) ?? object[key] }
         config = .object(object)
     }
 
-    private static func quantization(
-        _ groups: [(configuration: ConsumerConfiguration, layout: String, modules: [String])], _ unquantized: [String]
-    ) throws -> JSONObject? {
+    private mutating func quantization(_ groups: [Group], _ unquantized: [String]) throws -> JSONObject? {
         guard let first = groups.first else { return nil }
-        if case .fp8(let block, let powerOfTwoScales) = first.configuration {
-            guard groups.count == 1 else { throw ConversionFailure.mixedConfigurations(groups.map(\.layout)) }
+        let names = groups.map(\.layout)
+        if groups.contains(where: { $0.configuration == .w4afp8 }) {
+            let others = groups.filter { $0.configuration != .w4afp8 }
+            guard others.allSatisfy({ if case .fp8 = $0.configuration { true } else { false } }) else { throw ConversionFailure.mixedConfigurations(names) }
+            var object: JSONObject = ["activation_scheme": .string("dynamic"), "group_size": .int(128), "quant_method": .string("w4afp8")]
+            if case .fp8(let block, _)? = others.first?.configuration { object["weight_block_size"] = .array(block.map(JSONValue.int)) }
+            if !unquantized.isEmpty { object["modules_to_not_convert"] = .array(unquantized.map(JSONValue.string)) }
+            return object
+        }
+        switch first.configuration {
+        case .fp8(let block, let powerOfTwoScales):
+            guard groups.count == 1 else { throw ConversionFailure.mixedConfigurations(names) }
             var object: JSONObject = [
                 "activation_scheme": .string("dynamic"), "fmt": .string("e4m3"), "quant_method": .string("fp8"),
                 "weight_block_size": .array(block.map(JSONValue.int)),
@@ -46,7 +74,34 @@ struct ConfigRewrite {
             // DeepSeek's own exceptions are wired into its consumers; others must be named.
             if !unquantized.isEmpty { object["modules_to_not_convert"] = .array(unquantized.map(JSONValue.string)) }
             return object
+        case .uniform(let method):
+            guard groups.count == 1 else { throw ConversionFailure.mixedConfigurations(names) }
+            return uniform(method, unquantized)
+        case .compressedTensors: return try Self.compressedTensors(groups, unquantized)
+        case .w4afp8, .mlx: throw ConversionFailure.mixedConfigurations(names)
         }
+    }
+
+    private mutating func uniform(_ method: UniformMethod, _ unquantized: [String]) -> JSONObject {
+        var object = method.json
+        if let key = method.exemptions {
+            // The output head is no linear layer to some readers and one to others.
+            object[key] = .array((["lm_head"] + unquantized.filter { $0 != "lm_head" }).map(JSONValue.string))
+        }
+        if method.hasDynamicExemptions, !unquantized.isEmpty {
+            var dynamic = JSONObject()
+            for module in unquantized { dynamic["-:^" + module.replacing(".", with: "\\.") + "$"] = .object([:]) }
+            object["dynamic"] = .object(dynamic)
+        }
+        if let name = method.sideFile {
+            var inner = JSONObject()
+            for (key, value) in object.members where key != "quant_method" && key != "producer" { inner[key == method.exemptions ? "exclude_modules" : key] = value }
+            sideFiles.append((name, ["producer": object["producer"] ?? .object([:]), "quantization": .object(inner)]))
+        }
+        return object
+    }
+
+    private static func compressedTensors(_ groups: [Group], _ unquantized: [String]) throws -> JSONObject {
         var described: [CompressedTensorsConfig.Group] = []
         for group in groups {
             guard case .compressedTensors(let format, let weights, let activations) = group.configuration else {
@@ -57,6 +112,17 @@ struct ConfigRewrite {
                     format: format, weights: weights, activations: activations, targets: groups.count == 1 ? ["Linear"] : group.modules))
         }
         return CompressedTensorsConfig.json(groups: described, ignore: LayoutChoice.ignorePatterns + unquantized)
+    }
+
+    /// The commonest setting is the default; modules of another have an entry of their own.
+    private static func mlx(_ groups: [Group], _ first: Group) throws -> JSONObject {
+        let largest = groups.reduce(first) { $1.modules.count > $0.modules.count ? $1 : $0 }
+        guard case .mlx(var object) = largest.configuration else { throw ConversionFailure.mixedConfigurations(groups.map(\.layout)) }
+        for group in groups where group.layout != largest.layout {
+            guard case .mlx(let settings) = group.configuration else { throw ConversionFailure.mixedConfigurations(groups.map(\.layout)) }
+            for module in group.modules { object[module] = .object(settings) }
+        }
+        return object
     }
 
     /// The dtype of the dense weights, if the conversion settles it.

@@ -4,12 +4,14 @@ import StrictJSON
 import Tensors
 
 extension ConversionPlan {
-    /// Plans the conversion of `checkpoint`. Reads headers and scales, writes nothing.
+    /// Plans the conversion of `checkpoint`. Reads headers, and scales where an exact repacking depends on them; writes nothing.
     ///
-    /// - Parameter shardSize: cut the output into shards of at most this many bytes of data (a larger weight gets a shard of
-    ///   its own); nil keeps the source's cuts.
+    /// - Parameters:
+    ///   - shardSize: cut the output into shards of at most this many bytes of data (a larger weight gets a shard of
+    ///     its own); nil keeps the source's cuts, or 5 GB where weights are stacked.
+    ///   - requireExact: refuse a plan in which any value would be rounded.
     /// - Throws: ``CheckpointFailure`` if scales are missing, ``ConversionFailure`` if the recipe does not fit.
-    public init(converting checkpoint: Checkpoint, choice: LayoutChoice, shardSize: Int? = nil) throws {
+    public init(converting checkpoint: Checkpoint, choice: LayoutChoice, shardSize: Int? = nil, requireExact: Bool = false) throws {
         try checkpoint.requirePairedScales()
         targetName = choice.targetName
         recipe = choice.recipe
@@ -17,96 +19,64 @@ extension ConversionPlan {
         source = try SourceFingerprint(checkpoint)
         sideFiles = checkpoint.sideFiles
 
-        var used = Set<Int>()
-        var unquantizedLinears: [String] = []
-        var decided: [(weight: PlannedWeight, declarations: [SafetensorsHeader.Declaration])] = []
-        decided.reserveCapacity(checkpoint.weights.count)
-        var exceptions: [String: [String]] = [:]
-        for (index, weight) in checkpoint.weights.enumerated() {
-            let decision = choice.decide(weight, used: &used)
-            if decision.isException { exceptions[decision.reason, default: []].append(weight.name) }
-            if decision.isUnquantizedLinear { unquantizedLinears.append(String(weight.module)) }
-            let planned = PlannedWeight(weight, index, decision)
-            decided.append((planned, Self.declarations(of: planned, weight)))
-        }
-        let unmatched = choice.recipe.rules.indices.filter { !used.contains($0) }
-        guard unmatched.isEmpty else { throw ConversionFailure.unmatchedRules(unmatched.map { choice.recipe.rules[$0].pattern.description }) }
-        for (reason, names) in exceptions.sorted(by: { $0.key < $1.key }) {
-            notes.append(Finding(names[0], reason + (names.count > 1 ? " (\(names.count) weights: \(Self.kinds(names)))" : "")))
-        }
+        var draft = PlanDraft(checkpoint, choice)
+        try draft.decide()
+        notes += draft.notes
+        if requireExact { try draft.refuseRounding() }
 
-        let cuts = Self.cut(decided.map(\.declarations), checkpoint: checkpoint, shardSize: shardSize)
+        let cuts = draft.cut(shardSize: shardSize)
         weights = []
-        weights.reserveCapacity(decided.count)
         shards = []
         var weightMap: [(tensor: String, file: String)] = []
         var dataBytes = 0
-        for (number, members) in cuts.enumerated() {
+        for (number, units) in cuts.enumerated() {
             let name = Self.shardName(number, of: cuts.count)
-            let declarations = members.flatMap { decided[$0].declarations }
-            guard let place = SafetensorsHeader.layout(declarations, metadata: [("format", "pt")]) else {
+            let declarations = units.flatMap { draft.units[$0].declarations }
+            guard let place = SafetensorsHeader.layout(declarations, metadata: [("format", choice.dialect == .mlx ? "mlx" : "pt")]) else {
                 throw ConversionFailure.tooLarge(tensor: declarations.first?.name ?? name)
             }
             let first = weights.count
             var next = 0
-            for member in members {
-                var weight = decided[member].weight
-                weight.shard = number
-                weight.tensors = decided[member].declarations.map { declaration in
-                    defer { next += 1 }
-                    let size = Shape.byteCount(declaration.shape, declaration.type) ?? 0
-                    dataBytes += size
-                    weightMap.append((declaration.name, name))
-                    return PlannedTensor(
-                        name: declaration.name, type: declaration.type, shape: declaration.shape, offset: place.offsets[next], byteCount: size)
+            for unit in units {
+                for planned in draft.units[unit].members {
+                    var weight = planned.weight
+                    weight.shard = number
+                    weight.tensors = draft.units[unit].declarations.enumerated().map { index, declaration in
+                        // A member of a stack has its share of each tensor.
+                        let share = (Shape.byteCount(declaration.shape, declaration.type) ?? 0) / planned.count
+                        return PlannedTensor(
+                            name: declaration.name, type: declaration.type, shape: planned.count > 1 ? Array(declaration.shape.dropFirst()) : declaration.shape,
+                            offset: place.offsets[next + index] + planned.index * share, byteCount: share)
+                    }
+                    weights.append(weight)
                 }
-                weights.append(weight)
+                for declaration in draft.units[unit].declarations {
+                    dataBytes += Shape.byteCount(declaration.shape, declaration.type) ?? 0
+                    weightMap.append((declaration.name, name))
+                }
+                next += draft.units[unit].declarations.count
             }
-            shards.append(PlannedShard(name: name, header: place.header, size: place.size, weights: first..<weights.count))
+            shards.append(
+                PlannedShard(name: name, header: place.header, size: place.size, tensorCount: declarations.count, weights: first..<weights.count))
         }
         try Self.checkNames(weightMap)
 
         texts = []
         if cuts.count > 1 { texts.append((SafetensorsIndex.fileName, SafetensorsIndex.text(weightMap: weightMap, totalSize: dataBytes))) }
         if checkpoint.config.object?.members.isEmpty == false {
-            let config = try ConfigRewrite(checkpoint: checkpoint, weights: weights, unquantizedLinears: unquantizedLinears).config
-            texts.append(("config.json", Array((config.text() + "\n").utf8)))
+            let rewrite = try ConfigRewrite(
+                checkpoint: checkpoint, weights: weights, unquantizedLinears: draft.unquantizedLinears, dialect: choice.dialect,
+                dropsMTP: draft.dropsMTP)
+            texts.append(("config.json", Array((rewrite.config.text() + "\n").utf8)))
+            for file in rewrite.sideFiles {
+                texts.append((file.name, Array((JSONValue.object(file.json).text() + "\n").utf8)))
+                sideFiles.removeAll { $0 == file.name }
+            }
+            // A description of quantization that no longer holds must not be carried over.
+            if rewrite.config != checkpoint.config { sideFiles.removeAll { ["hf_quant_config.json", "quantize_config.json"].contains($0) } }
         }
         fingerprint = ""
         fingerprint = makeFingerprint()
-    }
-
-    /// The stored tensors of a planned weight. Dense and opaque weights keep their own name and dimensions.
-    private static func declarations(of planned: PlannedWeight, _ weight: Weight) -> [SafetensorsHeader.Declaration] {
-        if planned.road == .passthrough {
-            return weight.stored.map { SafetensorsHeader.Declaration(name: $0.name, type: $0.type, shape: $0.shape) }
-        }
-        guard let layout = planned.layout else { return [] }
-        let parts = layout.parts(of: weight.shape)
-        if layout.isDense { return [SafetensorsHeader.Declaration(name: weight.name, type: parts[0].type, shape: weight.dimensions)] }
-        let module = weight.module.isEmpty ? "" : weight.module + "."
-        return parts.map { SafetensorsHeader.Declaration(name: module + $0.leaf, type: $0.type, shape: $0.shape) }
-    }
-
-    /// Which weights share a shard: the source's cuts, or runs of at most `shardSize` bytes.
-    private static func cut(_ declarations: [[SafetensorsHeader.Declaration]], checkpoint: Checkpoint, shardSize: Int?) -> [[Int]] {
-        guard let shardSize else {
-            var files = [[Int]](repeating: [], count: checkpoint.files.count)
-            for (index, weight) in checkpoint.weights.enumerated() { files[weight.stored[0].file].append(index) }
-            return files.filter { !$0.isEmpty }
-        }
-        var shards: [[Int]] = []
-        var filled = 0
-        for index in declarations.indices {
-            let size = declarations[index].reduce(0) { $0 + (Shape.byteCount($1.shape, $1.type) ?? 0) }
-            if shards.isEmpty || filled + size > shardSize && filled > 0 {
-                shards.append([])
-                filled = 0
-            }
-            shards[shards.count - 1].append(index)
-            filled += size
-        }
-        return shards
     }
 
     static func shardName(_ number: Int, of count: Int) -> String {
@@ -133,40 +103,6 @@ extension ConversionPlan {
         lines += weights.map { "\($0.source) \($0.road.rawValue) \($0.layout?.name ?? "-")" }
         lines += texts.map { "\($0.name) \(Digest.of($0.bytes))" } + sideFiles
         return Digest.of(lines.joined(separator: "\n"))
-    }
-}
-
-extension PlannedWeight {
-    init(_ weight: Weight, _ index: Int, _ decision: LayoutChoice.Decision) {
-        source = index
-        shard = 0
-        tensors = []
-        reason = decision.reason
-        guard let layout = decision.layout, let stored = weight.layout else {
-            road = .passthrough
-            self.layout = weight.layout
-            return
-        }
-        self.layout = layout
-        if layout.isStored(as: stored, shape: weight.shape) {
-            road = .passthrough
-            self.layout = stored
-        } else if layout.isDense {
-            road = stored.isDense ? .cast : .dequantize
-        } else {
-            road = .quantize
-        }
-    }
-}
-
-extension WeightLayout {
-    /// Whether bytes stored as `other` already are of this layout: the same parts, and no stricter rule about scales.
-    func isStored(as other: any WeightLayout, shape: MatrixShape) -> Bool {
-        guard type(of: other) == Self.self, parts(of: shape) == other.parts(of: shape) else { return false }
-        if let mine = self as? BlockScaledFP8Layout, let stored = other as? BlockScaledFP8Layout {
-            return !mine.roundsScaleUp || stored.roundsScaleUp
-        }
-        return name == other.name
     }
 }
 

@@ -7,6 +7,8 @@ import Tensors
 public enum Road: String, Sendable, Equatable, CaseIterable {
     /// The stored bytes are copied.
     case passthrough
+    /// The same codes and scales in another order or under other names.
+    case repack
     /// Codes and scales to numbers, bit-identical with the format's reference implementation.
     case dequantize
     /// Numbers to codes and scales, bit-identical with the peer's encoder.
@@ -34,7 +36,16 @@ public struct PlannedWeight: Sendable {
     public var layout: (any WeightLayout)?
     public var reason: String
     public var shard: Int
+    /// The output's tensors, or this weight's part of tensors that hold a stack of weights.
     public var tensors: [PlannedTensor]
+    /// The module's name in the output.
+    public var module: String
+    /// The part of the source weight that this is; nil for all of it.
+    public var view: WeightView?
+    /// The place among stacked matrices, if the output's tensors are stacks.
+    public var stackIndex: Int?
+    /// Weights of the source whose values share one range with this one's, for layouts that need the range beforehand.
+    public var rangeSources: [Int] = []
 }
 
 /// One output file: its name, its complete header and its size are known before anything is written.
@@ -42,6 +53,8 @@ public struct PlannedShard: Sendable, Equatable {
     public var name: String
     public var header: [UInt8]
     public var size: Int
+    /// How many tensors the header names.
+    public var tensorCount: Int
     /// Positions in ``ConversionPlan/weights``.
     public var weights: Range<Int>
 }

@@ -20,18 +20,30 @@ public struct LayoutChoice: Sendable {
 
     public let targetName: String
     private let target: (any WeightLayout)?
+    /// For layouts of experts only: what the other linear weights take.
+    private let besideExperts: (any WeightLayout)?
     public let recipe: Recipe
+    /// Who reads the output.
+    public let dialect: Dialect
 
-    public init(target: String, recipe: Recipe = Recipe()) throws {
-        try Self.check(target: target) { .usage($0) }
-        targetName = target
-        self.target = LayoutRegistry.target(named: target)?.layout
+    public init(target name: String, recipe: Recipe = Recipe()) throws {
+        try Self.check(target: name) { .usage($0) }
+        let found = LayoutRegistry.target(named: name)
+        targetName = name
+        target = found?.layout
+        besideExperts = found?.besideExperts.flatMap { LayoutRegistry.target(named: $0)?.layout }
         self.recipe = recipe
+        dialect = found?.dialect ?? .huggingFace
+        // Dense weights are the same to everyone; codes are not.
+        for rule in recipe.rules {
+            guard let other = LayoutRegistry.target(named: rule.target), !other.layout.isDense else { continue }
+            if other.dialect != dialect, target?.isDense == false || other.dialect == .mlx { throw ConversionFailure.mixedDialects(name, rule.target) }
+        }
     }
 
     static func check(target: String, _ failure: (String) -> ConversionFailure) throws {
         guard target == keepName || LayoutRegistry.target(named: target) != nil else {
-            let names = ([keepName] + LayoutRegistry.targets.map(\.name)).joined(separator: ", ")
+            let names = ([keepName] + LayoutRegistry.targets.filter(\.isListed).map(\.name)).joined(separator: ", ")
             throw failure("unknown layout \"\(target)\"; known are \(names)")
         }
     }
@@ -57,27 +69,32 @@ public struct LayoutChoice: Sendable {
         "lm_head", "re:.*embed_tokens$", "re:.*mlp.gate$", "re:.*norm$", "re:.*eh_proj$", "re:.*shared_head.*",
     ]
 
-    /// Decides for one weight. `used` collects the indices of recipe rules that matched.
-    public func decide(_ weight: Weight, used: inout Set<Int>) -> Decision {
+    /// Decides for one weight, or for a matrix made of it that has other `dimensions`. `used` collects the indices of recipe rules
+    /// that matched.
+    public func decide(_ weight: Weight, as dimensions: [Int]? = nil, used: inout Set<Int>) throws -> Decision {
+        let dimensions = dimensions ?? weight.dimensions
         for (index, rule) in recipe.rules.enumerated() where rule.pattern.matches(weight.name) || rule.pattern.matches(String(weight.module)) {
             used.insert(index)
             let reason = "recipe: \(rule.pattern) -> \(rule.target)"
             guard let layout = LayoutRegistry.target(named: rule.target)?.layout else {
                 return Decision(layout: nil, reason: reason, isUnquantizedLinear: weight.layout?.isDense == true && Self.isLinear(weight))
             }
-            return fit(weight, layout, reason)
+            return fit(weight, layout, reason, dimensions)
         }
         guard let target else { return Decision(layout: nil, reason: "keep: as stored") }
         guard let stored = weight.layout else { return Decision(layout: nil, reason: "not a floating weight: as stored") }
         if target.isDense { return decideDense(weight, stored, target) }
-        if let kept = Self.keptReason(weight) {
+        if let kept = Self.keptReason(weight, dialect) {
             // As in the BF16 checkpoint that the peers would start from.
             var decision = decideDense(weight, stored, DenseLayout(.bf16))
             decision.reason = "kept unquantized: \(kept.reason)"
             decision.isUnquantizedLinear = !kept.isImplied && weight.dimensions.count == 2 && WeightName.leaf(weight.name) == "weight"
             return decision
         }
-        return fit(weight, target, "--to \(targetName)")
+        if let besideExperts, !WeightName.isRoutedExpert(weight.name) {
+            return fit(weight, besideExperts, "--to \(targetName), beside the experts", dimensions)
+        }
+        return fit(weight, target, "--to \(targetName)", dimensions)
     }
 
     private func decideDense(_ weight: Weight, _ stored: any WeightLayout, _ target: any WeightLayout) -> Decision {
@@ -90,9 +107,14 @@ public struct LayoutChoice: Sendable {
     }
 
     /// Why the default rules leave a weight unquantized; nil if they quantize it.
-    static func keptReason(_ weight: Weight) -> (reason: String, isImplied: Bool)? {
+    static func keptReason(_ weight: Weight, _ dialect: Dialect = .huggingFace) -> (reason: String, isImplied: Bool)? {
         if WeightName.leaf(weight.name) != "weight" { return ("not a linear weight", true) }
         let module = String(weight.module)
+        if dialect == .mlx {
+            // mlx-lm quantizes every linear and every embedding; its router gate is neither.
+            if module.hasSuffix(".gate") { return ("router gate", true) }
+            return weight.dimensions.count == 2 ? nil : ("not a matrix", true)
+        }
         if let kept = keptModules.first(where: { $0.pattern.matches(module) }) { return (kept.reason, kept.isImplied) }
         if weight.dimensions.count != 2 { return (weight.dimensions.count < 2 ? "not a matrix" : "stacked weights", true) }
         if WeightName.layer(weight.name) == nil { return ("outside the decoder layers", false) }
@@ -101,11 +123,11 @@ public struct LayoutChoice: Sendable {
 
     private static func isLinear(_ weight: Weight) -> Bool { keptReason(weight) == nil }
 
-    private func fit(_ weight: Weight, _ layout: any WeightLayout, _ reason: String) -> Decision {
+    private func fit(_ weight: Weight, _ layout: any WeightLayout, _ reason: String, _ dimensions: [Int]) -> Decision {
         guard weight.layout != nil else { return Decision(layout: nil, reason: "not a floating weight: as stored", isException: true) }
         if layout.isDense { return Decision(layout: layout, reason: reason, isUnquantizedLinear: Self.isLinear(weight)) }
-        var obstacle = layout.obstacle(to: weight.shape)
-        if weight.dimensions.count != 2 { obstacle = "\(weight.dimensions.count)-dimensional weights cannot be \(layout.name)" }
+        var obstacle = layout.obstacle(to: MatrixShape(dimensions))
+        if dimensions.count != 2 { obstacle = "\(dimensions.count)-dimensional weights cannot be \(layout.name)" }
         if weight.count == 0 { obstacle = "the tensor is empty" }
         guard let obstacle else { return Decision(layout: layout, reason: reason) }
         return Decision(layout: DenseLayout(.bf16), reason: "left unquantized: \(obstacle)", isException: true, isUnquantizedLinear: true)

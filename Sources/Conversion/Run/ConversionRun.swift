@@ -175,7 +175,7 @@ public struct ConversionRun: Sendable {
                 counters.shard.store(planned.shard, ordering: .relaxed)
                 let converter = WeightConverter(run.checkpoint, planned)
                 let file = try shardFile(planned.shard)
-                try converter.write(to: file, memory: arena.memory(atLeast: converter.minimumBytes), counters: counters, stop: stop)
+                try converter.write(to: file, memory: arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes), counters: counters, stop: stop)
                 try journal.wrote(position)
             case .flush(let shard):
                 try shardFile(shard).synchronize()
@@ -184,7 +184,7 @@ public struct ConversionRun: Sendable {
                 let converter = WeightConverter(run.checkpoint, planned, sourceDigests: sourceDigests)
                 let file = try shardFile(planned.shard)
                 let (record, differences) = try converter.audit(
-                    file, memory: arena.memory(atLeast: converter.minimumBytes), counters: counters, stop: stop)
+                    file, memory: arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes), counters: counters, stop: stop)
                 guard differences == 0 else {
                     try journal.rewrite(position)
                     throw ConversionFailure.differs(weight: converter.weight.name, file: file.path, bytes: differences)
@@ -215,8 +215,7 @@ public struct ConversionRun: Sendable {
             let shard = run.plan.shards[number]
             let file = try shardFile(number)
             let header = try SafetensorsHeader(reading: file)
-            let expected = run.plan.weights[shard.weights].reduce(0) { $0 + $1.tensors.count }
-            guard header.tensors.count == expected else {
+            guard header.tensors.count == shard.tensorCount else {
                 throw ConversionFailure.differs(weight: "the header", file: file.path, bytes: shard.header.count)
             }
             try journal.synchronize()
@@ -234,8 +233,8 @@ public struct ConversionRun: Sendable {
 
         init(limit: Int) { self.limit = limit }
 
-        func memory(atLeast needed: Int) -> UnsafeMutableRawBufferPointer {
-            let wanted = min(limit, max(needed, 2 * WeightConverter.preferredTile))
+        func memory(atLeast needed: Int, wanted: Int) -> UnsafeMutableRawBufferPointer {
+            let wanted = min(limit, max(needed, wanted))
             if buffer.bytes.count < wanted { buffer = AlignedBuffer(byteCount: wanted) }
             return buffer.slice(0..<min(buffer.bytes.count, limit))
         }

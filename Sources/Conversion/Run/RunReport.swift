@@ -14,7 +14,7 @@ public struct RunReport: Sendable {
 
         public var json: JSONObject {
             [
-                "tensors": .int(tensors), "values": .int(values), "passthrough": .int(roads[.passthrough] ?? 0), "repacked": .int(0),
+                "tensors": .int(tensors), "values": .int(values), "passthrough": .int(roads[.passthrough] ?? 0), "repacked": .int(roads[.repack] ?? 0),
                 "dequantized": .int(roads[.dequantize] ?? 0), "quantized": .int(roads[.quantize] ?? 0),
                 "dtype_changes": .int(roads[.cast] ?? 0), "differences": .int(differences), "not_finite": .int(notFinite),
             ]
@@ -23,7 +23,8 @@ public struct RunReport: Sendable {
         /// "1,163 tensors, 12,345,678 values: 62 passed through, ..., 0 differences."
         public var sentence: String {
             let parts = [
-                "\((roads[.passthrough] ?? 0).grouped) passed through", "\((roads[.dequantize] ?? 0).grouped) dequantized",
+                "\((roads[.passthrough] ?? 0).grouped) passed through", "\((roads[.repack] ?? 0).grouped) repacked",
+                "\((roads[.dequantize] ?? 0).grouped) dequantized",
                 "\((roads[.quantize] ?? 0).grouped) quantized", "\((roads[.cast] ?? 0).grouped) declared dtype changes",
                 "\(differences.grouped) differences found on reading back",
             ]
@@ -48,7 +49,7 @@ public struct RunReport: Sendable {
         audit.tensors = plan.weights.count
         for (position, planned) in plan.weights.enumerated() {
             let weight = checkpoint.weights[planned.source]
-            audit.values += weight.count
+            audit.values += planned.view?.shape.count ?? weight.count
             audit.roads[planned.road, default: 0] += 1
             if let count = records[position]?.notFinite, count > 0 {
                 audit.notFinite += count
@@ -90,12 +91,18 @@ public struct RunReport: Sendable {
                 "layout": .string(planned.layout?.name ?? weight.layoutName), "road": .string(planned.road.rawValue),
                 "file": .string(plan.shards[planned.shard].name),
             ]
+            if let view = planned.view {
+                entry["rows"] = .array([.int(view.rows.lowerBound), .int(view.rows.upperBound)])
+                entry["transposed"] = .bool(view.isTransposed)
+            }
             entry["tensors"] = .array(
                 planned.tensors.enumerated().map { index, tensor in
-                    .object([
+                    var object: JSONObject = [
                         "name": .string(tensor.name), "dtype": .string(tensor.type.rawValue), "shape": .array(tensor.shape.map(JSONValue.int)),
                         "sha256": .string(record?.digests[index] ?? ""),
-                    ])
+                    ]
+                    if let place = planned.stackIndex { object["index"] = .int(place) }
+                    return .object(object)
                 })
             for (key, value) in record?.json.members ?? [] where key != "sha256" { entry[key] = value }
             text += JSONValue.object(entry).text(pretty: false)

@@ -29,7 +29,8 @@ struct SourceDigests: Sendable {
                 while try scanner.nextElement() {
                     let weight = try JSONValue(scanning: &scanner)
                     for tensor in weight["tensors"]?.array ?? [] {
-                        if let name = tensor["name"]?.string, let digest = tensor["sha256"]?.string { digests[name] = digest }
+                        // A digest of one matrix of a stack says nothing about the tensor as a whole.
+                        if tensor["index"] == nil, let name = tensor["name"]?.string, let digest = tensor["sha256"]?.string { digests[name] = digest }
                     }
                 }
             }

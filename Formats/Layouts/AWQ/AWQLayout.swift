@@ -1,0 +1,150 @@
+import Tensors
+
+/// AutoAWQ's GEMM form: `qweight` I32 [in, out/8], `qzeros` I32 [in/group, out/8], `scales` F16 [in/group, out].
+///
+/// Codes are packed along the output channels: nibble i of a word holds channel 8 * word + order[i]. Value = scale * (code - zero).
+/// Reference: casper-hansen/AutoAWQ:awq/modules/linear/gemm.py (`from_linear`), awq/utils/packing_utils.py (`dequantize_gemm`),
+/// awq/quantize/quantizer.py (`pseudo_quantize_tensor`, which computes in F16).
+public struct AWQLayout: IntegerCodedLayout, Equatable {
+    public var groupSize: Int?
+    public let scaleType: ScalarType
+
+    public init(groupSize: Int? = 128, scaleType: ScalarType = .f16) {
+        self.groupSize = groupSize
+        self.scaleType = scaleType
+    }
+
+    public var bits: Int { 4 }
+    public var name: String { groupSize == 128 ? "awq" : "awq-" + (groupSize.map { "g\($0)" } ?? "channel") }
+    public var rowAlignment: Int { 8 }
+    public var preferredRows: Int { 1024 }
+
+    /// Where in a word the code of channel 8 * word + c lies: AutoAWQ packs the channels in the order 0 2 4 6 1 3 5 7.
+    static let shifts: [UInt32] = [0, 16, 4, 20, 8, 24, 12, 28]
+
+    public func parts(of shape: MatrixShape) -> [WeightPart] {
+        let groups = groupCount(shape)
+        return [
+            WeightPart("qweight", .i32, [shape.columns, shape.rows / 8], rows: .along(bits: 4)),
+            WeightPart("qzeros", .i32, [groups, shape.rows / 8], rows: .along(bits: 4)),
+            WeightPart("scales", scaleType, [groups, shape.rows], rows: .along(bits: scaleType.bitWidth)),
+        ]
+    }
+
+    public func obstacle(to shape: MatrixShape) -> String? {
+        if shape.rows % 8 != 0 { return "\(shape.rows) rows are not a multiple of the 8 that a word holds" }
+        if let groupSize, shape.columns % groupSize != 0 { return "\(shape.columns) columns are not a multiple of the group size \(groupSize)" }
+        return nil
+    }
+
+    // MARK: Codes
+
+    public func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
+        guard let words = parts[0].scalars(UInt32.self).baseAddress else { return }
+        let across = rows.count / 8
+        // A block of columns at a time, so that the rows being written stay in the cache.
+        for first in stride(from: 0, to: shape.columns, by: 64) {
+            for word in 0..<across {
+                for column in first..<min(first + 64, shape.columns) {
+                    let packed = words[column * across + word]
+                    for channel in 0..<8 {
+                        codes[(word * 8 + channel) * shape.columns + column] = UInt8(truncatingIfNeeded: packed >> Self.shifts[channel] & 15)
+                    }
+                }
+            }
+        }
+    }
+
+    public func readGroups(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into groups: UnsafeMutablePointer<GroupParameters>
+    ) {
+        guard let zeros = parts[1].scalars(UInt32.self).baseAddress else { return }
+        let count = groupCount(shape)
+        for row in 0..<rows.count {
+            for group in 0..<count {
+                let packed = zeros[group * (rows.count / 8) + row / 8]
+                groups[row * count + group] = GroupParameters(
+                    scale: scaleType.float(in: parts[2], at: group * rows.count + row), zero: Float(packed >> Self.shifts[row % 8] & 15))
+            }
+        }
+    }
+
+    public func store(
+        codes: UnsafePointer<UInt8>, groups: UnsafePointer<GroupParameters>, rows: Range<Int>, shape: MatrixShape,
+        into parts: [UnsafeMutableRawBufferPointer]
+    ) {
+        guard let words = parts[0].scalars(UInt32.self).baseAddress, let zeros = parts[1].scalars(UInt32.self).baseAddress else { return }
+        let across = rows.count / 8
+        let count = groupCount(shape)
+        for first in stride(from: 0, to: shape.columns, by: 64) {
+            for word in 0..<across {
+                for column in first..<min(first + 64, shape.columns) {
+                    var packed: UInt32 = 0
+                    for channel in 0..<8 { packed |= UInt32(codes[(word * 8 + channel) * shape.columns + column]) << Self.shifts[channel] }
+                    words[column * across + word] = packed
+                }
+            }
+        }
+        for group in 0..<count {
+            for word in 0..<across {
+                var packed: UInt32 = 0
+                for channel in 0..<8 {
+                    let parameters = groups[(word * 8 + channel) * count + group]
+                    packed |= UInt32(parameters.zero) << Self.shifts[channel]
+                    scaleType.store(parameters.scale, in: parts[2], at: group * rows.count + word * 8 + channel)
+                }
+                zeros[group * across + word] = packed
+            }
+        }
+    }
+
+    // MARK: Repacking
+
+    public var requirement: String { "a non-negative \(scaleType.rawValue) scale and a zero point of 0 to 15" }
+
+    public func holds(_ group: GroupParameters) -> Bool {
+        scaleType.holds(group.scale) && group.scale >= 0 && (0...15).contains(group.zero) && group.zero.rounded() == group.zero
+    }
+
+    public func adopting(scaleType: ScalarType) -> Self { self }
+
+    // MARK: Round to nearest
+
+    /// In F16 arithmetic: scale = max((max - min), 1e-5) / 15, zero = clamp(-rint(min / scale)), code = clamp(rint(w / scale) + zero).
+    public func encode(
+        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
+    ) throws(EncodingFault) {
+        guard scaleType == .f16 else { throw .readOnly }
+        let count = groupCount(shape)
+        let size = groupSize ?? shape.columns
+        var codes = [UInt8](repeating: 0, count: rows.count * shape.columns)
+        var groups = [GroupParameters](repeating: GroupParameters(scale: 0, zero: 0), count: rows.count * count)
+        func f16(_ value: Float) -> Float { Binary16(rounding: value).value }
+        let least = f16(1e-5)
+        for row in 0..<rows.count {
+            for group in 0..<count {
+                let columns = group * size..<min((group + 1) * size, shape.columns)
+                var low = Float.infinity, high = -Float.infinity
+                for column in columns {
+                    let value = BFloat16(bits: values[row * shape.columns + column]).value
+                    guard value.isFinite else { throw .notFinite(row: rows.lowerBound + row) }
+                    let half = f16(value)
+                    guard half.isFinite else { throw .overflowsF16(row: rows.lowerBound + row) }
+                    low = min(low, half)
+                    high = max(high, half)
+                }
+                let scale = f16(max(f16(high - low), least) / 15)
+                // A group wider than F16 has no scale.
+                guard scale.isFinite else { throw .overflowsF16(row: rows.lowerBound + row) }
+                let zero = min(max(-f16(low / scale).rounded(.toNearestOrEven), 0), 15)
+                groups[row * count + group] = GroupParameters(scale: scale, zero: zero)
+                for column in columns {
+                    let half = f16(BFloat16(bits: values[row * shape.columns + column]).value)
+                    let code = f16(f16(half / scale).rounded(.toNearestOrEven) + zero)
+                    codes[row * shape.columns + column] = UInt8(min(max(code, 0), 15))
+                }
+            }
+        }
+        store(codes: codes, groups: groups, rows: rows, shape: shape, into: parts)
+    }
+}

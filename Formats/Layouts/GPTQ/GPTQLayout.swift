@@ -1,0 +1,198 @@
+import Tensors
+
+/// GPTQ's checkpoint form: `qweight` I32 [in*bits/32, out], `qzeros` I32 [groups, out*bits/32], `scales` F16 [groups, out],
+/// `g_idx` I32 [in].
+///
+/// Codes are packed along the input channels, lowest bits first; zero points along the output channels. Value =
+/// scale * (code - zero). Format v1 stores zero - 1, format v2 zero itself.
+/// Reference: ModelCloud/GPTQModel:gptqmodel/nn_modules/qlinear/__init__.py (`pack_original`, `dequantize_weight`),
+/// gptqmodel/quantization/quantizer.py (`find_params`, in F32) and rtn.py.
+public struct GPTQLayout: IntegerCodedLayout, Equatable {
+    /// 2, 3, 4 or 8.
+    public var bits: Int
+    public var groupSize: Int?
+    /// All zero points are 2^(bits - 1).
+    public var symmetric: Bool
+    /// `checkpoint_format`: 1 ("gptq") or 2 ("gptq_v2").
+    public var version: Int
+    public var scaleType: ScalarType
+    /// Groups are scattered over the columns by `g_idx` (`desc_act`); such weights are read only.
+    public var isOrdered: Bool
+
+    public init(
+        bits: Int = 4, groupSize: Int? = 128, symmetric: Bool = true, version: Int = 1, scaleType: ScalarType = .f16, isOrdered: Bool = false
+    ) {
+        self.bits = bits
+        self.groupSize = groupSize
+        self.symmetric = symmetric
+        self.version = version
+        self.scaleType = scaleType
+        self.isOrdered = isOrdered
+    }
+
+    public var name: String {
+        var name = "gptq"
+        if bits != 4 { name += "-\(bits)bit" }
+        if groupSize != 128 { name += groupSize.map { "-g\($0)" } ?? "-channel" }
+        if !symmetric { name += "-asym" }
+        if version == 2, symmetric { name += "-v2" }
+        if isOrdered { name += " in activation order" }
+        return name
+    }
+
+    /// Zero points fill whole words: 32 / gcd(bits, 32) rows.
+    public var rowAlignment: Int { 32 / (bits & -bits) }
+    public var preferredRows: Int { 512 }
+    public var hasContiguousGroups: Bool { !isOrdered }
+
+    public func parts(of shape: MatrixShape) -> [WeightPart] {
+        let groups = groupCount(shape)
+        return [
+            WeightPart("qweight", .i32, [shape.columns * bits / 32, shape.rows], rows: .along(bits: 32)),
+            WeightPart("qzeros", .i32, [groups, shape.rows * bits / 32], rows: .along(bits: bits)),
+            WeightPart("scales", scaleType, [groups, shape.rows], rows: .along(bits: scaleType.bitWidth)),
+            WeightPart("g_idx", .i32, [shape.columns], rows: .whole),
+        ]
+    }
+
+    public func obstacle(to shape: MatrixShape) -> String? {
+        // Whole words along both dimensions; GPTQModel asks for multiples of 32 whatever the width.
+        if shape.columns % 32 != 0 { return "\(shape.columns) columns are not a multiple of 32" }
+        if shape.rows * bits % 32 != 0 { return "\(shape.rows) zero points of \(bits) bits do not fill words of 32 bits" }
+        if let groupSize, shape.columns % groupSize != 0 { return "\(shape.columns) columns are not a multiple of the group size \(groupSize)" }
+        return nil
+    }
+
+    // MARK: Codes
+
+    public func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
+        guard let words = parts[0].scalars(UInt32.self).baseAddress else { return }
+        // 32 codes of one row fill `bits` words, whatever the width.
+        for first in stride(from: 0, to: shape.columns, by: 32) {
+            for row in 0..<rows.count {
+                let target = codes + row * shape.columns + first
+                BitStream.unpack(words + first * bits / 32 * rows.count + row, bits: bits, stride: rows.count, count: 32) {
+                    target[$0] = UInt8(truncatingIfNeeded: $1)
+                }
+            }
+        }
+    }
+
+    public func readGroups(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into groups: UnsafeMutablePointer<GroupParameters>
+    ) {
+        guard let zeros = parts[1].scalars(UInt32.self).baseAddress else { return }
+        let count = groupCount(shape)
+        for group in 0..<count {
+            BitStream.unpack(zeros + group * (rows.count * bits / 32), bits: bits, count: rows.count) { row, stored in
+                // Format v1's 2^bits - 1 stands for 2^bits: its readers add one after unpacking.
+                groups[row * count + group] = GroupParameters(
+                    scale: scaleType.float(in: parts[2], at: group * rows.count + row), zero: Float(version == 1 ? stored + 1 : stored))
+            }
+        }
+    }
+
+    public func store(
+        codes: UnsafePointer<UInt8>, groups: UnsafePointer<GroupParameters>, rows: Range<Int>, shape: MatrixShape,
+        into parts: [UnsafeMutableRawBufferPointer]
+    ) {
+        guard let words = parts[0].scalars(UInt32.self).baseAddress, let zeros = parts[1].scalars(UInt32.self).baseAddress else { return }
+        parts[0].initializeMemory(as: UInt8.self, repeating: 0)
+        parts[1].initializeMemory(as: UInt8.self, repeating: 0)
+        let count = groupCount(shape)
+        for first in stride(from: 0, to: shape.columns, by: 32) {
+            for row in 0..<rows.count {
+                let source = codes + row * shape.columns + first
+                BitStream.pack(words + first * bits / 32 * rows.count + row, bits: bits, stride: rows.count, count: 32) { UInt32(source[$0]) }
+            }
+        }
+        for group in 0..<count {
+            BitStream.pack(zeros + group * (rows.count * bits / 32), bits: bits, count: rows.count) { row in
+                UInt32(groups[row * count + group].zero) - (version == 1 ? 1 : 0)
+            }
+            for row in 0..<rows.count { scaleType.store(groups[row * count + group].scale, in: parts[2], at: group * rows.count + row) }
+        }
+        let order = parts[3].scalars(Int32.self)
+        let size = groupSize ?? shape.columns
+        for column in 0..<shape.columns { order[column] = Int32(column / size) }
+    }
+
+    /// With activation order every column looks its group up.
+    public func decode(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
+    ) {
+        let count = groupCount(shape)
+        let size = groupSize ?? shape.columns
+        let order = parts[3].scalars(Int32.self)
+        withCodes(parts, rows: rows, shape: shape) { codes, groups in
+            withUnsafeTemporaryAllocation(of: UInt16.self, capacity: (1 << bits) * count) { tables in
+                for row in 0..<rows.count {
+                    for group in 0..<count {
+                        for code in 0..<(1 << bits) { tables[group << bits + code] = value(code, groups[row * count + group]) }
+                    }
+                    for column in 0..<shape.columns {
+                        let group = isOrdered ? min(max(Int(order[column]), 0), count - 1) : column / size
+                        values[row * shape.columns + column] = tables[group << bits + Int(codes[row * shape.columns + column])]
+                    }
+                }
+            }
+        }
+    }
+
+    // MARK: Repacking
+
+    public var requirement: String {
+        let zero = symmetric ? "the zero point \(1 << (bits - 1))" : version == 1 ? "a zero point above 0" : "a zero point"
+        return "a non-negative \(scaleType.rawValue) scale and \(zero)"
+    }
+
+    public func holds(_ group: GroupParameters) -> Bool {
+        guard scaleType.holds(group.scale), group.scale >= 0, group.zero.rounded() == group.zero else { return false }
+        return symmetric ? group.zero == Float(1 << (bits - 1)) : (Float(version == 1 ? 1 : 0)...Float((1 << bits) - 1)).contains(group.zero)
+    }
+
+    public func adopting(scaleType: ScalarType) -> Self { self }
+
+    // MARK: Round to nearest
+
+    /// In F32: symmetric with zero = 2^(bits - 1), scale = (max - min) / (2^bits - 1) where min = -max if anything is negative;
+    /// otherwise zero = rint(-min / scale). Code = clamp(rint(w / scale) + zero). The F32 scale is then rounded to F16.
+    public func encode(
+        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
+    ) throws(EncodingFault) {
+        guard !isOrdered, scaleType == .f16 else { throw .readOnly }
+        let count = groupCount(shape)
+        let size = groupSize ?? shape.columns
+        let greatest = Float((1 << bits) - 1)
+        var codes = [UInt8](repeating: 0, count: rows.count * shape.columns)
+        var groups = [GroupParameters](repeating: GroupParameters(scale: 0, zero: 0), count: rows.count * count)
+        for row in 0..<rows.count {
+            for group in 0..<count {
+                let columns = group * size..<min((group + 1) * size, shape.columns)
+                var low: Float = 0, high: Float = 0
+                for column in columns {
+                    let value = BFloat16(bits: values[row * shape.columns + column]).value
+                    guard value.isFinite else { throw .notFinite(row: rows.lowerBound + row) }
+                    low = min(low, value)
+                    high = max(high, value)
+                }
+                if symmetric {
+                    high = max(-low, high)
+                    if low < 0 { low = -high }
+                }
+                if low == 0, high == 0 { (low, high) = (-1, 1) }
+                let scale = (high - low) / greatest
+                let stored = Binary16(rounding: scale).value
+                guard stored.isFinite else { throw .overflowsF16(row: rows.lowerBound + row) }
+                let zero = symmetric ? Float(1 << (bits - 1)) : (-low / scale).rounded(.toNearestOrEven)
+                groups[row * count + group] = GroupParameters(scale: stored, zero: min(zero, greatest))
+                for column in columns {
+                    let value = BFloat16(bits: values[row * shape.columns + column]).value
+                    let code = (value / scale).rounded(.toNearestOrEven) + zero
+                    codes[row * shape.columns + column] = UInt8(min(max(code, 0), greatest))
+                }
+            }
+        }
+        store(codes: codes, groups: groups, rows: rows, shape: shape, into: parts)
+    }
+}

@@ -1,0 +1,164 @@
+import Tensors
+
+/// What a group of columns shares: value = scale * (code - zero), or scale * code + bias.
+public struct GroupParameters: Sendable, Equatable {
+    public var scale: Float
+    /// In the domain of unsigned codes; no whole number where the layout has a bias that is no multiple of the scale.
+    public var zero: Float
+    /// Of layouts that store one; exactly -zero * scale where ``zero`` is a whole number.
+    public var bias: Float
+
+    public init(scale: Float, zero: Float, bias: Float = 0) {
+        self.scale = scale
+        self.zero = zero
+        self.bias = bias
+    }
+}
+
+/// A layout of unsigned integer codes with ``GroupParameters`` for every run of columns. Two such layouts of the same width and
+/// group size hold the same weight in different orders, so one can be made of the other without rounding anything.
+public protocol IntegerCodedLayout: WeightLayout {
+    var bits: Int { get }
+    /// Columns that share parameters; nil for all columns of a row.
+    var groupSize: Int? { get }
+    /// The type of stored scales, in which the reference computes.
+    var scaleType: ScalarType { get }
+    /// Whether groups are runs of columns, not scattered by activation order.
+    var hasContiguousGroups: Bool { get }
+
+    /// Writes the codes of a tile, `[rows, columns]`.
+    func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>)
+    /// Writes the parameters of a tile, `[rows, groups]`. Needs every part but the first, which may be empty.
+    func readGroups(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into groups: UnsafeMutablePointer<GroupParameters>)
+    /// Stores codes and parameters, which ``holds(_:)`` has accepted.
+    func store(
+        codes: UnsafePointer<UInt8>, groups: UnsafePointer<GroupParameters>, rows: Range<Int>, shape: MatrixShape,
+        into parts: [UnsafeMutableRawBufferPointer])
+
+    /// Whether the parameters can be stored without rounding.
+    func holds(_ group: GroupParameters) -> Bool
+    /// This layout with the other's scale type, where the consumers read that as well.
+    func adopting(scaleType: ScalarType) -> Self
+    /// What a group must be to be held: for the sentence that says why it is not.
+    var requirement: String { get }
+
+    /// The BF16 value of a code as the reference dequantizes it.
+    func value(_ code: Int, _ group: GroupParameters) -> UInt16
+}
+
+extension IntegerCodedLayout {
+    public var hasContiguousGroups: Bool { true }
+
+    func groupCount(_ shape: MatrixShape) -> Int { groupSize.map { ceilingDivide(shape.columns, $0) } ?? 1 }
+
+    func rounded(_ value: Float) -> Float { scaleType.rounded(value) }
+
+    /// (code - zero) * scale, each step rounded to the scale's type, then to BF16.
+    public func value(_ code: Int, _ group: GroupParameters) -> UInt16 {
+        BFloat16(rounding: rounded(rounded(Float(code) - group.zero) * group.scale)).bits
+    }
+
+    /// Decodes by one table of values a group.
+    public func decode(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
+    ) {
+        guard let target = values.baseAddress, shape.columns > 0 else { return }
+        withCodes(parts, rows: rows, shape: shape) { codes, groups in
+            let count = groupCount(shape)
+            let size = groupSize ?? shape.columns
+            withUnsafeTemporaryAllocation(of: UInt16.self, capacity: 1 << bits) { table in
+                for row in 0..<rows.count {
+                    for group in 0..<count {
+                        let parameters = groups[row * count + group]
+                        let start = group * size, end = min(start + size, shape.columns)
+                        let source = codes + row * shape.columns
+                        let destination = target + row * shape.columns
+                        // A table pays where the codes are few.
+                        if table.count <= end - start {
+                            for code in 0..<table.count { table[code] = value(code, parameters) }
+                            for column in start..<end { destination[column] = table[Int(source[column])] }
+                        } else {
+                            for column in start..<end { destination[column] = value(Int(source[column]), parameters) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes the exact values, scale * (code - zero), which a F32 holds: codes and scales together have fewer than 24 bits.
+    public func decodeExactly(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutablePointer<Float>
+    ) {
+        withCodes(parts, rows: rows, shape: shape) { codes, groups in
+            let count = groupCount(shape)
+            let size = groupSize ?? shape.columns
+            for row in 0..<rows.count {
+                for column in 0..<shape.columns {
+                    let group = groups[row * count + column / size]
+                    let code = Float(codes[row * shape.columns + column])
+                    values[row * shape.columns + column] =
+                        group.bias == 0 ? (code - group.zero) * group.scale : (group.scale * code) + group.bias
+                }
+            }
+        }
+    }
+
+    func withCodes(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape,
+        _ body: (UnsafePointer<UInt8>, UnsafePointer<GroupParameters>) -> Void
+    ) {
+        withUnsafeTemporaryAllocation(of: UInt8.self, capacity: max(1, rows.count * shape.columns)) { codes in
+            withUnsafeTemporaryAllocation(of: GroupParameters.self, capacity: max(1, rows.count * groupCount(shape))) { groups in
+                guard let codes = codes.baseAddress, let groups = groups.baseAddress else { return }
+                readCodes(parts, rows: rows, shape: shape, into: codes)
+                readGroups(parts, rows: rows, shape: shape, into: groups)
+                body(UnsafePointer(codes), UnsafePointer(groups))
+            }
+        }
+    }
+}
+
+extension ScalarType {
+    /// The nearest number of this type; F32 for all types that are no narrower floating type.
+    func rounded(_ value: Float) -> Float {
+        switch self {
+        case .bf16: BFloat16(rounding: value).value
+        case .f16: Binary16(rounding: value).value
+        default: value
+        }
+    }
+
+    /// Whether the type holds a number without rounding it.
+    func holds(_ value: Float) -> Bool { value.isFinite && rounded(value) == value }
+}
+
+/// Codes of 1 to 8 bits laid one after another in 32-bit words, lowest bits first; a code may straddle two words.
+enum BitStream {
+    /// Calls `body` for each of `count` codes. Words of one stream lie `stride` apart.
+    @inline(__always)
+    static func unpack(
+        _ words: UnsafePointer<UInt32>, bits: Int, stride: Int = 1, count: Int, _ body: (_ index: Int, _ code: Int) -> Void
+    ) {
+        let mask = (UInt64(1) << UInt64(bits)) - 1
+        for index in 0..<count {
+            let bit = index * bits
+            let word = bit / 32
+            var window = UInt64(words[word * stride])
+            if bit % 32 + bits > 32 { window |= UInt64(words[(word + 1) * stride]) << 32 }
+            body(index, Int(window >> UInt64(bit % 32) & mask))
+        }
+    }
+
+    /// Stores `count` codes; every word that a code touches must be zero before.
+    @inline(__always)
+    static func pack(_ words: UnsafeMutablePointer<UInt32>, bits: Int, stride: Int = 1, count: Int, _ code: (_ index: Int) -> UInt32) {
+        for index in 0..<count {
+            let bit = index * bits
+            let window = UInt64(code(index)) << UInt64(bit % 32)
+            words[bit / 32 * stride] |= UInt32(truncatingIfNeeded: window)
+            if bit % 32 + bits > 32 { words[(bit / 32 + 1) * stride] |= UInt32(truncatingIfNeeded: window >> 32) }
+        }
+    }
+}

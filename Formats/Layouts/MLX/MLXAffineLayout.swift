@@ -1,0 +1,136 @@
+import Tensors
+
+/// MLX's affine form: `weight` U32 [out, in*bits/32], `scales` and `biases` [out, in/group] in the model's dtype.
+///
+/// Codes of one row form a stream of bits, lowest first (widths 3, 5 and 6 straddle words). Value = scale * code + bias, product and
+/// sum each rounded to the dtype. Reference: ml-explore/mlx:mlx/backend/cpu/quantized.cpp (`quantize`), mlx/ops.cpp (`dequantize`).
+public struct MLXAffineLayout: IntegerCodedLayout, Equatable {
+    /// 2, 3, 4, 5, 6 or 8.
+    public var bits: Int
+    /// 32, 64 or 128.
+    public var group: Int
+    public var scaleType: ScalarType
+
+    public init(bits: Int = 4, group: Int = 64, scaleType: ScalarType = .bf16) {
+        self.bits = bits
+        self.group = group
+        self.scaleType = scaleType
+    }
+
+    public var groupSize: Int? { group }
+    public var name: String { "mlx-\(bits)bit" + (group == 64 ? "" : "-g\(group)") }
+
+    func wordsPerRow(_ shape: MatrixShape) -> Int { shape.columns * bits / 32 }
+
+    public func parts(of shape: MatrixShape) -> [WeightPart] {
+        let groups = groupCount(shape)
+        return [
+            WeightPart("weight", .u32, [shape.rows, wordsPerRow(shape)]), WeightPart("scales", scaleType, [shape.rows, groups]),
+            WeightPart("biases", scaleType, [shape.rows, groups]),
+        ]
+    }
+
+    public func obstacle(to shape: MatrixShape) -> String? {
+        shape.columns % group != 0 ? "\(shape.columns) columns are not a multiple of the group size \(group)" : nil
+    }
+
+    public func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
+        guard let words = parts[0].scalars(UInt32.self).baseAddress else { return }
+        for row in 0..<rows.count {
+            let target = codes + row * shape.columns
+            BitStream.unpack(words + row * wordsPerRow(shape), bits: bits, count: shape.columns) { target[$0] = UInt8(truncatingIfNeeded: $1) }
+        }
+    }
+
+    public func readGroups(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into groups: UnsafeMutablePointer<GroupParameters>
+    ) {
+        for index in 0..<rows.count * groupCount(shape) {
+            let scale = scaleType.float(in: parts[1], at: index), bias = scaleType.float(in: parts[2], at: index)
+            // Where the bias is a whole multiple of the scale the division is exact, in F64 at any rate.
+            let zero = scale == 0 ? (bias == 0 ? 0 : .nan) : Float(-Double(bias) / Double(scale))
+            groups[index] = GroupParameters(scale: scale, zero: zero, bias: bias)
+        }
+    }
+
+    public func store(
+        codes: UnsafePointer<UInt8>, groups: UnsafePointer<GroupParameters>, rows: Range<Int>, shape: MatrixShape,
+        into parts: [UnsafeMutableRawBufferPointer]
+    ) {
+        guard let words = parts[0].scalars(UInt32.self).baseAddress else { return }
+        parts[0].initializeMemory(as: UInt8.self, repeating: 0)
+        for row in 0..<rows.count {
+            let source = codes + row * shape.columns
+            BitStream.pack(words + row * wordsPerRow(shape), bits: bits, count: shape.columns) { UInt32(source[$0]) }
+        }
+        for index in 0..<rows.count * groupCount(shape) {
+            let group = groups[index]
+            scaleType.store(group.scale, in: parts[1], at: index)
+            scaleType.store(group.bias != 0 ? group.bias : -group.zero * group.scale, in: parts[2], at: index)
+        }
+    }
+
+    /// scale * code + bias, product and sum each rounded to the dtype, then to BF16.
+    public func value(_ code: Int, _ group: GroupParameters) -> UInt16 {
+        BFloat16(rounding: rounded(rounded(Float(code) * group.scale) + group.bias)).bits
+    }
+
+    public var requirement: String { "a scale, and scale x zero point as a bias, that \(scaleType.rawValue) can hold" }
+
+    public func holds(_ group: GroupParameters) -> Bool {
+        scaleType.holds(group.scale) && scaleType.holds(group.bias != 0 ? group.bias : -group.zero * group.scale)
+    }
+
+    /// MLX computes in the type of the scales.
+    public func adopting(scaleType: ScalarType) -> Self {
+        var layout = self
+        if [.bf16, .f16, .f32].contains(scaleType) { layout.scaleType = scaleType }
+        return layout
+    }
+
+    /// In F32: scale = max((max - min) / (2^bits - 1), 1e-7), negative unless |min| > |max|; the edge of larger magnitude is then
+    /// made a code of its own. Codes come from the F32 scale and bias, which are rounded to BF16 afterwards.
+    public func encode(
+        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
+    ) throws(EncodingFault) {
+        guard scaleType == .bf16 else { throw .readOnly }
+        let count = groupCount(shape)
+        let bins = Float((1 << bits) - 1)
+        var codes = [UInt8](repeating: 0, count: rows.count * shape.columns)
+        let scales = parts[1].scalars(UInt16.self), biases = parts[2].scalars(UInt16.self)
+        for row in 0..<rows.count {
+            for index in 0..<count {
+                let start = row * shape.columns + index * group
+                var low = Float.infinity, high = -Float.infinity
+                for place in start..<start + group {
+                    let value = BFloat16(bits: values[place]).value
+                    guard value.isFinite else { throw .notFinite(row: rows.lowerBound + row) }
+                    high = max(high, value)
+                    low = min(low, value)
+                }
+                let isLowLarger = low.magnitude > high.magnitude
+                var scale = max((high - low) / bins, 1e-7)
+                scale = isLowLarger ? scale : -scale
+                let edge = isLowLarger ? low : high
+                let zero = (edge / scale).rounded(.toNearestOrEven)
+                var bias: Float = 0
+                if zero != 0 {
+                    scale = edge / zero
+                    bias = edge
+                }
+                for place in start..<start + group {
+                    let code = ((BFloat16(bits: values[place]).value - bias) / scale).rounded(.toNearestOrEven)
+                    // A range wider than F32 makes infinities; the peer's minimum and maximum take a NaN for 0.
+                    codes[place] = UInt8(code.isNaN ? 0 : min(max(code, 0), bins))
+                }
+                scales[row * count + index] = BFloat16(rounding: scale).bits
+                biases[row * count + index] = BFloat16(rounding: bias).bits
+            }
+        }
+        guard let words = parts[0].scalars(UInt32.self).baseAddress else { return }
+        parts[0].initializeMemory(as: UInt8.self, repeating: 0)
+        for row in 0..<rows.count {
+            BitStream.pack(words + row * wordsPerRow(shape), bits: bits, count: shape.columns) { UInt32(codes[row * shape.columns + $0]) }
+        }
+    }
+}

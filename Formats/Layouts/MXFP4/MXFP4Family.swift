@@ -1,0 +1,57 @@
+import Tensors
+
+/// E2M1 codes with an E8M0 exponent for 32 columns, under three names.
+public enum MXFP4Family: LayoutFamily {
+    public static let targets = [LayoutTarget("mxfp4", MXFP4Layout()), LayoutTarget("mlx-mxfp4", MXFP4Layout(naming: .mlx), dialect: .mlx)]
+
+    public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
+        if let found = try stackedExperts(module) { return found }
+        if let packed = module["weight_packed"], packed.type == .u8, module["weight_global_scale"] == nil, let scale = module["weight_scale"] {
+            return try matrix(packed, scale, codesPerElement: 2, .compressedTensors)
+        }
+        if let weight = module["weight"], weight.type == .u32, let scale = module["scales"], [.u8, .f8E8M0].contains(scale.type),
+            module["biases"] == nil
+        {
+            return try matrix(weight, scale, codesPerElement: 8, .mlx)
+        }
+        return nil
+    }
+
+    private static func matrix(
+        _ codes: StoredTensor, _ scale: StoredTensor, codesPerElement: Int, _ naming: MXFP4Layout.Naming
+    ) throws -> RecognisedWeight {
+        guard [.u8, .f8E8M0].contains(scale.type), codes.shape.count == 2, scale.shape.count == 2,
+            scale.shape == [codes.shape[0], codes.shape[1] * codesPerElement / 32], codes.shape[1] * codesPerElement % 32 == 0
+        else { throw LayoutFault(scale.name, "is \(scale.summary) beside \(codes.summary); MXFP4 has one exponent (U8) for 32 columns") }
+        return RecognisedWeight(
+            MXFP4Layout(naming: naming, scaleType: scale.type), MatrixShape(rows: codes.shape[0], columns: codes.shape[1] * codesPerElement))
+    }
+
+    /// gpt-oss: `X_blocks` [experts, out, in/32, 16] with `X_scales`.
+    private static func stackedExperts(_ module: ModuleTensors) throws -> RecognisedWeight? {
+        guard let found = module.tensors.first(where: { $0.leaf.hasSuffix("_blocks") }) else { return nil }
+        let leaf = String(found.leaf.dropLast("_blocks".count))
+        let blocks = found.tensor
+        guard let scale = module[leaf + "_scales"] else { throw LayoutFault(blocks.name, "has no \(module.module).\(leaf)_scales beside it in any shard") }
+        guard blocks.type == .u8, [.u8, .f8E8M0].contains(scale.type), blocks.shape.count == 4, blocks.shape[3] == 16,
+            scale.shape == Array(blocks.shape.dropLast())
+        else { throw LayoutFault(scale.name, "is \(scale.summary) beside \(blocks.summary); expected one exponent for 16 bytes") }
+        let dimensions = [blocks.shape[0], blocks.shape[1], blocks.shape[2] * 32]
+        return RecognisedWeight(
+            MXFP4Layout(naming: .gptOSS(leaf: leaf, experts: blocks.shape[0]), scaleType: scale.type), MatrixShape(dimensions), dimensions: dimensions,
+            leaf: leaf)
+    }
+
+    public static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
+        guard let layout = layout as? MXFP4Layout else { return nil }
+        switch layout.naming {
+        case .compressedTensors:
+            return .compressedTensors(
+                format: "mxfp4-pack-quantized",
+                weights: CompressedTensorsConfig.arguments(bits: 4, type: "float", strategy: "group", groupSize: 32, scaleType: "torch.uint8"),
+                activations: nil)
+        case .mlx: return .mlx(["group_size": .int(32), "bits": .int(4), "mode": .string("mxfp4")])
+        case .gptOSS: return .uniform(UniformMethod(["quant_method": .string("mxfp4")], exemptions: "modules_to_not_convert"))
+        }
+    }
+}

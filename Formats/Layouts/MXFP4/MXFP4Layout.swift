@@ -1,0 +1,100 @@
+import Foundation
+import Tensors
+
+/// OCP MXFP4: E2M1 codes and one E8M0 exponent for 32 columns. Value = code * 2^(exponent - 127).
+///
+/// The bytes are the same under every name: compressed-tensors `weight_packed` U8 [out, in/2] and `weight_scale` U8 [out, in/32];
+/// MLX `weight` U32 [out, in/8] and `scales` U8; gpt-oss `_blocks` U8 [experts, out, in/32, 16] and `_scales` U8.
+/// References: vllm-project/compressed-tensors:quantization/utils/mxfp_utils.py, ml-explore/mlx:mlx/ops.cpp (`fp_quantize`).
+public struct MXFP4Layout: WeightLayout, Equatable {
+    public enum Naming: Sendable, Equatable {
+        case compressedTensors
+        case mlx
+        /// Stacked experts, `X_blocks` and `X_scales`; read only.
+        case gptOSS(leaf: String, experts: Int)
+    }
+
+    public var naming: Naming
+    /// U8, or F8_E8M0 where a file says so.
+    public var scaleType: ScalarType
+
+    public init(naming: Naming = .compressedTensors, scaleType: ScalarType = .u8) {
+        self.naming = naming
+        self.scaleType = scaleType
+    }
+
+    public var name: String {
+        switch naming {
+        case .compressedTensors: "mxfp4"
+        case .mlx: "mlx-mxfp4"
+        case .gptOSS: "mxfp4 in gpt-oss blocks"
+        }
+    }
+
+    public func parts(of shape: MatrixShape) -> [WeightPart] {
+        let groups = ceilingDivide(shape.columns, 32)
+        switch naming {
+        case .compressedTensors:
+            return [
+                WeightPart("weight_packed", .u8, [shape.rows, shape.columns / 2]), WeightPart("weight_scale", scaleType, [shape.rows, groups]),
+            ]
+        case .mlx:
+            return [WeightPart("weight", .u32, [shape.rows, shape.columns / 8]), WeightPart("scales", scaleType, [shape.rows, groups])]
+        case .gptOSS(let leaf, let experts):
+            let rows = experts == 0 ? 0 : shape.rows / experts
+            return [
+                WeightPart(leaf + "_blocks", .u8, [experts, rows, groups, 16]), WeightPart(leaf + "_scales", scaleType, [experts, rows, groups]),
+            ]
+        }
+    }
+
+    public func obstacle(to shape: MatrixShape) -> String? {
+        shape.columns % 32 != 0 ? "\(shape.columns) columns are not a multiple of the group size 32" : nil
+    }
+
+    public func decode(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
+    ) {
+        guard let codes = parts[0].scalars(UInt8.self).baseAddress, let target = values.baseAddress else { return }
+        for group in 0..<rows.count * shape.columns / 32 {
+            FP4Codes.decode(codes + group * 16, count: 32, scale: Float8E8M0(bits: parts[1][group]).value, into: target + group * 32)
+        }
+    }
+
+    public func encode(
+        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
+    ) throws(EncodingFault) {
+        if case .gptOSS = naming { throw .readOnly }
+        guard let codes = parts[0].scalars(UInt8.self).baseAddress else { return }
+        for group in 0..<rows.count * shape.columns / 32 {
+            let source = UnsafeBufferPointer(rebasing: values[(group * 32)..<(group * 32 + 32)])
+            var amax: UInt16 = 0
+            for value in source { amax = max(amax, value & 0x7FFF) }
+            guard amax < 0x7F80 else { throw .notFinite(row: rows.lowerBound + group * 32 / shape.columns) }
+            let exponent = naming == .mlx ? Self.mlxExponent(amax) : Self.exponent(amax)
+            parts[1][group] = exponent
+            // Division by a power of two is exact; far below the normal numbers it is a multiplication that stays exact in F64.
+            let factor = Foundation.pow(2.0, Double(127 - Int(exponent)))
+            FP4Codes.encode(codes + group * 16, count: 32) { column in
+                let scaled = Float(Double(BFloat16(bits: source[column]).value) * factor)
+                return naming == .mlx ? FP4Codes.roundedDown(scaled) : FP4Codes.roundedKeepingSign(scaled)
+            }
+        }
+    }
+
+    /// compressed-tensors: amax is rounded to a power of two by adding half a step of E2M1 to its bits and dropping the mantissa;
+    /// the exponent is that power's less 2, E2M1's largest exponent, and no less than 0.
+    static func exponent(_ amax: UInt16) -> UInt8 {
+        let power = Int(amax + 32) >> 7
+        // A subnormal amax has no exponent bits: its logarithm is minus infinity, which clamps to 0.
+        return UInt8(min(max(power - 2, 0), 254))
+    }
+
+    /// MLX (0.32, measured on all BF16 numbers): ceil(log2(amax / 6)), the quotient rounded to BF16. A quotient of zero has the exponent
+    /// 0, stored as 127. Below 2^-127 the peer's byte wraps around; here it stops at 0.
+    static func mlxExponent(_ amax: UInt16) -> UInt8 {
+        let quotient = BFloat16(rounding: BFloat16(bits: amax).value / 6).value
+        guard quotient > 0 else { return 127 }
+        return UInt8(min(max(Int(quotient.exponent) + (quotient.significand > 1 ? 1 : 0) + 127, 0), 254))
+    }
+}

@@ -1,0 +1,134 @@
+import Tensors
+
+/// NVFP4: E2M1 codes, an E4M3 scale for 16 columns, and one F32 scale for the tensor.
+///
+/// compressed-tensors: `weight_packed` U8 [out, in/2], `weight_scale`, `weight_global_scale` F32 [1];
+/// value = code * (scale / global). ModelOpt: `weight` U8, `weight_scale`, `weight_scale_2` F32 []; value = code * (scale * scale_2).
+/// References: vllm-project/compressed-tensors:quantization/utils/helpers.py (`generate_gparam`, `calculate_qparams`),
+/// NVIDIA/Model-Optimizer:modelopt/torch/quantization/qtensor/nvfp4_tensor.py.
+public struct NVFP4Layout: WholeRangeLayout, Equatable {
+    public enum Naming: Sendable, Equatable {
+        case compressedTensors
+        /// `inputScale`: whether an `input_scale` F32 lies beside the weight.
+        case modelOpt(inputScale: Bool)
+    }
+
+    public var naming: Naming
+    /// The shape of the tensor's scale as it was found: [1] or [].
+    public var globalShape: [Int]
+    /// The largest magnitude of all values that share the tensor's scale, as BF16 bits; needed to encode.
+    public var amax: UInt16?
+    /// Codes and scales are carried from the other naming, whose tensor scale this one is the reciprocal of.
+    var isModelOpt: Bool { naming != .compressedTensors }
+
+    public init(naming: Naming = .compressedTensors, globalShape: [Int]? = nil, amax: UInt16? = nil) {
+        self.naming = naming
+        self.globalShape = globalShape ?? (naming == .compressedTensors ? [1] : [])
+        self.amax = amax
+    }
+
+    public var name: String { isModelOpt ? "nvfp4-modelopt" : "nvfp4" }
+
+    public func spanning(_ amax: UInt16) -> Self { NVFP4Layout(naming: naming, globalShape: globalShape, amax: amax) }
+
+    /// llm-compressor gives the gate and up projections of a dense network one scale, and leaves experts apart; ModelOpt joins
+    /// both, as the engines do when they load them.
+    public func partners(of module: Substring) -> [String] {
+        for (mine, other) in [("gate_proj", "up_proj"), ("up_proj", "gate_proj")] where module.hasSuffix("." + mine) {
+            let parent = module.dropLast(mine.count)
+            if isModelOpt || parent.hasSuffix(".mlp.") { return [parent + other] }
+        }
+        return []
+    }
+
+    public func parts(of shape: MatrixShape) -> [WeightPart] {
+        let scale = WeightPart("weight_scale", .f8E4M3, [shape.rows, ceilingDivide(shape.columns, 16)])
+        switch naming {
+        case .compressedTensors:
+            return [
+                WeightPart("weight_packed", .u8, [shape.rows, shape.columns / 2]), scale,
+                WeightPart("weight_global_scale", .f32, globalShape, rows: .whole),
+            ]
+        case .modelOpt(let inputScale):
+            let parts = [
+                WeightPart("weight", .u8, [shape.rows, shape.columns / 2]), scale, WeightPart("weight_scale_2", .f32, globalShape, rows: .whole),
+            ]
+            return inputScale ? parts + [WeightPart("input_scale", .f32, globalShape, rows: .whole)] : parts
+        }
+    }
+
+    public func obstacle(to shape: MatrixShape) -> String? {
+        shape.columns % 16 != 0 ? "\(shape.columns) columns are not a multiple of the group size 16" : nil
+    }
+
+    /// The F32 scale of a group, as the reference joins the two.
+    func joined(_ scale: Float, _ global: Float) -> Float { isModelOpt ? scale * global : scale / global }
+
+    public func decode(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
+    ) {
+        guard let codes = parts[0].scalars(UInt8.self).baseAddress, let target = values.baseAddress else { return }
+        let global = parts[2].scalars(Float.self)[0]
+        for group in 0..<rows.count * shape.columns / 16 {
+            let scale = joined(Float8E4M3(bits: parts[1][group]).value, global)
+            FP4Codes.decode(codes + group * 8, count: 16, scale: scale, into: target + group * 16)
+        }
+    }
+
+    public func encode(
+        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
+    ) throws(EncodingFault) {
+        if naming == .modelOpt(inputScale: true) { throw .readOnly }
+        guard let codes = parts[0].scalars(UInt8.self).baseAddress, let amax else { throw .readOnly }
+        let global = isModelOpt ? Self.modelOptScale(amax) : Self.globalScale(amax)
+        parts[2].scalars(Float.self)[0] = global
+        for group in 0..<rows.count * shape.columns / 16 {
+            let source = UnsafeBufferPointer(rebasing: values[(group * 16)..<(group * 16 + 16)])
+            var largest: UInt16 = 0
+            for value in source { largest = max(largest, value & 0x7FFF) }
+            guard largest < 0x7F80 else { throw .notFinite(row: rows.lowerBound + group * 16 / shape.columns) }
+            let stored = isModelOpt ? Self.modelOptLocal(largest, global) : Self.localScale(largest, global)
+            parts[1][group] = stored.bits
+            let scale = joined(stored.value, global)
+            FP4Codes.encode(codes + group * 8, count: 16) { column in
+                let scaled = BFloat16(bits: source[column]).value / scale
+                // Both round half to even; ModelOpt's sign is that of `w < 0`, so negative zero keeps none.
+                return scaled.isNaN || scaled == 0 && !isNegative(source[column]) ? 0 : code(scaled, source[column])
+            }
+        }
+    }
+
+    private func isNegative(_ bits: UInt16) -> Bool { bits > 0x8000 }
+
+    private func code(_ scaled: Float, _ bits: UInt16) -> UInt8 {
+        let magnitude = Float4E2M1(rounding: scaled.magnitude).bits
+        return magnitude | (isNegative(bits) ? 8 : 0)
+    }
+
+    // MARK: compressed-tensors' scales
+
+    /// 448 * 6 / amax in BF16, the weight's dtype, where PyTorch multiplies by the rounded reciprocal; 1 for a zero tensor.
+    static func globalScale(_ amax: UInt16) -> Float {
+        let smallest = Float(sign: .plus, exponent: -126, significand: 1)
+        let reciprocal = BFloat16(rounding: 1 / max(BFloat16(bits: amax).value, smallest)).value
+        let scale = BFloat16(rounding: reciprocal * 2688).value
+        return scale.isFinite ? scale : 1
+    }
+
+    /// E4M3(global * round_bf16(amax / 6)); 0.125 for a group of zeros.
+    static func localScale(_ amax: UInt16, _ global: Float) -> Float8E4M3 {
+        let scale = Float8E4M3(rounding: global * BFloat16(rounding: BFloat16(bits: amax).value / 6).value)
+        return scale.value == 0 ? Float8E4M3(rounding: 0.125) : scale
+    }
+
+    // MARK: ModelOpt's scales
+
+    /// amax / (6 * 448) in F32.
+    static func modelOptScale(_ amax: UInt16) -> Float { BFloat16(bits: amax).value / 2688 }
+
+    /// E4M3(clamp(amax / (6 * scale_2), 2^-9, 448)); 1 for a group of zeros.
+    static func modelOptLocal(_ amax: UInt16, _ global: Float) -> Float8E4M3 {
+        let scale = BFloat16(bits: amax).value / (6 * global)
+        return Float8E4M3(rounding: scale == 0 || scale.isNaN ? 1 : min(max(scale, 1 / 512), 448))
+    }
+}

@@ -1,0 +1,171 @@
+import Tensors
+
+/// Stores the very codes and scales of one layout in another's order and names: nothing is rounded, nothing is chosen anew.
+public struct Repacking: Sendable {
+    /// What two layouts have in common.
+    public enum Offer {
+        /// Different kinds of numbers; the values have to be decoded and encoded.
+        case unrelated
+        /// The same kind, but this stands in the way.
+        case obstacle(String)
+        case possible(Repacking)
+    }
+
+    private enum Way: Sendable {
+        /// Integers with scales and zero points.
+        case integers
+        /// The same bytes under other names.
+        case renaming
+        /// FP8 blocks whose scales have another type.
+        case blockScales
+        /// NVFP4 whose tensor scale is the reciprocal of the other's.
+        case reciprocal
+        /// E2M1 with power-of-two scales as E4M3 with one power of two a block.
+        case widening
+    }
+
+    public let source: any WeightLayout
+    /// The asked layout, or the variant of it that the same readers take and that holds the source's scales.
+    public let target: any WeightLayout
+    private let way: Way
+
+    /// Whether ``obstacle(_:rows:shape:)`` must see the stored scales, or the codes as well, before this can be relied on.
+    public var needsScales: Bool {
+        switch way {
+        case .integers:
+            // Symmetric codes in the same scale type fit by construction.
+            !((source as? PackedIntegerLayout)?.symmetric == true && (target as? any IntegerCodedLayout)?.scaleType == (source as? PackedIntegerLayout)?.scaleType)
+        case .renaming: false
+        case .blockScales: (target as? BlockScaledFP8Layout)?.roundsScaleUp == true && (source as? BlockScaledFP8Layout)?.roundsScaleUp == false
+        case .reciprocal, .widening: true
+        }
+    }
+
+    /// Whether the check reads the codes too.
+    public var needsCodes: Bool { way == .widening }
+
+    public static func offer(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> Offer {
+        if let from = source as? any IntegerCodedLayout, let to = target as? any IntegerCodedLayout { return integers(from, to, shape) }
+        if let from = source as? MXFP4Layout, let to = target as? MXFP4Layout {
+            return from == to ? .unrelated : .possible(Repacking(source: from, target: to, way: .renaming))
+        }
+        if let from = source as? NVFP4Layout, let to = target as? NVFP4Layout {
+            return .possible(Repacking(source: from, target: to, way: from.isModelOpt == to.isModelOpt ? .renaming : .reciprocal))
+        }
+        if let from = source as? BlockScaledFP8Layout, let to = target as? BlockScaledFP8Layout {
+            guard from.blockRows == to.blockRows, from.blockColumns == to.blockColumns else {
+                return .obstacle("blocks of \(from.blockRows)x\(from.blockColumns) do not make blocks of \(to.blockRows)x\(to.blockColumns)")
+            }
+            return .possible(Repacking(source: from, target: to, way: .blockScales))
+        }
+        if let from = source as? MXFP4Layout, let to = target as? BlockScaledFP8Layout, to.blockColumns % 32 == 0 {
+            var powers = to
+            powers.roundsScaleUp = true
+            return .possible(Repacking(source: from, target: powers, way: .widening))
+        }
+        return .unrelated
+    }
+
+    private static func integers(_ from: any IntegerCodedLayout, _ to: any IntegerCodedLayout, _ shape: MatrixShape) -> Offer {
+        guard from.bits == to.bits else { return .obstacle("\(from.bits)-bit codes are not \(to.bits)-bit codes") }
+        guard from.hasContiguousGroups else { return .obstacle("its groups are scattered by activation order (g_idx), which \(to.name) cannot express") }
+        let sizes = [from.groupSize, to.groupSize].map { $0 ?? shape.columns }
+        guard sizes[0] == sizes[1] else { return .obstacle("groups of \(sizes[0]) columns are not groups of \(sizes[1])") }
+        if let obstacle = to.obstacle(to: shape) { return .obstacle(obstacle) }
+        return .possible(Repacking(source: from, target: to.adopting(scaleType: from.scaleType), way: .integers))
+    }
+
+    // MARK: Scales
+
+    /// Why the scales of a tile cannot be held exactly; nil if they can. Of `parts` the codes may be missing unless ``needsCodes``.
+    public func obstacle(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape) -> String? {
+        switch way {
+        case .renaming: nil
+        case .integers: integerObstacle(parts, rows, shape)
+        case .blockScales: blockScaleObstacle(parts)
+        case .reciprocal: reciprocal(of: parts[2].scalars(Float.self)[0]) == nil ? "no F32 is close enough to the reciprocal of the tensor's scale" : nil
+        case .widening: wideningObstacle(parts, rows, shape)
+        }
+    }
+
+    private func integerObstacle(_ parts: [UnsafeRawBufferPointer], _ rows: Range<Int>, _ shape: MatrixShape) -> String? {
+        guard let from = source as? any IntegerCodedLayout, let to = target as? any IntegerCodedLayout else { return nil }
+        let count = rows.count * from.groupCount(shape)
+        return withUnsafeTemporaryAllocation(of: GroupParameters.self, capacity: max(1, count)) { groups in
+            guard let base = groups.baseAddress else { return nil }
+            from.readGroups(parts, rows: rows, shape: shape, into: base)
+            guard let bad = (0..<count).first(where: { !to.holds(groups[$0]) }) else { return nil }
+            let group = groups[bad]
+            let zero = group.zero.rounded() == group.zero ? "the zero point \(Int(group.zero))" : "a bias that is no multiple of the scale"
+            return "a group with the scale \(group.scale) and \(zero) does not fit \(to.name), which needs \(to.requirement)"
+        }
+    }
+
+    private func blockScaleObstacle(_ parts: [UnsafeRawBufferPointer]) -> String? {
+        guard let from = source as? BlockScaledFP8Layout, needsScales else { return nil }
+        let odd = from.scaleType.scales(in: parts[1]).first { $0 <= 0 || $0.significand != 1 }
+        return odd.map { "the scale \($0) is no power of two" }
+    }
+
+    private func wideningObstacle(_ parts: [UnsafeRawBufferPointer], _ rows: Range<Int>, _ shape: MatrixShape) -> String? {
+        let values = AlignedBuffer(byteCount: rows.count * shape.columns * 2), again = AlignedBuffer(byteCount: rows.count * shape.columns * 2)
+        let stored = target.parts(of: shape).map { AlignedBuffer(byteCount: $0.runs(of: rows, in: shape).byteCount) }
+        let targets = zip(stored, target.parts(of: shape)).map { $0.slice(0..<$1.runs(of: rows, in: shape).byteCount) }
+        repack(parts, rows: rows, shape: shape, into: targets)
+        let size = rows.count * shape.columns
+        let first = UnsafeMutableBufferPointer(rebasing: values.bytes.scalars(UInt16.self)[..<size])
+        let second = UnsafeMutableBufferPointer(rebasing: again.bytes.scalars(UInt16.self)[..<size])
+        source.decode(parts, rows: rows, shape: shape, into: first)
+        target.decode(targets.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: shape, into: second)
+        // FP8 has no negative zero in a code that DeepSeek's kernels would tell from zero: the value is what counts.
+        guard (0..<size).contains(where: { BFloat16(bits: first[$0]).value != BFloat16(bits: second[$0]).value }) else { return nil }
+        return "the exponents inside a block spread further than E4M3 reaches"
+    }
+
+    /// A tensor scale with which every code and every scale give the same BF16 value as with the reciprocal scale `global`.
+    private func reciprocal(of global: Float) -> Float? {
+        guard let from = source as? NVFP4Layout, let to = target as? NVFP4Layout, global > 0, global.isFinite else { return nil }
+        let inverse = 1 / global
+        guard inverse > 0, inverse.isFinite else { return nil }
+        let candidates = [inverse, inverse.nextUp, inverse.nextDown, inverse.nextUp.nextUp, inverse.nextDown.nextDown]
+        return candidates.first { candidate in
+            (0..<0x7F).allSatisfy { bits in
+                let scale = Float8E4M3(bits: UInt8(bits)).value
+                let (mine, other) = (from.joined(scale, global), to.joined(scale, candidate))
+                return mine == other
+                    || (1..<8).allSatisfy { code in
+                        let value = Float4E2M1(bits: UInt8(code)).value
+                        return BFloat16(rounding: value * mine).bits == BFloat16(rounding: value * other).bits
+                    }
+            }
+        }
+    }
+
+    // MARK: Codes
+
+    /// Stores the tile in the target's parts. The scales have been checked.
+    public func repack(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into targets: [UnsafeMutableRawBufferPointer]) {
+        switch way {
+        case .integers:
+            guard let from = source as? any IntegerCodedLayout, let to = target as? any IntegerCodedLayout else { return }
+            from.withCodes(parts, rows: rows, shape: shape) { codes, groups in
+                to.store(codes: codes, groups: groups, rows: rows, shape: shape, into: targets)
+            }
+        case .renaming:
+            for (part, target) in zip(parts, targets) { target.copyMemory(from: part) }
+        case .blockScales:
+            guard let from = source as? BlockScaledFP8Layout, let to = target as? BlockScaledFP8Layout else { return }
+            targets[0].copyMemory(from: parts[0])
+            for (index, scale) in from.scaleType.scales(in: parts[1]).enumerated() { to.scaleType.store(scale, in: targets[1], at: index) }
+        case .reciprocal:
+            for index in 0..<2 { targets[index].copyMemory(from: parts[index]) }
+            targets[2].scalars(Float.self)[0] = reciprocal(of: parts[2].scalars(Float.self)[0]) ?? .nan
+        case .widening:
+            withUnsafeTemporaryAllocation(of: UInt16.self, capacity: max(1, rows.count * shape.columns)) { values in
+                source.decode(parts, rows: rows, shape: shape, into: values)
+                // Finite by construction: no E2M1 code and no checked exponent is infinite.
+                try? target.encode(UnsafeBufferPointer(values), rows: rows, shape: shape, into: targets)
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+import Tensors
+
+/// `X.weight` I8 with `X.weight_scale_inv` of one value for 128 columns.
+public enum W4AFP8Family: LayoutFamily {
+    public static let targets = [LayoutTarget("w4afp8", W4AFP8Layout(), besideExperts: "fp8-block")]
+
+    public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
+        guard let weight = module["weight"], [.i8, .u8].contains(weight.type), weight.shape.count == 2,
+            let scale = module["weight_scale_inv"] ?? module["weight_scale"], [.f32, .bf16, .f16].contains(scale.type)
+        else { return nil }
+        let shape = MatrixShape(rows: weight.shape[0], columns: weight.shape[1] * 2)
+        guard scale.shape == [shape.rows, ceilingDivide(shape.columns, 128)], shape.columns % 128 == 0 else {
+            throw LayoutFault(scale.name, "is \(scale.summary) beside \(weight.summary); packed int4 has one scale for 128 columns")
+        }
+        guard weight.type == .i8, module["weight_scale_inv"] != nil else { return nil }
+        return RecognisedWeight(W4AFP8Layout(scaleType: scale.type), shape)
+    }
+
+    public static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? { layout is W4AFP8Layout ? .w4afp8 : nil }
+}

@@ -1,0 +1,71 @@
+import Tensors
+
+/// The experts of a W4AFP8 checkpoint: `weight` I8 [out, in/2] with two signed nibbles a byte, the even column low, and
+/// `weight_scale_inv` [out, in/128]. Value = code * scale.
+///
+/// Reference: sgl-project/sglang:python/sglang/srt/layers/quantization/w4afp8.py, which vLLM reads too. There is no published
+/// encoder for CPUs; codes and scales are those of compressed-tensors' symmetric int4 with groups of 128.
+public struct W4AFP8Layout: IntegerCodedLayout, Equatable {
+    public var scaleType: ScalarType
+
+    public init(scaleType: ScalarType = .bf16) { self.scaleType = scaleType }
+
+    public var bits: Int { 4 }
+    public var groupSize: Int? { 128 }
+    public var name: String { "w4afp8" }
+
+    public func parts(of shape: MatrixShape) -> [WeightPart] {
+        [
+            WeightPart("weight", .i8, [shape.rows, shape.columns / 2]),
+            WeightPart("weight_scale_inv", scaleType, [shape.rows, groupCount(shape)]),
+        ]
+    }
+
+    public func obstacle(to shape: MatrixShape) -> String? {
+        shape.columns % 128 != 0 ? "\(shape.columns) columns are not a multiple of the group size 128" : nil
+    }
+
+    public func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
+        // Two's complement and the offset of unsigned codes differ in the highest bit only.
+        for index in 0..<rows.count * shape.columns / 2 {
+            codes[2 * index] = Nibbles.low(parts[0][index]) ^ 8
+            codes[2 * index + 1] = Nibbles.high(parts[0][index]) ^ 8
+        }
+    }
+
+    public func readGroups(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into groups: UnsafeMutablePointer<GroupParameters>
+    ) {
+        for index in 0..<rows.count * groupCount(shape) {
+            groups[index] = GroupParameters(scale: scaleType.float(in: parts[1], at: index), zero: 8)
+        }
+    }
+
+    public func store(
+        codes: UnsafePointer<UInt8>, groups: UnsafePointer<GroupParameters>, rows: Range<Int>, shape: MatrixShape,
+        into parts: [UnsafeMutableRawBufferPointer]
+    ) {
+        for index in 0..<rows.count * shape.columns / 2 {
+            parts[0][index] = Nibbles.pair(low: codes[2 * index] ^ 8, high: codes[2 * index + 1] ^ 8)
+        }
+        for index in 0..<rows.count * groupCount(shape) { scaleType.store(groups[index].scale, in: parts[1], at: index) }
+    }
+
+    public var requirement: String { "a non-negative \(scaleType.rawValue) scale and the zero point 8" }
+
+    public func holds(_ group: GroupParameters) -> Bool { scaleType.holds(group.scale) && group.scale >= 0 && group.zero == 8 }
+
+    public func adopting(scaleType: ScalarType) -> Self { W4AFP8Layout(scaleType: scaleType == .bf16 ? .bf16 : .f32) }
+
+    public func encode(
+        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
+    ) throws(EncodingFault) {
+        guard scaleType == .bf16 else { throw .readOnly }
+        let twin = PackedIntegerLayout(bits: 4, groupSize: 128)
+        let size = rows.count * shape.columns / 2
+        let packed = AlignedBuffer(byteCount: size), shapeBytes = AlignedBuffer(byteCount: 16)
+        try twin.encode(values, rows: rows, shape: shape, into: [packed.slice(0..<size), parts[1], shapeBytes.slice(0..<16)])
+        // The packed words hold the same nibbles in the same order, offset by 8.
+        for index in 0..<size { parts[0][index] = packed.bytes[index] ^ 0x88 }
+    }
+}

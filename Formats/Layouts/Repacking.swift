@@ -108,18 +108,26 @@ public struct Repacking: Sendable {
     }
 
     private func wideningObstacle(_ parts: [UnsafeRawBufferPointer], _ rows: Range<Int>, _ shape: MatrixShape) -> String? {
-        let values = AlignedBuffer(byteCount: rows.count * shape.columns * 2), again = AlignedBuffer(byteCount: rows.count * shape.columns * 2)
-        let stored = target.parts(of: shape).map { AlignedBuffer(byteCount: $0.runs(of: rows, in: shape).byteCount) }
-        let targets = zip(stored, target.parts(of: shape)).map { $0.slice(0..<$1.runs(of: rows, in: shape).byteCount) }
-        repack(parts, rows: rows, shape: shape, into: targets)
         let size = rows.count * shape.columns
-        let first = UnsafeMutableBufferPointer(rebasing: values.bytes.scalars(UInt16.self)[..<size])
-        let second = UnsafeMutableBufferPointer(rebasing: again.bytes.scalars(UInt16.self)[..<size])
-        source.decode(parts, rows: rows, shape: shape, into: first)
-        target.decode(targets.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: shape, into: second)
-        // FP8 has no negative zero in a code that DeepSeek's kernels would tell from zero: the value is what counts.
-        guard (0..<size).contains(where: { BFloat16(bits: first[$0]).value != BFloat16(bits: second[$0]).value }) else { return nil }
-        return "the exponents inside a block spread further than E4M3 reaches"
+        let storedParts = target.parts(of: shape)
+        let sizes = storedParts.map { $0.runs(of: rows, in: shape).byteCount }
+        let memory = AlignedBuffer(byteCount: 2 * (size * 2 + 64) + sizes.reduce(0) { $0 + $1 + 64 })
+        return withExtendedLifetime(memory) {
+            var start = 0
+            func take(_ size: Int) -> UnsafeMutableRawBufferPointer {
+                defer { start += (size + 63) & ~63 }
+                return memory.slice(start..<start + size)
+            }
+            let first = take(size * 2).scalars(UInt16.self), second = take(size * 2).scalars(UInt16.self)
+            let targets = sizes.map(take)
+            source.decode(parts, rows: rows, shape: shape, into: UnsafeMutableBufferPointer(rebasing: first[..<size]))
+            let values = UnsafeBufferPointer(UnsafeMutableBufferPointer(rebasing: first[..<size]))
+            guard (try? target.encode(values, rows: rows, shape: shape, into: targets)) != nil else { return "a scale is NaN" }
+            target.decode(
+                targets.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: shape, into: UnsafeMutableBufferPointer(rebasing: second[..<size]))
+            guard (0..<size).contains(where: { BFloat16(bits: first[$0]).value != BFloat16(bits: second[$0]).value }) else { return nil }
+            return "the exponents inside a block spread further than E4M3 reaches"
+        }
     }
 
     /// A tensor scale with which every code and every scale give the same BF16 value as with the reciprocal scale `global`.

@@ -13,6 +13,12 @@ extension Checkpoint {
         weights.reserveCapacity(tensors.count)
         for index in tensors.indices where !claimed[index] {
             let name = WeightName.module(tensors[index].name)
+            if WeightName.leaf(String(name)) == "embed_q" || WeightName.leaf(String(name)) == "unembed_out",
+                let weight = try latentProjection(String(WeightName.module(String(name))), modules, tensors, &claimed)
+            {
+                weights.append(weight)
+                continue
+            }
             let members = modules[name] ?? []
             if members.count > 1 || LayoutRegistry.companionLeaves.contains(String(WeightName.leaf(tensors[index].name))) {
                 if let weight = try recognise(String(name), members.filter { !claimed[$0] }, tensors, &claimed) {
@@ -24,6 +30,22 @@ extension Checkpoint {
             addPlain(tensors[index])
         }
         if !unpaired.isEmpty { findLookalikes(tensors) }
+    }
+
+    /// MLX's split key and value projection, if both halves are there.
+    private func latentProjection(
+        _ parent: String, _ modules: [Substring: [Int]], _ tensors: [StoredTensor], _ claimed: inout [Bool]
+    ) throws -> Weight? {
+        let members = ["embed_q", "unembed_out"].flatMap { modules[Substring(parent + "." + $0)] ?? [] }
+        do {
+            let weight = try MLXDialect.latentProjection(
+                parent, members.map { tensors[$0] }, quantization: quantization,
+                read: { [files] in try files[$0.file].read($0.byteCount, at: $0.offset) })
+            if weight != nil { for index in members { claimed[index] = true } }
+            return weight
+        } catch let fault as LayoutFault {
+            throw CheckpointFailure.contradiction(tensor: fault.tensor, file: fileNames[tensors[members[0]].file], reason: fault.reason)
+        }
     }
 
     private func recognise(_ name: String, _ members: [Int], _ tensors: [StoredTensor], _ claimed: inout [Bool]) throws -> Weight? {
@@ -60,7 +82,7 @@ extension Checkpoint {
         let isCompanion = LayoutRegistry.companionLeaves.contains(leaf) && leaf != "weight_packed"
         let isCodes =
             tensor.type.isNarrowFloat || leaf == "weight_packed" || leaf == "qweight"
-            || leaf == "weight" && tensor.shape.count >= 2 && [.i8, .u8, .i4, .u4, .i32].contains(tensor.type)
+            || leaf == "weight" && tensor.shape.count >= 2 && [.i8, .u8, .i4, .u4, .i32, .u32].contains(tensor.type)
         if isCompanion || isCodes {
             unpaired.append(
                 UnpairedTensor(

@@ -51,7 +51,7 @@ public struct Checkpoint: Sendable {
 
         config = try Self.readConfig(directory + "/config.json")
         quantization = QuantizationConfig(config: config)
-        try recogniseWeights(tensors)
+        try recogniseWeights(MLXDialect.unstacked(tensors))
         checkMTP()
     }
 

@@ -151,7 +151,8 @@ public struct ModelWeights: Sendable {
             let unit = leastCommonMultiple(product.weight.layout?.rowAlignment ?? 1, Int(CK_PANEL))
             // About a megabyte of values a tile; many tokens share it in stretches, so that every worker has something to do.
             let fitting = max(1, (1 << 18) / max(1, product.weight.shape.columns * unit))
-            for rows in TileSequence(rows: product.weight.shape.rows, step: unit * fitting) {
+            let preferred = min(product.weight.layout?.preferredRows ?? 1, 512) / unit
+            for rows in TileSequence(rows: product.weight.shape.rows, step: unit * max(fitting, preferred)) {
                 for tokens in TileSequence(rows: product.input.rows, step: 85 * Int(CK_TOKEN_BLOCK)) { tiles.append((index, rows, tokens)) }
                 scratch = max(scratch, Self.scratchBytes(product.weight, rows))
             }

@@ -26,8 +26,8 @@ struct PlanDraft {
     private(set) var unquantizedLinears: [String] = []
     /// Whether layers beyond `num_hidden_layers` were left out.
     private(set) var dropsMTP = false
-    /// Why weights that could have been repacked are not, by sentence.
-    private var inexact: [String: [String]] = [:]
+    /// Why weights that share codes with the target's layout cannot be repacked: for each kind of weight the first one's reason.
+    private var inexact: [String: (reason: String, names: [String])] = [:]
 
     init(_ checkpoint: Checkpoint, _ choice: LayoutChoice) {
         self.checkpoint = checkpoint
@@ -59,7 +59,7 @@ struct PlanDraft {
         let unmatched = choice.recipe.rules.indices.filter { !used.contains($0) }
         guard unmatched.isEmpty else { throw ConversionFailure.unmatchedRules(unmatched.map { choice.recipe.rules[$0].pattern.description }) }
         for (reason, names) in exceptions.sorted(by: { $0.key < $1.key }) { note(names, reason) }
-        for (reason, names) in inexact.sorted(by: { $0.key < $1.key }) { note(names, reason) }
+        for (_, found) in inexact.sorted(by: { $0.key < $1.key }) { note(found.names, found.reason) }
         if !dropped.isEmpty {
             dropsMTP = dropped.contains { WeightName.layer($0).map { $0 >= model.layers } ?? false }
             note(dropped, "left out: mlx-lm has no multi-token-prediction module and no stored rotary frequencies")
@@ -106,13 +106,18 @@ struct PlanDraft {
         switch Repacking.offer(from: stored, to: layout, shape: shape) {
         case .unrelated: return nil
         case .obstacle(let reason):
-            inexact["cannot be repacked as \(layout.name): \(reason); its values are quantized again", default: []].append(weight.name)
+            refuseRepacking(weight, layout, reason)
             return nil
         case .possible(let repacking):
             guard repacking.needsScales, let reason = try obstacle(repacking, weight, shape) else { return repacking }
-            inexact["cannot be repacked as \(layout.name): \(reason); its values are quantized again", default: []].append(weight.name)
+            refuseRepacking(weight, layout, reason)
             return nil
         }
+    }
+
+    private mutating func refuseRepacking(_ weight: Weight, _ layout: any WeightLayout, _ reason: String) {
+        let text = "cannot be repacked as \(layout.name): \(reason); its values are quantized again"
+        inexact[WeightName.kind(weight.name), default: (text, [])].names.append(weight.name)
     }
 
     /// Reads the scales of the whole weight, and the codes if the answer hangs on them.
@@ -121,21 +126,30 @@ struct PlanDraft {
         let unit = leastCommonMultiple(repacking.source.rowAlignment, repacking.target.rowAlignment)
         let rowsAtOnce = max(1, (4 << 20) / max(1, shape.columns * unit)) * unit
         for rows in TileSequence(rows: shape.rows, step: max(rowsAtOnce, repacking.source.preferredRows)) {
-            let buffers = try parts.enumerated().map { index, part -> PartMemory in
-                let runs = part.runs(of: rows, in: shape)
-                let owner = PartMemory(byteCount: index == 0 && !repacking.needsCodes ? 0 : runs.byteCount)
-                if owner.bytes.count > 0 { try checkpoint.read(weight.stored[index], runs, into: owner.bytes) }
-                return owner
+            let runs = parts.enumerated().map { index, part in
+                index == 0 && !repacking.needsCodes ? ByteRuns(0..<0) : part.runs(of: rows, in: shape)
             }
-            if let reason = repacking.obstacle(buffers.map { UnsafeRawBufferPointer($0.bytes) }, rows: rows, shape: shape) { return reason }
+            let memory = AlignedBuffer(byteCount: runs.reduce(0) { $0 + PartLayout.aligned($1.byteCount) })
+            // The slices point into the buffer, which must live until they have been looked at.
+            let reason = try withExtendedLifetime(memory) {
+                var start = 0
+                let slices = try runs.enumerated().map { index, runs in
+                    let slice = memory.slice(start..<start + runs.byteCount)
+                    start += PartLayout.aligned(runs.byteCount)
+                    if runs.byteCount > 0 { try checkpoint.read(weight.stored[index], runs, into: slice) }
+                    return UnsafeRawBufferPointer(slice)
+                }
+                return repacking.obstacle(slices, rows: rows, shape: shape)
+            }
+            if let reason { return reason }
         }
         return nil
     }
 
     /// Refuses a plan in which numbers would be rounded or chosen anew.
     func refuseRounding() throws {
-        if let reason = inexact.keys.sorted().first, let names = inexact[reason] {
-            throw ConversionFailure.notExact(weight: names[0], count: inexact.values.reduce(0) { $0 + $1.count }, reason: reason)
+        if let kind = inexact.keys.sorted().first, let found = inexact[kind] {
+            throw ConversionFailure.notExact(weight: found.names[0], count: inexact.values.reduce(0) { $0 + $1.names.count }, reason: found.reason)
         }
         let rounded = units.flatMap(\.members).map(\.weight).filter { planned in
             let stored = checkpoint.weights[planned.source].layout
@@ -228,17 +242,6 @@ struct PlanDraft {
             filled += unit.byteCount
         }
         return shards
-    }
-}
-
-/// Memory for stored bytes, of their own size.
-private struct PartMemory {
-    private let buffer: AlignedBuffer
-    let bytes: UnsafeMutableRawBufferPointer
-
-    init(byteCount: Int) {
-        buffer = AlignedBuffer(byteCount: byteCount)
-        bytes = buffer.slice(0..<byteCount)
     }
 }
 

@@ -42,6 +42,7 @@ public enum ParityClaim: String, Sendable, CaseIterable {
 
     private static func step(_ a: Weight, _ left: any WeightLayout, _ b: Weight, _ right: any WeightLayout) -> ParityClaim {
         if left.name == right.name, a.stored.map(\.type) == b.stored.map(\.type) { return .repack }
+        if case .possible = Repacking.offer(from: left, to: right, shape: a.shape) { return .repack }
         // BF16 values, which all layouts have, fit in F32 and BF16, not in F16; F16 values fit in F32 only.
         if right.isDense { return right.name == "f32" || right.name == "bf16" && !left.isDense ? .dequantize : .none }
         let bits = Double(b.storedBytes * 8) / Double(b.count)

@@ -34,8 +34,10 @@ extension WeightAudit {
         let workers = max(1, min(options.jobs ?? ProcessFigures.processorCount, needed == 0 ? Int.max : options.memory / needed))
         let results = Mutex<[Int: WeightComparison]>([:])
         let work = pairs
+        let hasTallTiles = (reference.weights + candidate.weights).contains { ($0.layout?.preferredRows ?? 1) > 1 }
+        let preferred = hasTallTiles ? 64 << 20 : 4 << 20
         try ParallelLoop.run(count: work.count, workers: workers) {
-            AlignedBuffer(byteCount: max(needed, min(4 << 20, options.memory / workers)))
+            AlignedBuffer(byteCount: max(needed, min(preferred, options.memory / workers)))
         } body: { position, buffer in
             if stop.isStopped { throw ConversionFailure.interrupted(done: results.withLock { $0.count }, total: work.count) }
             let comparison = try comparer.compare(work[position].0, work[position].1, buffer)
@@ -103,7 +105,10 @@ private struct PairComparer: Sendable {
         let unit = alignment(a, b)
         let unitBytes = max(1, bytes(0..<min(unit, a.weight.shape.rows), a, b))
         // Two dense weights of which one is not BF16 hold more than BF16 shows.
-        let wide = left.isDense && right.isDense && !(left.name == "bf16" && right.name == "bf16")
+        let isDensePair = left.isDense && right.isDense && !(left.name == "bf16" && right.name == "bf16")
+        // Two integer codings are compared by their exact values: a repacked weight has the very same ones.
+        let coded = [left, right].compactMap { $0 as? any IntegerCodedLayout }.filter(\.hasContiguousGroups)
+        let wide = isDensePair || coded.count == 2
         for rows in TileSequence(rows: a.weight.shape.rows, step: max(1, buffer.bytes.count / unitBytes) * unit) {
             let valueBytes = PartLayout.aligned(rows.count * columns * 4)
             let values = [0, 1].map { buffer.slice($0 * valueBytes..<($0 + 1) * valueBytes) }
@@ -115,8 +120,12 @@ private struct PairComparer: Sendable {
                 try side.checkpoint.read(side.weight, parts: side.layout.parts, rows: rows, into: slices)
                 let stored = slices.map { UnsafeRawBufferPointer($0) }
                 if wide {
-                    (side.weight.layout as? DenseLayout)?.decodeFloats(
-                        stored[0], count: rows.count * columns, into: values[index].assumingMemoryBound(to: Float.self))
+                    let target = values[index].assumingMemoryBound(to: Float.self)
+                    if coded.count == 2, let base = target.baseAddress {
+                        coded[index].decodeExactly(stored, rows: rows, shape: side.weight.shape, into: base)
+                    } else {
+                        (side.weight.layout as? DenseLayout)?.decodeFloats(stored[0], count: rows.count * columns, into: target)
+                    }
                 } else {
                     let target = UnsafeMutableBufferPointer(rebasing: values[index].assumingMemoryBound(to: UInt16.self)[..<(rows.count * columns)])
                     side.weight.layout?.decode(stored, rows: rows, shape: side.weight.shape, into: target)

@@ -1,0 +1,70 @@
+import Tensors
+
+/// MLX's two halves of `kv_b_proj`, seen as the one weight that they are: `embed_q` [heads, rank, nope] holds the key part of each head
+/// transposed, `unembed_out` [heads, value, rank] the value part. Either half has a layout of its own. Read only.
+///
+/// Source: ml-explore/mlx-lm:mlx_lm/models/deepseek_v3.py (`sanitize`).
+public struct LatentSplitLayout: WeightLayout {
+    /// Rows of a head: keys, then values.
+    public var nope: Int
+    public var value: Int
+    public var keys: any WeightLayout
+    public var values: any WeightLayout
+
+    public init(nope: Int, value: Int, keys: any WeightLayout, values: any WeightLayout) {
+        self.nope = nope
+        self.value = value
+        self.keys = keys
+        self.values = values
+    }
+
+    public var name: String { keys.name == values.name ? "\(keys.name) by head" : "\(keys.name) and \(values.name) by head" }
+    public var rowAlignment: Int { nope + value }
+
+    private func shapes(_ heads: Int, _ rank: Int) -> (keys: MatrixShape, values: MatrixShape) {
+        (MatrixShape(rows: heads * rank, columns: nope), MatrixShape(rows: heads * value, columns: rank))
+    }
+
+    public func parts(of shape: MatrixShape) -> [WeightPart] {
+        let heads = shape.rows / (nope + value)
+        let shapes = shapes(heads, shape.columns)
+        func stacked(_ part: WeightPart, _ module: String, _ rows: Int) -> WeightPart {
+            WeightPart(module + "." + part.leaf, part.type, [heads, rows] + part.shape.dropFirst(), rows: .every(nope + value))
+        }
+        return keys.parts(of: shapes.keys).map { stacked($0, "embed_q", shape.columns) }
+            + values.parts(of: shapes.values).map { stacked($0, "unembed_out", value) }
+    }
+
+    public func decode(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into target: UnsafeMutableBufferPointer<UInt16>
+    ) {
+        let heads = rows.count / (nope + value)
+        let rank = shape.columns
+        let shapes = shapes(heads, rank)
+        let split = keys.parts(of: shapes.keys).count
+        let size = max(1, max(shapes.keys.count, shapes.values.count))
+        withUnsafeTemporaryAllocation(of: UInt16.self, capacity: size) { half in
+            keys.decode(
+                Array(parts[..<split]), rows: 0..<shapes.keys.rows, shape: shapes.keys, into: UnsafeMutableBufferPointer(rebasing: half[..<shapes.keys.count]))
+            for head in 0..<heads {
+                for row in 0..<nope {
+                    for column in 0..<rank {
+                        target[(head * (nope + value) + row) * rank + column] = half[(head * rank + column) * nope + row]
+                    }
+                }
+            }
+            values.decode(
+                Array(parts[split...]), rows: 0..<shapes.values.rows, shape: shapes.values,
+                into: UnsafeMutableBufferPointer(rebasing: half[..<shapes.values.count]))
+            for head in 0..<heads {
+                for index in 0..<value * rank {
+                    target[(head * (nope + value) + nope) * rank + index] = half[head * value * rank + index]
+                }
+            }
+        }
+    }
+
+    public func encode(
+        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
+    ) throws(EncodingFault) { throw .readOnly }
+}

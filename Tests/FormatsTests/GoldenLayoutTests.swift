@@ -23,46 +23,6 @@ import Testing
     }
 
     /// Encodes in tiles of `step` rows, as a run would.
-    func encode(_ layout: any WeightLayout, _ values: [UInt16], _ shape: MatrixShape, step: Int) throws -> [[UInt8]] {
-        var stored = layout.parts(of: shape).map { [UInt8](repeating: 0xEE, count: $0.byteCount) }
-        let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
-        for rows in TileSequence(rows: shape.rows, step: step) {
-            let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
-            let slices = parts.slices(rows, in: buffer.bytes)
-            try values.withUnsafeBufferPointer {
-                try layout.encode(
-                    UnsafeBufferPointer(rebasing: $0[(rows.lowerBound * shape.columns)..<(rows.upperBound * shape.columns)]), rows: rows,
-                    shape: shape, into: slices)
-            }
-            for (index, slice) in slices.enumerated() {
-                var done = 0
-                for range in parts.parts[index].runs(of: rows, in: shape).ranges {
-                    stored[index].replaceSubrange(range, with: slice[done..<done + range.count])
-                    done += range.count
-                }
-            }
-        }
-        return stored
-    }
-
-    func decode(_ layout: any WeightLayout, _ stored: [[UInt8]], _ shape: MatrixShape, step: Int) -> [UInt16] {
-        var values = [UInt16](repeating: 0, count: shape.count)
-        let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
-        for rows in TileSequence(rows: shape.rows, step: step) {
-            let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
-            let slices = parts.slices(rows, in: buffer.bytes)
-            for (index, slice) in slices.enumerated() {
-                slice.copyBytes(from: parts.parts[index].runs(of: rows, in: shape).ranges.flatMap { stored[index][$0] })
-            }
-            values.withUnsafeMutableBufferPointer {
-                layout.decode(
-                    slices.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: shape,
-                    into: UnsafeMutableBufferPointer(rebasing: $0[(rows.lowerBound * shape.columns)..<(rows.upperBound * shape.columns)]))
-            }
-        }
-        return values
-    }
-
     @Test(arguments: cases, ["fp8-block", "fp8-block-ue8m0", "fp8-channel", "int4-g128", "int4-g32", "int4-g128-asym", "int8-channel"])
     func bytesAndValuesArePeers(_ name: String, _ target: String) throws {
         let input = try #require(Self.golden[name + ".input"])
@@ -79,9 +39,9 @@ import Testing
             return golden.bytes
         }
         for step in [layout.rowAlignment, layout.rowAlignment * 2, 1 << 20] {
-            let stored = try encode(layout, values, shape, step: step)
+            let stored = try encodeTiles(layout, values, shape, step: step)
             for (index, part) in layout.parts(of: shape).enumerated() { #expect(stored[index] == expected[index], "\(part.leaf), tiles of \(step)") }
-            #expect(decode(layout, expected, shape, step: step) == (try words("\(name).\(target).decoded")), "tiles of \(step)")
+            #expect(decodeTiles(layout, expected, shape, step: step) == (try words("\(name).\(target).decoded")), "tiles of \(step)")
         }
     }
 
@@ -101,7 +61,7 @@ import Testing
             return golden.bytes
         }
         for step in [layout.rowAlignment, 1 << 20] {
-            #expect(decode(layout, stored, shape, step: step) == (try words("\(name).\(layoutName).decoded")))
+            #expect(decodeTiles(layout, stored, shape, step: step) == (try words("\(name).\(layoutName).decoded")))
         }
         #expect(layout.name == layoutName)
     }
@@ -129,7 +89,7 @@ import Testing
                     let scale = scales[index / columns / block[0] * across + index % columns / block[1]]
                     return BFloat16(rounding: Float8E4M3(bits: codes[index]).value * scale).bits
                 }
-                let decoded = decode(layout, [codes, bytes], shape, step: block[0])
+                let decoded = decodeTiles(layout, [codes, bytes], shape, step: block[0])
                 #expect(
                     zip(decoded, expected).allSatisfy { $0 == $1 || BFloat16(bits: $0).value.isNaN && BFloat16(bits: $1).value.isNaN },
                     "\(type) \(block)")
@@ -143,7 +103,7 @@ import Testing
             var values = [UInt16](repeating: 0x3F80, count: shape.count)
             values[3 * 128 + 77] = bad
             for target in LayoutRegistry.targets where !target.layout.isDense {
-                #expect(throws: EncodingFault.self, "\(target.name)") { try encode(target.layout, values, shape, step: 1 << 20) }
+                #expect(throws: EncodingFault.self, "\(target.name)") { try encodeTiles(target.layout, values, shape, step: 1 << 20) }
             }
         }
     }
@@ -151,8 +111,8 @@ import Testing
     @Test func f16RefusesWhatOverflowsAndCarriesInfinity() throws {
         let shape = MatrixShape(rows: 1, columns: 3)
         let layout = DenseLayout(.f16)
-        #expect(throws: EncodingFault.overflowsF16(row: 0)) { try encode(layout, [0x3F80, BFloat16(rounding: 66000).bits, 0], shape, step: 1) }
-        #expect(try encode(layout, [0x3F80, 0x7F80, 0x8000], shape, step: 1)[0] == [0x00, 0x3C, 0x00, 0x7C, 0x00, 0x80])
+        #expect(throws: EncodingFault.overflowsF16(row: 0)) { try encodeTiles(layout, [0x3F80, BFloat16(rounding: 66000).bits, 0], shape, step: 1) }
+        #expect(try encodeTiles(layout, [0x3F80, 0x7F80, 0x8000], shape, step: 1)[0] == [0x00, 0x3C, 0x00, 0x7C, 0x00, 0x80])
     }
 
     /// The worked examples of the FORMAT.md pages.
@@ -164,19 +124,19 @@ import Testing
         ]
         let shape = MatrixShape(rows: 1, columns: 32)
         let int4 = PackedIntegerLayout(bits: 4, groupSize: 32)
-        let symmetric = try encode(int4, listing, shape, step: 1)
+        let symmetric = try encodeTiles(int4, listing, shape, step: 1)
         #expect(symmetric[0] == [0x98, 0x86, 0x7a, 0x3d, 0x78, 0x79, 0x9b, 0x9a, 0xb9, 0x36, 0xab, 0x87, 0xfa, 0x4e, 0x9b, 0x8f])
         #expect(symmetric[1] == [0xd5, 0x3b])
-        #expect(decode(int4, symmetric, shape, step: 1).prefix(8) == [0x0000, 0x3bd5, 0xbc55, 0x0000, 0x3c55, 0xbbd5, 0x3d05, 0xbd05])
-        let asymmetric = try encode(PackedIntegerLayout(bits: 4, groupSize: 32, symmetric: false), listing, shape, step: 1)
+        #expect(decodeTiles(int4, symmetric, shape, step: 1).prefix(8) == [0x0000, 0x3bd5, 0xbc55, 0x0000, 0x3c55, 0xbbd5, 0x3d05, 0xbd05])
+        let asymmetric = try encodeTiles(PackedIntegerLayout(bits: 4, groupSize: 32, symmetric: false), listing, shape, step: 1)
         #expect(asymmetric[0] == [0x76, 0x63, 0x58, 0x0c, 0x56, 0x57, 0x79, 0x88, 0x97, 0x04, 0x8a, 0x65, 0xe8, 0x2d, 0x8a, 0x5f])
         #expect(asymmetric[1] == [0xb3, 0x3b] && asymmetric[3] == [6, 0, 0, 0])
-        let fp8 = try encode(BlockScaledFP8Layout(), listing, shape, step: 128)
+        let fp8 = try encodeTiles(BlockScaledFP8Layout(), listing, shape, step: 128)
         #expect(fp8[0].prefix(16) == [0xd6, 0x68, 0xf1, 0x55, 0x6f, 0xe5, 0x79, 0xf9, 0xd1, 0xe6, 0x63, 0xe2, 0x72, 0x61, 0x6d, 0x6a])
         #expect(fp8[1] == [0x49, 0x92, 0xe4, 0x38])
-        #expect(decode(BlockScaledFP8Layout(), fp8, shape, step: 128).prefix(8) == [0xbac8, 0x3be5, 0xbc81, 0x3aba, 0x3c56, 0xbbba, 0x3d01, 0xbd01])
-        let channel = try encode(FloatQuantizedLayout(), [0x3f00, 0xbe80, 0x3dcd], MatrixShape(rows: 1, columns: 3), step: 1)
+        #expect(decodeTiles(BlockScaledFP8Layout(), fp8, shape, step: 128).prefix(8) == [0xbac8, 0x3be5, 0xbc81, 0x3aba, 0x3c56, 0xbbba, 0x3d01, 0xbd01])
+        let channel = try encodeTiles(FloatQuantizedLayout(), [0x3f00, 0xbe80, 0x3dcd], MatrixShape(rows: 1, columns: 3), step: 1)
         #expect(channel[0] == [0x7e, 0xf6, 0x6b] && channel[1] == [0x92, 0x3a], "\(channel)")
-        #expect(decode(FloatQuantizedLayout(), channel, MatrixShape(rows: 1, columns: 3), step: 1) == [0x3f00, 0xbe80, 0x3dc9])
+        #expect(decodeTiles(FloatQuantizedLayout(), channel, MatrixShape(rows: 1, columns: 3), step: 1) == [0x3f00, 0xbe80, 0x3dc9])
     }
 }

@@ -77,7 +77,8 @@ public struct MXFP4Layout: WeightLayout, Equatable {
             let factor = Foundation.pow(2.0, Double(127 - Int(exponent)))
             FP4Codes.encode(codes + group * 16, count: 32) { column in
                 let scaled = Float(Double(BFloat16(bits: source[column]).value) * factor)
-                return naming == .mlx ? FP4Codes.roundedDown(scaled) : FP4Codes.roundedKeepingSign(scaled)
+                // The quotient is a BF16, which matters where it is too small for one: zero has no sign.
+                return naming == .mlx ? FP4Codes.roundedDown(scaled) : FP4Codes.rounded(BFloat16(rounding: scaled).value)
             }
         }
     }

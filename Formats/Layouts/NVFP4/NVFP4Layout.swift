@@ -71,7 +71,8 @@ public struct NVFP4Layout: WholeRangeLayout, Equatable {
         let global = parts[2].scalars(Float.self)[0]
         for group in 0..<rows.count * shape.columns / 16 {
             let scale = joined(Float8E4M3(bits: parts[1][group]).value, global)
-            FP4Codes.decode(codes + group * 8, count: 16, scale: scale, into: target + group * 16)
+            // ModelOpt's table has no negative zero.
+            FP4Codes.decode(codes + group * 8, count: 16, scale: scale, negativeZero: !isModelOpt, into: target + group * 16)
         }
     }
 
@@ -91,18 +92,9 @@ public struct NVFP4Layout: WholeRangeLayout, Equatable {
             parts[1][group] = stored.bits
             let scale = joined(stored.value, global)
             FP4Codes.encode(codes + group * 8, count: 16) { column in
-                let scaled = BFloat16(bits: source[column]).value / scale
-                // Both round half to even; ModelOpt's sign is that of `w < 0`, so negative zero keeps none.
-                return scaled.isNaN || scaled == 0 && !isNegative(source[column]) ? 0 : code(scaled, source[column])
+                FP4Codes.rounded(BFloat16(bits: source[column]).value / scale)
             }
         }
-    }
-
-    private func isNegative(_ bits: UInt16) -> Bool { bits > 0x8000 }
-
-    private func code(_ scaled: Float, _ bits: UInt16) -> UInt8 {
-        let magnitude = Float4E2M1(rounding: scaled.magnitude).bits
-        return magnitude | (isNegative(bits) ? 8 : 0)
     }
 
     // MARK: compressed-tensors' scales

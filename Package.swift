@@ -80,7 +80,7 @@ let package = Package(
         .testTarget(
             name: "FormatsTests", dependencies: ["Recast", "TestSupport", .product(name: "Crypto", package: "swift-crypto")], swiftSettings: strict),
         .testTarget(name: "CheckpointsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
-        .testTarget(name: "ConversionTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
+        .testTarget(name: "ConversionTests", dependencies: ["Parity", "Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "ReferenceModelsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "TokenizersTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "ParityTests", dependencies: ["Parity", "Recast", "TestSupport", "Yams"], swiftSettings: strict),

@@ -54,6 +54,9 @@ extension IntegerCodedLayout {
 
     func rounded(_ value: Float) -> Float { scaleType.rounded(value) }
 
+    /// A zero point as a code. One that does not fit has been refused before; a file that changed since must not be a trap.
+    func code(zero: Float) -> UInt32 { zero.isNaN ? 0 : UInt32(min(max(zero, 0), Float((1 << bits) - 1))) }
+
     /// (code - zero) * scale, each step rounded to the scale's type, then to BF16.
     public func value(_ code: Int, _ group: GroupParameters) -> UInt16 {
         BFloat16(rounding: rounded(rounded(Float(code) - group.zero) * group.scale)).bits

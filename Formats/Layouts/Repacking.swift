@@ -8,7 +8,8 @@ public struct Repacking: Sendable {
         case unrelated
         /// The same kind, but this stands in the way.
         case obstacle(String)
-        case possible(Repacking)
+        /// Ways to do it, the first that the scales allow being the best.
+        case possible([Repacking])
     }
 
     private enum Way: Sendable {
@@ -25,7 +26,7 @@ public struct Repacking: Sendable {
     }
 
     public let source: any WeightLayout
-    /// The asked layout, or the variant of it that the same readers take and that holds the source's scales.
+    /// The asked layout, or a variant of it that the same readers take and that holds the source's scales.
     public let target: any WeightLayout
     private let way: Way
 
@@ -33,8 +34,7 @@ public struct Repacking: Sendable {
     public var needsScales: Bool {
         switch way {
         case .integers:
-            // Symmetric codes in the same scale type fit by construction.
-            !((source as? PackedIntegerLayout)?.symmetric == true && (target as? any IntegerCodedLayout)?.scaleType == (source as? PackedIntegerLayout)?.scaleType)
+            true
         case .renaming: false
         case .blockScales: (target as? BlockScaledFP8Layout)?.roundsScaleUp == true && (source as? BlockScaledFP8Layout)?.roundsScaleUp == false
         case .reciprocal, .widening: true
@@ -47,21 +47,21 @@ public struct Repacking: Sendable {
     public static func offer(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> Offer {
         if let from = source as? any IntegerCodedLayout, let to = target as? any IntegerCodedLayout { return integers(from, to, shape) }
         if let from = source as? MXFP4Layout, let to = target as? MXFP4Layout {
-            return from == to ? .unrelated : .possible(Repacking(source: from, target: to, way: .renaming))
+            return from == to ? .unrelated : .possible([Repacking(source: from, target: to, way: .renaming)])
         }
         if let from = source as? NVFP4Layout, let to = target as? NVFP4Layout {
-            return .possible(Repacking(source: from, target: to, way: from.isModelOpt == to.isModelOpt ? .renaming : .reciprocal))
+            return .possible([Repacking(source: from, target: from.isModelOpt == to.isModelOpt ? from : to, way: from.isModelOpt == to.isModelOpt ? .renaming : .reciprocal)])
         }
         if let from = source as? BlockScaledFP8Layout, let to = target as? BlockScaledFP8Layout {
             guard from.blockRows == to.blockRows, from.blockColumns == to.blockColumns else {
                 return .obstacle("blocks of \(from.blockRows)x\(from.blockColumns) do not make blocks of \(to.blockRows)x\(to.blockColumns)")
             }
-            return .possible(Repacking(source: from, target: to, way: .blockScales))
+            return .possible([Repacking(source: from, target: to, way: .blockScales)])
         }
         if let from = source as? MXFP4Layout, let to = target as? BlockScaledFP8Layout, to.blockColumns % 32 == 0 {
             var powers = to
             powers.roundsScaleUp = true
-            return .possible(Repacking(source: from, target: powers, way: .widening))
+            return .possible([Repacking(source: from, target: powers, way: .widening)])
         }
         return .unrelated
     }
@@ -72,7 +72,11 @@ public struct Repacking: Sendable {
         let sizes = [from.groupSize, to.groupSize].map { $0 ?? shape.columns }
         guard sizes[0] == sizes[1] else { return .obstacle("groups of \(sizes[0]) columns are not groups of \(sizes[1])") }
         if let obstacle = to.obstacle(to: shape) { return .obstacle(obstacle) }
-        return .possible(Repacking(source: from, target: to.adopting(scaleType: from.scaleType), way: .integers))
+        // The target's own scale type if it holds every scale, so that there and back gives the same bytes; else the source's.
+        let targets: [any IntegerCodedLayout] = [to, to.adopting(scaleType: from.scaleType)]
+        return .possible(
+            targets[0].scaleType == targets[1].scaleType
+                ? [Repacking(source: from, target: to, way: .integers)] : targets.map { Repacking(source: from, target: $0, way: .integers) })
     }
 
     // MARK: Scales
@@ -135,7 +139,12 @@ public struct Repacking: Sendable {
         guard let from = source as? NVFP4Layout, let to = target as? NVFP4Layout, global > 0, global.isFinite else { return nil }
         let inverse = 1 / global
         guard inverse > 0, inverse.isFinite else { return nil }
-        let candidates = [inverse, inverse.nextUp, inverse.nextDown, inverse.nextUp.nextUp, inverse.nextDown.nextDown]
+        // First the number that the target's own encoder stores, if this is it but for rounding, so that there and back gives the
+        // same bytes: a BF16, or a BF16 divided by 448 * 6.
+        let native = to.isModelOpt ? BFloat16(rounding: inverse * 2688).value / 2688 : BFloat16(rounding: inverse).value
+        let candidates =
+            ((native - inverse).magnitude <= 4 * inverse.ulp ? [native] : [])
+            + [inverse, inverse.nextUp, inverse.nextDown, inverse.nextUp.nextUp, inverse.nextDown.nextDown]
         return candidates.first { candidate in
             (0..<0x7F).allSatisfy { bits in
                 let scale = Float8E4M3(bits: UInt8(bits)).value

@@ -1,11 +1,12 @@
 import Foundation
 import Recast
+import Parity
 import TestSupport
 import Testing
 
 /// What every conversion obeys, on models of other sizes than the bundled one.
 @Suite struct ConversionLawTests {
-    static let layouts = LayoutRegistry.targets.map(\.name)
+    static let layouts = LayoutRegistry.targets.filter(\.isListed).map(\.name)
 
     static func sources() -> [(String, SyntheticModel)] {
         var flat = SyntheticModel(), blocks = SyntheticModel(), single = SyntheticModel(), plain = SyntheticModel()
@@ -16,7 +17,7 @@ import Testing
         return [("default", SyntheticModel()), ("no query rank", flat), ("32x32 blocks", blocks), ("one file", single), ("bf16", plain)]
     }
 
-    /// A -> C has the bytes of A -> BF16 -> C, for every pair of layouts.
+    /// A -> C has the bytes of A -> BF16 -> C, for every pair of layouts; or, where C can hold A's very codes, A's values.
     @Test(arguments: layouts) func convertingDirectlyEqualsConvertingThroughBF16(_ first: String) throws {
         let folder = try TemporaryDirectory()
         var model = SyntheticModel()
@@ -27,9 +28,16 @@ import Testing
         for second in Self.layouts where second != first {
             // A power-of-two FP8 checkpoint is a valid FP8 checkpoint: its bytes pass through.
             if first == "fp8-block-ue8m0" && second == "fp8-block" { continue }
-            try convert(folder.file("a"), folder.file("direct"), to: second)
+            // So do the FP8 weights beside W4AFP8's experts.
+            if [first, second].contains("w4afp8"), [first, second].contains(where: { $0.hasPrefix("fp8-block") }) { continue }
+            let direct = try convert(folder.file("a"), folder.file("direct"), to: second)
             try convert(folder.file("bf16"), folder.file("through"), to: second)
-            #expect(try storedTensors(folder.file("direct")) == storedTensors(folder.file("through")), "\(first) -> \(second)")
+            if direct.audit.roads[.repack] == nil {
+                #expect(try storedTensors(folder.file("direct")) == storedTensors(folder.file("through")), "\(first) -> \(second)")
+            } else {
+                let audit = try WeightAudit(reference: Checkpoint(opening: folder.file("a")), candidate: Checkpoint(opening: folder.file("direct")))
+                #expect(audit.identical >= direct.audit.roads[.repack]!, "\(first) -> \(second)")
+            }
             for name in ["direct", "through"] { try FileManager.default.removeItem(atPath: folder.file(name)) }
         }
     }
@@ -70,7 +78,7 @@ import Testing
         for target in Self.layouts {
             try convert(Fixtures.fp8Model, folder.file(target), to: target)
             let biases = try storedTensors(folder.file(target)).filter { $0.key.hasSuffix("e_score_correction_bias") }
-            #expect(biases.count == 4 && biases.values.allSatisfy { $0.type == "F32" }, "\(target)")
+            #expect(biases.count == (target.hasPrefix("mlx") ? 3 : 4) && biases.values.allSatisfy { $0.type == "F32" }, "\(target)")
         }
     }
 

@@ -23,13 +23,29 @@ import Testing
 
     @Test func bf16ToFP8IsPyTorch() throws { try check(Fixtures.bf16Model, to: "fp8-block", golden: "bf16-to-fp8.sha256.json") }
 
-    @Test(arguments: ["int4-g128", "int4-g32", "int4-g128-asym", "int8-channel", "fp8-channel"])
+    @Test(arguments: ["int4-g128", "int4-g32", "int4-g128-asym", "int8-channel", "fp8-channel", "nvfp4", "mxfp4"])
     func bf16ToCompressedTensorsIsLLMCompressor(_ target: String) throws {
         try check(Fixtures.bf16Model, to: target, golden: "llm-compressor/\(target).json")
     }
 
     /// The configuration says the same as the peer's; the group's own name and the wording of exceptions are free.
-    @Test(arguments: ["int4-g128", "int4-g32", "int4-g128-asym", "int8-channel", "fp8-channel"])
+    /// Without the multi-token-prediction module, which mlx-lm drops: stacked experts, `kv_b_proj` split by head, quantized embedding.
+    @Test(arguments: [("mlx-4bit", "affine-4-g64"), ("mlx-4bit-g32", "affine-4-g32"), ("mlx-8bit", "affine-8-g64"), ("mlx-mxfp4", "mxfp4")])
+    func bf16ToMLXIsMLXLM(_ target: String, _ golden: String) throws {
+        for (source, shardSize) in [(Fixtures.bf16Model, Int?.none), (Fixtures.bf16Model, 1_000_000)] {
+            let folder = try TemporaryDirectory()
+            try convert(source, folder.file("out"), to: target, shardSize: shardSize)
+            let expected = try Fixtures.digests("mlx-lm/\(golden).json")
+            let stored = try storedTensors(folder.file("out"))
+            #expect(Set(stored.keys) == Set(expected.keys))
+            for (name, tensor) in expected { #expect(stored[name] == tensor, "\(name)") }
+            let config = try JSONValue(parsing: FileTree.read(folder.file("out/config.json"), limit: 1 << 20))
+            let peer = try JSONValue(parsing: Fixtures.bytes("golden/mlx-lm/\(golden).json"))
+            for key in ["quantization", "quantization_config"] { #expect(config[key] == peer[key]) }
+        }
+    }
+
+    @Test(arguments: ["int4-g128", "int4-g32", "int4-g128-asym", "int8-channel", "fp8-channel", "nvfp4", "mxfp4"])
     func quantizationConfigIsLLMCompressors(_ target: String) throws {
         let folder = try TemporaryDirectory()
         try convert(Fixtures.bf16Model, folder.file("out"), to: target)

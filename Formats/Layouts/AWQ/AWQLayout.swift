@@ -90,7 +90,7 @@ public struct AWQLayout: IntegerCodedLayout, Equatable {
                 var packed: UInt32 = 0
                 for channel in 0..<8 {
                     let parameters = groups[(word * 8 + channel) * count + group]
-                    packed |= UInt32(parameters.zero) << Self.shifts[channel]
+                    packed |= code(zero: parameters.zero) << Self.shifts[channel]
                     scaleType.store(parameters.scale, in: parts[2], at: group * rows.count + word * 8 + channel)
                 }
                 zeros[group * across + word] = packed

@@ -108,7 +108,7 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
         }
         for group in 0..<count {
             BitStream.pack(zeros + group * (rows.count * bits / 32), bits: bits, count: rows.count) { row in
-                UInt32(groups[row * count + group].zero) - (version == 1 ? 1 : 0)
+                version == 1 ? code(zero: groups[row * count + group].zero - 1) : code(zero: groups[row * count + group].zero)
             }
             for row in 0..<rows.count { scaleType.store(groups[row * count + group].scale, in: parts[2], at: group * rows.count + row) }
         }

@@ -48,7 +48,8 @@ public struct MLXAffineLayout: IntegerCodedLayout, Equatable {
         for index in 0..<rows.count * groupCount(shape) {
             let scale = scaleType.float(in: parts[1], at: index), bias = scaleType.float(in: parts[2], at: index)
             // Where the bias is a whole multiple of the scale the division is exact, in F64 at any rate.
-            let zero = scale == 0 ? (bias == 0 ? 0 : .nan) : Float(-Double(bias) / Double(scale))
+            // A group of zeros has any zero point; the middle one suits symmetric layouts too.
+            let zero = scale == 0 ? (bias == 0 ? Float(1 << (bits - 1)) : .nan) : Float(-Double(bias) / Double(scale))
             groups[index] = GroupParameters(scale: scale, zero: zero, bias: bias)
         }
     }

@@ -38,7 +38,7 @@ extension PackedIntegerLayout: IntegerCodedLayout {
         guard !symmetric, let zeros = parts[3].scalars(UInt32.self).baseAddress else { return }
         parts[3].initializeMemory(as: UInt8.self, repeating: 0)
         for group in 0..<count {
-            BitStream.pack(zeros + group, bits: bits, stride: count, count: rows.count) { UInt32(parameters[$0 * count + group].zero) }
+            BitStream.pack(zeros + group, bits: bits, stride: count, count: rows.count) { code(zero: parameters[$0 * count + group].zero) }
         }
     }
 

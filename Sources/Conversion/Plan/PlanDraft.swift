@@ -108,9 +108,13 @@ struct PlanDraft {
         case .obstacle(let reason):
             refuseRepacking(weight, layout, reason)
             return nil
-        case .possible(let repacking):
-            guard repacking.needsScales, let reason = try obstacle(repacking, weight, shape) else { return repacking }
-            refuseRepacking(weight, layout, reason)
+        case .possible(let ways):
+            var reasons: [String] = []
+            for repacking in ways {
+                guard repacking.needsScales, let reason = try obstacle(repacking, weight, shape) else { return repacking }
+                reasons.append(reason)
+            }
+            refuseRepacking(weight, layout, reasons[reasons.count - 1])
             return nil
         }
     }

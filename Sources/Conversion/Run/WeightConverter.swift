@@ -32,7 +32,7 @@ struct WeightConverter {
         if planned.road == .repack, planned.view == nil, let from = weight.layout, let to = planned.layout,
             case .possible(let found) = Repacking.offer(from: from, to: to, shape: shape)
         {
-            repacking = found
+            repacking = found.first
         } else {
             repacking = nil
         }

@@ -50,7 +50,11 @@ public struct Repacking: Sendable {
             return from == to ? .unrelated : .possible([Repacking(source: from, target: to, way: .renaming)])
         }
         if let from = source as? NVFP4Layout, let to = target as? NVFP4Layout {
-            return .possible([Repacking(source: from, target: from.isModelOpt == to.isModelOpt ? from : to, way: from.isModelOpt == to.isModelOpt ? .renaming : .reciprocal)])
+            return .possible([
+                Repacking(
+                    source: from, target: from.isModelOpt == to.isModelOpt ? from : to,
+                    way: from.isModelOpt == to.isModelOpt ? .renaming : .reciprocal)
+            ])
         }
         if let from = source as? BlockScaledFP8Layout, let to = target as? BlockScaledFP8Layout {
             guard from.blockRows == to.blockRows, from.blockColumns == to.blockColumns else {
@@ -68,7 +72,9 @@ public struct Repacking: Sendable {
 
     private static func integers(_ from: any IntegerCodedLayout, _ to: any IntegerCodedLayout, _ shape: MatrixShape) -> Offer {
         guard from.bits == to.bits else { return .obstacle("\(from.bits)-bit codes are not \(to.bits)-bit codes") }
-        guard from.hasContiguousGroups else { return .obstacle("its groups are scattered by activation order (g_idx), which \(to.name) cannot express") }
+        guard from.hasContiguousGroups else {
+            return .obstacle("its groups are scattered by activation order (g_idx), which \(to.name) cannot express")
+        }
         let sizes = [from.groupSize, to.groupSize].map { $0 ?? shape.columns }
         guard sizes[0] == sizes[1] else { return .obstacle("groups of \(sizes[0]) columns are not groups of \(sizes[1])") }
         if let obstacle = to.obstacle(to: shape) { return .obstacle(obstacle) }
@@ -87,7 +93,8 @@ public struct Repacking: Sendable {
         case .renaming: nil
         case .integers: integerObstacle(parts, rows, shape)
         case .blockScales: blockScaleObstacle(parts)
-        case .reciprocal: reciprocal(of: parts[2].scalars(Float.self)[0]) == nil ? "no F32 is close enough to the reciprocal of the tensor's scale" : nil
+        case .reciprocal:
+            reciprocal(of: parts[2].scalars(Float.self)[0]) == nil ? "no F32 is close enough to the reciprocal of the tensor's scale" : nil
         case .widening: wideningObstacle(parts, rows, shape)
         }
     }

@@ -10,6 +10,7 @@ extension ScalarType {
         case .f32: bytes.scalars(Float.self)[index]
         case .f16: Binary16(bits: bytes.scalars(UInt16.self)[index]).value
         case .f8E8M0: Float8E8M0(bits: bytes.scalars(UInt8.self)[index]).value
+        case .f8E4M3: Float8E4M3(bits: bytes.scalars(UInt8.self)[index]).value
         default: BFloat16(bits: bytes.scalars(UInt16.self)[index]).value
         }
     }

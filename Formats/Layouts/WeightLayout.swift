@@ -77,6 +77,9 @@ public protocol WeightLayout: Sendable {
     /// Tiles of fewer rows are slow: each stored row is then touched for a few bytes only.
     var preferredRows: Int { get }
 
+    /// Whether a negative scale is nothing odd.
+    var hasSignedScales: Bool { get }
+
     /// The stored tensors of a weight `[rows, columns]`, the values first.
     func parts(of shape: MatrixShape) -> [WeightPart]
 
@@ -96,6 +99,7 @@ extension WeightLayout {
     public var isDense: Bool { false }
     public var rowAlignment: Int { 1 }
     public var preferredRows: Int { 1 }
+    public var hasSignedScales: Bool { false }
     public func obstacle(to shape: MatrixShape) -> String? { nil }
 }
 

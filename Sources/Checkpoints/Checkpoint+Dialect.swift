@@ -62,7 +62,8 @@ enum MLXDialect {
         let dimensions = [keys.heads * (keys.columns + values.rows), keys.rows]
         let stored = keys.stored + values.stored
         let parts = layout.parts(of: MatrixShape(dimensions))
-        guard parts.count == stored.count, zip(parts, stored).allSatisfy({ $0.type == $1.type && $0.shape == $1.shape && $0.byteCount == $1.byteCount })
+        guard parts.count == stored.count,
+            zip(parts, stored).allSatisfy({ $0.type == $1.type && $0.shape == $1.shape && $0.byteCount == $1.byteCount })
         else { return nil }
         return Weight(name: parent + ".kv_b_proj.weight", dimensions: dimensions, layout: layout, stored: stored)
     }

@@ -1,6 +1,6 @@
 import Foundation
-import Recast
 import Parity
+import Recast
 import TestSupport
 import Testing
 

@@ -37,7 +37,10 @@ import Testing
         let there = try convert(folder.file("a"), folder.file("b"), to: second)
         let back = try convert(folder.file("b"), folder.file("c"), to: first)
         let (before, after) = (try storedTensors(folder.file("a")), try storedTensors(folder.file("c")))
-        let codes = before.keys.filter { !$0.contains("kv_b_proj") && !$0.contains("layers.4.") && ($0.contains("weight_packed") || $0.contains("weight_scale") || $0.contains("weight_zero_point")) }
+        let codes = before.keys.filter {
+            !$0.contains("kv_b_proj") && !$0.contains("layers.4.")
+                && ($0.contains("weight_packed") || $0.contains("weight_scale") || $0.contains("weight_zero_point"))
+        }
         #expect(codes.count >= 136 * 2)
         // Asymmetric codes whose scale times zero point needs more bits than BF16 has are quantized again, and only those.
         let differing = codes.filter { before[$0] != after[$0] }
@@ -67,7 +70,8 @@ import Testing
         GPTQLayout(symmetric: false, version: 2), MLXAffineLayout(bits: 4, group: 128), MLXAffineLayout(bits: 4, group: 128, scaleType: .f16),
         W4AFP8Layout(), W4AFP8Layout(scaleType: .f32),
         PackedIntegerLayout(bits: 3, groupSize: 64, symmetric: false), GPTQLayout(bits: 3, groupSize: 64, symmetric: false, version: 2),
-        MLXAffineLayout(bits: 3, group: 64), PackedIntegerLayout(bits: 2, groupSize: 32), GPTQLayout(bits: 2, groupSize: 32), MLXAffineLayout(bits: 2, group: 32),
+        MLXAffineLayout(bits: 3, group: 64), PackedIntegerLayout(bits: 2, groupSize: 32), GPTQLayout(bits: 2, groupSize: 32),
+        MLXAffineLayout(bits: 2, group: 32),
         PackedIntegerLayout(bits: 8, groupSize: 64, symmetric: false), GPTQLayout(bits: 8, groupSize: 64, symmetric: false, version: 2),
         MLXAffineLayout(bits: 8, group: 64),
     ]
@@ -84,16 +88,21 @@ import Testing
             let codes = (0..<shape.count).map { _ in UInt8.random(in: 0...UInt8((1 << a.bits) - 1), using: &random) }
             let groups = (0..<rows * (columns / size)).map { _ -> GroupParameters in
                 while true {
-                    let scale = Float(Int.random(in: 1...127, using: &random)) * Float(sign: .plus, exponent: Int.random(in: -16 ... -8, using: &random), significand: 1)
+                    let scale =
+                        Float(Int.random(in: 1...127, using: &random))
+                        * Float(sign: .plus, exponent: Int.random(in: -16 ... -8, using: &random), significand: 1)
                     let group = GroupParameters(scale: scale, zero: Float(Int.random(in: 0...(1 << a.bits) - 1, using: &random)))
                     let middle = GroupParameters(scale: scale, zero: Float(1 << (a.bits - 1)))
                     for candidate in [group, middle] where a.holds(candidate) && b.holds(candidate) { return candidate }
                 }
             }
-            func stored(_ layout: any IntegerCodedLayout) -> [[UInt8]] { tiles(layout, shape, step: 1 << 20) { rows, _, targets in
-                layout.store(codes: codes, groups: groups, rows: rows, shape: shape, into: targets)
-            } }
-            guard case .possible(let ways) = Repacking.offer(from: a, to: b, shape: shape), case .possible(let backwards) = Repacking.offer(from: b, to: a, shape: shape)
+            func stored(_ layout: any IntegerCodedLayout) -> [[UInt8]] {
+                tiles(layout, shape, step: 1 << 20) { rows, _, targets in
+                    layout.store(codes: codes, groups: groups, rows: rows, shape: shape, into: targets)
+                }
+            }
+            guard case .possible(let ways) = Repacking.offer(from: a, to: b, shape: shape),
+                case .possible(let backwards) = Repacking.offer(from: b, to: a, shape: shape)
             else {
                 Issue.record("\(a.name) and \(b.name) have no repacking")
                 return
@@ -137,11 +146,15 @@ import Testing
         return stored
     }
 
-    func withTile(_ layout: any WeightLayout, _ shape: MatrixShape, _ stored: [[UInt8]], _ rows: Range<Int>, _ body: ([UnsafeRawBufferPointer]) -> Void) {
+    func withTile(
+        _ layout: any WeightLayout, _ shape: MatrixShape, _ stored: [[UInt8]], _ rows: Range<Int>, _ body: ([UnsafeRawBufferPointer]) -> Void
+    ) {
         let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
         let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
         let slices = parts.slices(rows, in: buffer.bytes)
-        for (index, slice) in slices.enumerated() { slice.copyBytes(from: parts.parts[index].runs(of: rows, in: shape).ranges.flatMap { stored[index][$0] }) }
+        for (index, slice) in slices.enumerated() {
+            slice.copyBytes(from: parts.parts[index].runs(of: rows, in: shape).ranges.flatMap { stored[index][$0] })
+        }
         body(slices.map { UnsafeRawBufferPointer($0) })
         withExtendedLifetime(buffer) {}
     }
@@ -157,8 +170,10 @@ import Testing
     // MARK: What stands in the way
 
     @Test(arguments: [
-        ("int4-g128", "int4-g32", "groups of 128"), ("int8-channel", "awq", "8-bit codes"), ("gptq-asym", "gptq", "zero point"), ("awq", "int4-g128", "zero point 8"),
-        ("int4-g32", "awq", "groups of 32"), ("fp8-block", "fp8-block-ue8m0", "power of two"), ("bf16", "int4-g128", "round"), ("int4-g128", "bf16", ""),
+        ("int4-g128", "int4-g32", "groups of 128"), ("int8-channel", "awq", "8-bit codes"), ("gptq-asym", "gptq", "zero point"),
+        ("awq", "int4-g128", "zero point 8"),
+        ("int4-g32", "awq", "groups of 32"), ("fp8-block", "fp8-block-ue8m0", "power of two"), ("bf16", "int4-g128", "round"),
+        ("int4-g128", "bf16", ""),
         ("fp8-block", "f32", ""), ("fp8-block", "bf16", ""), ("fp8-block", "f16", "round"), ("int4-g128", "mlx-4bit-g128", "round"),
     ])
     func exactnessIsRequiredOrRefusedWithAReason(_ first: String, _ second: String, _ reason: String) throws {
@@ -180,7 +195,10 @@ import Testing
         try convert(Fixtures.bf16Model, folder.file("a"), to: "int4-g32")
         let plan = try ConversionPlan(converting: Checkpoint(opening: folder.file("a")), choice: LayoutChoice(target: "awq"))
         let notes = plan.notes.map(\.description).filter { $0.contains("cannot be repacked as awq") }
-        let kinds = Set(try Checkpoint(opening: folder.file("a")).weights.filter { $0.layout?.isDense == false && $0.shape.columns % 128 == 0 }.map { WeightName.kind($0.name) })
+        let kinds = Set(
+            try Checkpoint(opening: folder.file("a")).weights.filter { $0.layout?.isDense == false && $0.shape.columns % 128 == 0 }.map {
+                WeightName.kind($0.name)
+            })
         #expect(notes.count == kinds.count && notes.allSatisfy { $0.contains("groups of 32 columns are not groups of 128") })
     }
 
@@ -224,6 +242,8 @@ import Testing
         exponents[7] = 107
         builder.tensors[1].tensor.bytes = exponents
         try builder.write(to: folder.file("n"))
-        #expect(try ConversionPlan(converting: Checkpoint(opening: folder.file("n")), choice: LayoutChoice(target: "fp8-block")).weights[0].road == .repack)
+        #expect(
+            try ConversionPlan(converting: Checkpoint(opening: folder.file("n")), choice: LayoutChoice(target: "fp8-block")).weights[0].road
+                == .repack)
     }
 }

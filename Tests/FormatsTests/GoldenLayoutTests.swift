@@ -134,9 +134,36 @@ import Testing
         let fp8 = try encodeTiles(BlockScaledFP8Layout(), listing, shape, step: 128)
         #expect(fp8[0].prefix(16) == [0xd6, 0x68, 0xf1, 0x55, 0x6f, 0xe5, 0x79, 0xf9, 0xd1, 0xe6, 0x63, 0xe2, 0x72, 0x61, 0x6d, 0x6a])
         #expect(fp8[1] == [0x49, 0x92, 0xe4, 0x38])
-        #expect(decodeTiles(BlockScaledFP8Layout(), fp8, shape, step: 128).prefix(8) == [0xbac8, 0x3be5, 0xbc81, 0x3aba, 0x3c56, 0xbbba, 0x3d01, 0xbd01])
+        #expect(
+            decodeTiles(BlockScaledFP8Layout(), fp8, shape, step: 128).prefix(8) == [0xbac8, 0x3be5, 0xbc81, 0x3aba, 0x3c56, 0xbbba, 0x3d01, 0xbd01])
         let channel = try encodeTiles(FloatQuantizedLayout(), [0x3f00, 0xbe80, 0x3dcd], MatrixShape(rows: 1, columns: 3), step: 1)
         #expect(channel[0] == [0x7e, 0xf6, 0x6b] && channel[1] == [0x92, 0x3a], "\(channel)")
         #expect(decodeTiles(FloatQuantizedLayout(), channel, MatrixShape(rows: 1, columns: 3), step: 1) == [0x3f00, 0xbe80, 0x3dc9])
+        func bytes(_ text: String) -> [UInt8] { text.split(separator: " ").compactMap { UInt8($0, radix: 16) } }
+        let tall = listing + [UInt16](repeating: 0, count: 7 * 32)
+        let eight = MatrixShape(rows: 8, columns: 32)
+        let awq = try encodeTiles(AWQLayout(groupSize: 32), tall, eight, step: 8)
+        #expect(stride(from: 0, to: 32, by: 4).map { awq[0][$0] } == [6, 7, 3, 6, 8, 5, 0xc, 0] && awq[1] == [6, 0, 0, 0])
+        #expect(awq[2].prefix(4) == [0x95, 0x1d, 0x0b, 0x00])
+        #expect(decodeTiles(AWQLayout(groupSize: 32), awq, eight, step: 8).prefix(8) == [0, 0x3bb3, 0xbc86, 0, 0x3c33, 0xbbb3, 0x3d06, 0xbd06])
+        let gptq = try encodeTiles(GPTQLayout(groupSize: 32), tall, eight, step: 8)
+        #expect((0..<4).flatMap { gptq[0][($0 * 32)..<($0 * 32 + 4)] } == symmetric[0])
+        #expect(gptq[1] == bytes("77 77 77 77") && gptq[2].prefix(4) == [0xab, 0x1e, 0x44, 0x30])
+        let mlx = try encodeTiles(MLXAffineLayout(group: 32), listing, shape, step: 1)
+        #expect(mlx[0] == bytes("89 9c a7 f3 a9 a8 86 77 68 fb 75 9a 17 d2 75 a0") && mlx[1] == [0xb2, 0xbb] && mlx[2] == [0x48, 0x3d])
+        let mxfp4 = try encodeTiles(MXFP4Layout(), listing, shape, step: 1)
+        #expect(mxfp4 == [bytes("28 0c 93 e6 a8 91 14 23 41 eb 35 09 73 d6 25 97"), [0x78]])
+        #expect(
+            try encodeTiles(MXFP4Layout(naming: .mlx), listing, shape, step: 1)
+                == [bytes("10 0a 92 c4 90 91 12 11 21 c9 13 00 51 b4 13 05"), [0x79]])
+        let amax = listing.map { $0 & 0x7FFF }.max() ?? 0
+        #expect(
+            try encodeTiles(NVFP4Layout(amax: amax), listing, shape, step: 1)
+                == [bytes("39 1d a5 f7 a8 a2 25 34 41 eb 35 09 73 d6 24 97"), [0x79, 0x7e], bytes("00 00 57 47")])
+        #expect(
+            try encodeTiles(NVFP4Layout(naming: .modelOpt(inputScale: false), amax: amax), listing, shape, step: 1)
+                == [bytes("39 1d a5 f7 a8 a2 26 34 41 eb 35 09 73 d6 24 97"), [0x79, 0x7e], bytes("86 61 98 37")])
+        let w4afp8 = try encodeTiles(W4AFP8Layout(), listing + listing + listing + listing, MatrixShape(rows: 1, columns: 128), step: 1)
+        #expect(w4afp8[0].prefix(16) == bytes("10 0e f2 b5 f0 f1 13 12 31 be 23 0f 72 c6 13 07")[...] && w4afp8[1] == [0xd5, 0x3b])
     }
 }

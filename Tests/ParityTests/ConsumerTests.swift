@@ -40,6 +40,23 @@ import Testing
         #expect(try failures(.llamaCpp, folder.file("int4-g32")).isEmpty && failures(.llamaCpp, Fixtures.bf16Model).isEmpty)
     }
 
+    @Test func lowBitLayoutsKeepTheContractsOfTheirConsumers() throws {
+        let folder = try TemporaryDirectory()
+        for (target, consumers) in [
+            ("awq", [Consumer.vllm, .sglang, .transformers]), ("gptq", [.vllm, .sglang, .transformers, .llamaCpp]), ("gptq-8bit", [.vllm]),
+            ("mxfp4", [.vllm, .transformers]), ("nvfp4-modelopt", [.vllm, .sglang]), ("w4afp8", [.vllm, .sglang]), ("mlx-4bit", [.mlx]),
+            ("mlx-mxfp4", [.mlx]),
+        ] {
+            try convert(Fixtures.bf16Model, folder.file(target), to: target)
+            for consumer in consumers { #expect(try failures(consumer, folder.file(target)).isEmpty, "\(target) for \(consumer)") }
+        }
+        // llm-compressor gives an expert's gate and up projections scales of their own; the engines use one of them for both.
+        try convert(Fixtures.bf16Model, folder.file("nvfp4"), to: "nvfp4")
+        #expect(try failures(.vllm, folder.file("nvfp4")).contains { $0.contains("another tensor scale") })
+        #expect(try failures(.vllm, folder.file("mlx-4bit")).contains { $0.contains("MLX's names") })
+        #expect(try failures(.transformers, folder.file("w4afp8")).contains { $0.contains("w4afp8") })
+    }
+
     @Test func whatAConsumerDoesNotReadIsNamed() throws {
         let folder = try TemporaryDirectory()
         for target in ["int8-channel", "int4-g128"] { try convert(Fixtures.bf16Model, folder.file(target), to: target) }

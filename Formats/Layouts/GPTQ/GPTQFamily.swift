@@ -12,7 +12,10 @@ public enum GPTQFamily: LayoutFamily {
                     GPTQLayout(bits: bits, groupSize: group), GPTQLayout(bits: bits, groupSize: group, symmetric: false, version: 2),
                     GPTQLayout(bits: bits, groupSize: group, version: 2),
                 ] where layout.name != "gptq" {
-                    targets.append(LayoutTarget(layout.name, layout, isListed: group == 128 && layout.name != "gptq-v2" && (bits == 4 || layout.symmetric && layout.version == 1)))
+                    targets.append(
+                        LayoutTarget(
+                            layout.name, layout,
+                            isListed: group == 128 && layout.name != "gptq-v2" && (bits == 4 || layout.symmetric && layout.version == 1)))
                 }
             }
         }

@@ -20,6 +20,7 @@ public struct LatentSplitLayout: WeightLayout {
 
     public var name: String { keys.name == values.name ? "\(keys.name) by head" : "\(keys.name) and \(values.name) by head" }
     public var rowAlignment: Int { nope + value }
+    public var hasSignedScales: Bool { keys.hasSignedScales || values.hasSignedScales }
 
     private func shapes(_ heads: Int, _ rank: Int) -> (keys: MatrixShape, values: MatrixShape) {
         (MatrixShape(rows: heads * rank, columns: nope), MatrixShape(rows: heads * value, columns: rank))
@@ -45,7 +46,8 @@ public struct LatentSplitLayout: WeightLayout {
         let size = max(1, max(shapes.keys.count, shapes.values.count))
         withUnsafeTemporaryAllocation(of: UInt16.self, capacity: size) { half in
             keys.decode(
-                Array(parts[..<split]), rows: 0..<shapes.keys.rows, shape: shapes.keys, into: UnsafeMutableBufferPointer(rebasing: half[..<shapes.keys.count]))
+                Array(parts[..<split]), rows: 0..<shapes.keys.rows, shape: shapes.keys,
+                into: UnsafeMutableBufferPointer(rebasing: half[..<shapes.keys.count]))
             for head in 0..<heads {
                 for row in 0..<nope {
                     for column in 0..<rank {

@@ -18,6 +18,8 @@ public struct MLXAffineLayout: IntegerCodedLayout, Equatable {
     }
 
     public var groupSize: Int? { group }
+    /// The encoder begins at the edge of larger magnitude, from which the codes may go down.
+    public var hasSignedScales: Bool { true }
     public var name: String { "mlx-\(bits)bit" + (group == 64 ? "" : "-g\(group)") }
 
     func wordsPerRow(_ shape: MatrixShape) -> Int { shape.columns * bits / 32 }

@@ -10,7 +10,8 @@ public enum MLXFamily: LayoutFamily {
     }
 
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
-        guard let weight = module["weight"], weight.type == .u32, weight.shape.count == 2, let scales = module["scales"], let biases = module["biases"]
+        guard let weight = module["weight"], weight.type == .u32, weight.shape.count == 2, let scales = module["scales"],
+            let biases = module["biases"]
         else { return nil }
         guard scales.shape.count == 2, scales.shape[0] == weight.shape[0], scales.shape == biases.shape, scales.type == biases.type,
             [.bf16, .f16, .f32].contains(scales.type), scales.shape[1] > 0

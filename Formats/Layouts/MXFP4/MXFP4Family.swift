@@ -32,13 +32,16 @@ public enum MXFP4Family: LayoutFamily {
         guard let found = module.tensors.first(where: { $0.leaf.hasSuffix("_blocks") }) else { return nil }
         let leaf = String(found.leaf.dropLast("_blocks".count))
         let blocks = found.tensor
-        guard let scale = module[leaf + "_scales"] else { throw LayoutFault(blocks.name, "has no \(module.module).\(leaf)_scales beside it in any shard") }
+        guard let scale = module[leaf + "_scales"] else {
+            throw LayoutFault(blocks.name, "has no \(module.module).\(leaf)_scales beside it in any shard")
+        }
         guard blocks.type == .u8, [.u8, .f8E8M0].contains(scale.type), blocks.shape.count == 4, blocks.shape[3] == 16,
             scale.shape == Array(blocks.shape.dropLast())
         else { throw LayoutFault(scale.name, "is \(scale.summary) beside \(blocks.summary); expected one exponent for 16 bytes") }
         let dimensions = [blocks.shape[0], blocks.shape[1], blocks.shape[2] * 32]
         return RecognisedWeight(
-            MXFP4Layout(naming: .gptOSS(leaf: leaf, experts: blocks.shape[0]), scaleType: scale.type), MatrixShape(dimensions), dimensions: dimensions,
+            MXFP4Layout(naming: .gptOSS(leaf: leaf, experts: blocks.shape[0]), scaleType: scale.type), MatrixShape(dimensions),
+            dimensions: dimensions,
             leaf: leaf)
     }
 

@@ -12,7 +12,8 @@ public enum PackedIntegerFamily: LayoutFamily {
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let packed = module["weight_packed"], packed.type == .i32 else { return nil }
         if module["weight_g_idx"] != nil {
-            throw LayoutFault(packed.name, "is stored with activation ordering (weight_g_idx), which compressed-tensors checkpoints cannot be read with")
+            throw LayoutFault(
+                packed.name, "is stored with activation ordering (weight_g_idx), which compressed-tensors checkpoints cannot be read with")
         }
         guard let scale = module["weight_scale"] else {
             throw LayoutFault(packed.name, "has no \(module.module).weight_scale beside it in any shard; without it the values are meaningless")

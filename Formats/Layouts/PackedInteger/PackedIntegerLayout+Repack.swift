@@ -43,7 +43,8 @@ extension PackedIntegerLayout: IntegerCodedLayout {
     }
 
     public var requirement: String {
-        "a non-negative \(scaleType.rawValue) scale and " + (symmetric ? "the zero point \(1 << (bits - 1))" : "a zero point of 0 to \((1 << bits) - 1)")
+        "a non-negative \(scaleType.rawValue) scale and "
+            + (symmetric ? "the zero point \(1 << (bits - 1))" : "a zero point of 0 to \((1 << bits) - 1)")
     }
 
     public func holds(_ group: GroupParameters) -> Bool {

@@ -57,7 +57,9 @@ struct ConfigRewrite {
         let names = groups.map(\.layout)
         if groups.contains(where: { $0.configuration == .w4afp8 }) {
             let others = groups.filter { $0.configuration != .w4afp8 }
-            guard others.allSatisfy({ if case .fp8 = $0.configuration { true } else { false } }) else { throw ConversionFailure.mixedConfigurations(names) }
+            guard others.allSatisfy({ if case .fp8 = $0.configuration { true } else { false } }) else {
+                throw ConversionFailure.mixedConfigurations(names)
+            }
             var object: JSONObject = ["activation_scheme": .string("dynamic"), "group_size": .int(128), "quant_method": .string("w4afp8")]
             if case .fp8(let block, _)? = others.first?.configuration { object["weight_block_size"] = .array(block.map(JSONValue.int)) }
             if !unquantized.isEmpty { object["modules_to_not_convert"] = .array(unquantized.map(JSONValue.string)) }
@@ -95,7 +97,9 @@ struct ConfigRewrite {
         }
         if let name = method.sideFile {
             var inner = JSONObject()
-            for (key, value) in object.members where key != "quant_method" && key != "producer" { inner[key == method.exemptions ? "exclude_modules" : key] = value }
+            for (key, value) in object.members where key != "quant_method" && key != "producer" {
+                inner[key == method.exemptions ? "exclude_modules" : key] = value
+            }
             sideFiles.append((name, ["producer": object["producer"] ?? .object([:]), "quantization": .object(inner)]))
         }
         return object

@@ -45,7 +45,8 @@ extension ConversionPlan {
                         // A member of a stack has its share of each tensor.
                         let share = (Shape.byteCount(declaration.shape, declaration.type) ?? 0) / planned.count
                         return PlannedTensor(
-                            name: declaration.name, type: declaration.type, shape: planned.count > 1 ? Array(declaration.shape.dropFirst()) : declaration.shape,
+                            name: declaration.name, type: declaration.type,
+                            shape: planned.count > 1 ? Array(declaration.shape.dropFirst()) : declaration.shape,
                             offset: place.offsets[next + index] + planned.index * share, byteCount: share)
                     }
                     weights.append(weight)

@@ -45,7 +45,8 @@ extension Dialect {
                 let middle = start + model.nope
                 return [
                     OutputPiece(
-                        module: parent + "embed_q", view: WeightView(rows: start..<middle, of: weight, isTransposed: true), stack: (head, model.heads)),
+                        module: parent + "embed_q", view: WeightView(rows: start..<middle, of: weight, isTransposed: true), stack: (head, model.heads)
+                    ),
                     OutputPiece(
                         module: parent + "unembed_out", view: WeightView(rows: middle..<middle + model.value, of: weight, isTransposed: false),
                         stack: (head, model.heads)),

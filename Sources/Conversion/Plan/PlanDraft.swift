@@ -102,7 +102,9 @@ struct PlanDraft {
     }
 
     /// The exact way from one layout to another, if there is one; why not is remembered.
-    private mutating func repacking(_ weight: Weight, _ stored: any WeightLayout, _ layout: any WeightLayout, _ shape: MatrixShape) throws -> Repacking? {
+    private mutating func repacking(_ weight: Weight, _ stored: any WeightLayout, _ layout: any WeightLayout, _ shape: MatrixShape) throws
+        -> Repacking?
+    {
         switch Repacking.offer(from: stored, to: layout, shape: shape) {
         case .unrelated: return nil
         case .obstacle(let reason):
@@ -173,14 +175,17 @@ struct PlanDraft {
 
     // MARK: Tensors
 
-    private mutating func add(_ planned: PlannedWeight, _ weight: Weight, _ piece: OutputPiece, _ shape: MatrixShape, _ stacks: inout [String: Int]) throws {
+    private mutating func add(_ planned: PlannedWeight, _ weight: Weight, _ piece: OutputPiece, _ shape: MatrixShape, _ stacks: inout [String: Int])
+        throws
+    {
         var declarations = Self.declarations(of: planned, weight, shape)
         guard let stack = piece.stack else {
             units.append(Unit(members: [Member(weight: planned)], declarations: declarations))
             return
         }
         guard stack.index < stack.count else {
-            throw ConversionFailure.usage("\(weight.name): config.json promises \(stack.count) experts, so there is no place \(stack.index) in their stack")
+            throw ConversionFailure.usage(
+                "\(weight.name): config.json promises \(stack.count) experts, so there is no place \(stack.index) in their stack")
         }
         for index in declarations.indices { declarations[index].shape = [stack.count] + declarations[index].shape }
         var planned = planned
@@ -200,7 +205,8 @@ struct PlanDraft {
     private func checkStacks() throws {
         for unit in units where unit.members[0].count > 1 && Set(unit.members.map(\.index)).count != unit.members[0].count {
             throw ConversionFailure.usage(
-                "\(unit.members[0].weight.module): the stack needs \(unit.members[0].count) weights, the checkpoint has \(unit.members.count) of them")
+                "\(unit.members[0].weight.module): the stack needs \(unit.members[0].count) weights, the checkpoint has \(unit.members.count) of them"
+            )
         }
     }
 

@@ -19,9 +19,8 @@ public enum ScaleCheck {
         var kinds: [String: [Range]] = [:]
         let buffer = AlignedBuffer(byteCount: byteLimit)
         for (index, weight) in checkpoint.weights.enumerated() where weight.layout?.isDense == false {
-            // By every layout's convention the scales follow the values.
-            guard weight.stored.count > 1, weight.stored[1].type.isScale else { continue }
-            let largest = try largest(of: weight.stored[1], in: checkpoint, buffer)
+            guard let scale = Self.scale(of: weight) else { continue }
+            let largest = try largest(of: scale, isSigned: weight.layout?.hasSignedScales == true, in: checkpoint, buffer)
             kinds[WeightName.kind(weight.name), default: []].append(Range(weight: index, largest: largest))
         }
         let everything = median(kinds.values.joined().map(\.largest).filter { $0 > 0 })
@@ -33,12 +32,13 @@ public enum ScaleCheck {
             let expected = members.count < 4 ? everything : median(members.map(\.largest).filter { $0 > 0 })
             for member in members {
                 let weight = checkpoint.weights[member.weight]
+                let name = Self.scale(of: weight)?.name ?? weight.name
                 if member.largest == 0 {
-                    zeros.append(weight.stored[1].name)
+                    zeros.append(name)
                 } else if let expected, member.largest > expected * factor || member.largest * factor < expected {
                     findings.append(
                         Finding(
-                            weight.stored[1].name,
+                            name,
                             "its largest scale \(member.largest) is \(ratio(member.largest, expected)) its siblings' (\(kind)); was it swapped or scaled by mistake?"
                         ))
                 }
@@ -51,16 +51,21 @@ public enum ScaleCheck {
         return findings
     }
 
-    private static func largest(of scale: StoredTensor, in checkpoint: Checkpoint, _ buffer: AlignedBuffer) throws -> Float {
+    /// The stored scales of groups, rows or blocks.
+    private static func scale(of weight: Weight) -> StoredTensor? {
+        zip(weight.parts, weight.stored).first { $0.0.leaf.contains("scale") && ($0.1.type.isScale || $0.1.type == .f8E4M3) }?.1
+    }
+
+    private static func largest(of scale: StoredTensor, isSigned: Bool, in checkpoint: Checkpoint, _ buffer: AlignedBuffer) throws -> Float {
         let size = min(scale.byteCount, byteLimit)
         let bytes = buffer.slice(0..<size)
         try checkpoint.read(scale, 0..<size, into: bytes)
         var largest: Float = 0
         for value in scale.type.scales(in: UnsafeRawBufferPointer(bytes)) {
-            guard value.isFinite, value >= 0 else {
+            guard value.isFinite, value >= 0 || isSigned else {
                 throw CheckpointFailure.badScale(tensor: scale.name, file: checkpoint.fileNames[scale.file], value: "\(value)")
             }
-            largest = max(largest, value)
+            largest = max(largest, value.magnitude)
         }
         return largest
     }

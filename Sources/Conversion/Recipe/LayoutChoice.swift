@@ -37,7 +37,9 @@ public struct LayoutChoice: Sendable {
         // Dense weights are the same to everyone; codes are not.
         for rule in recipe.rules {
             guard let other = LayoutRegistry.target(named: rule.target), !other.layout.isDense else { continue }
-            if other.dialect != dialect, target?.isDense == false || other.dialect == .mlx { throw ConversionFailure.mixedDialects(name, rule.target) }
+            if other.dialect != dialect, target?.isDense == false || other.dialect == .mlx {
+                throw ConversionFailure.mixedDialects(name, rule.target)
+            }
         }
     }
 

@@ -175,7 +175,8 @@ public struct ConversionRun: Sendable {
                 counters.shard.store(planned.shard, ordering: .relaxed)
                 let converter = WeightConverter(run.checkpoint, planned)
                 let file = try shardFile(planned.shard)
-                try converter.write(to: file, memory: arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes), counters: counters, stop: stop)
+                try converter.write(
+                    to: file, memory: arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes), counters: counters, stop: stop)
                 try journal.wrote(position)
             case .flush(let shard):
                 try shardFile(shard).synchronize()

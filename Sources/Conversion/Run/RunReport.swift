@@ -14,7 +14,8 @@ public struct RunReport: Sendable {
 
         public var json: JSONObject {
             [
-                "tensors": .int(tensors), "values": .int(values), "passthrough": .int(roads[.passthrough] ?? 0), "repacked": .int(roads[.repack] ?? 0),
+                "tensors": .int(tensors), "values": .int(values), "passthrough": .int(roads[.passthrough] ?? 0),
+                "repacked": .int(roads[.repack] ?? 0),
                 "dequantized": .int(roads[.dequantize] ?? 0), "quantized": .int(roads[.quantize] ?? 0),
                 "dtype_changes": .int(roads[.cast] ?? 0), "differences": .int(differences), "not_finite": .int(notFinite),
             ]

@@ -35,8 +35,17 @@ public struct ConsumerContract {
         if checkpoint.quantization?.method == "compressed-tensors" {
             rules.append(("every quantized weight is as a config group says", groups))
         }
-        if checkpoint.quantization != nil { rules.append(("every unquantized linear is exempt from quantization", exempt)) }
-        if consumer == .vllm || consumer == .sglang { rules.append(("modules that are fused share a layout", fused)) }
+        // MLX looks for scales beside each weight and needs no list.
+        if let method = checkpoint.quantization?.method, method != "mlx" {
+            rules.append(("every unquantized linear is exempt from quantization", exempt))
+        }
+        if consumer == .vllm || consumer == .sglang {
+            rules.append(("modules that are fused share a layout", fused))
+            if checkpoint.weights.contains(where: { $0.layout is NVFP4Layout }) {
+                rules.append(("modules that are fused share one tensor scale", sharedTensorScales))
+            }
+        }
+        if consumer != .mlx { rules.append(("tensors have the names of the released model", ownNames)) }
         if consumer == .mlx { rules.append(("multi-token-prediction weights are where it drops them", droppedMTP)) }
         if consumer == .llamaCpp || consumer == .transformers { rules.append(("a tokenizer lies beside the weights", tokenizer)) }
         return ConsumerReport(consumer: consumer, checks: rules.map { .init(rule: $0.rule, failure: $0.check()) })
@@ -89,24 +98,26 @@ public struct ConsumerContract {
         return list(extra, "multi-token-prediction weights are not in layer 61, the only one it drops")
     }
 
+    private func ownNames() -> String? {
+        list(checkpoint.weights.filter { $0.layout is LatentSplitLayout }.map(\.name), "weights are stored under MLX's names")
+    }
+
     // MARK: Quantization
 
     private static let methods: [Consumer: Set<String>] = [
-        .vllm: ["fp8", "compressed-tensors", "awq", "gptq", "modelopt", "modelopt_fp4", "mxfp4"],
+        .vllm: ["fp8", "compressed-tensors", "awq", "gptq", "modelopt", "modelopt_fp4", "mxfp4", "w4afp8"],
         .sglang: ["fp8", "compressed-tensors", "awq", "gptq", "modelopt", "modelopt_fp4", "w4afp8", "mxfp4"],
         .transformers: ["fp8", "compressed-tensors", "awq", "gptq", "mxfp4"],
         .llamaCpp: ["fp8", "compressed-tensors", "gptq", "modelopt"],
-        .mlx: ["fp8", "compressed-tensors", "awq", "gptq", "modelopt", "mxfp4"],
+        .mlx: ["fp8", "compressed-tensors", "awq", "gptq", "modelopt", "mxfp4", "mlx"],
     ]
 
     private func method() -> String? {
         let quantized = checkpoint.weights.filter { $0.layout?.isDense == false }
         guard let quantization = checkpoint.quantization else {
-            if checkpoint.config["quantization"] != nil {
-                return consumer == .mlx ? nil : "config.json describes MLX's own quantization, which only MLX reads"
-            }
             return list(quantized.map(\.name), "weights are quantized but config.json has no quantization_config")
         }
+        if quantization.method == "mlx" { return consumer == .mlx ? nil : "config.json describes MLX's own quantization, which only MLX reads" }
         guard !quantized.isEmpty else { return "quantization_config says \(quantization.method), but no weight is quantized" }
         guard Self.methods[consumer]?.contains(quantization.method) == true else { return "quant_method \"\(quantization.method)\" is not read" }
         guard quantization.method == "compressed-tensors" else { return nil }
@@ -161,7 +172,9 @@ public struct ConsumerContract {
     private var ignored: [Target] {
         let json = checkpoint.quantization?.json
         let lists = ["ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules"].compactMap { json?[$0]?.array }
-        return lists.joined().compactMap(\.string).map(Target.init)
+        // GPTQModel's `dynamic` exempts what its negative patterns match.
+        let dynamic = (json?["dynamic"]?.object?.members ?? []).map(\.key).filter { $0.hasPrefix("-:") }.map { "re:" + $0.dropFirst(2) }
+        return (lists.joined().compactMap(\.string) + dynamic).map(Target.init)
     }
 
     private func groups() -> String? {
@@ -197,7 +210,8 @@ public struct ConsumerContract {
     private func isNeverQuantized(_ module: String) -> Bool {
         // A router gate is no Linear anywhere, an embedding neither.
         if module.hasSuffix(".gate") || module.hasSuffix("embed_tokens") || module.hasSuffix("norm") { return true }
-        guard checkpoint.quantization?.method == "fp8" else { return false }
+        // Only compressed-tensors' readers quantize every linear that is not on the list.
+        guard checkpoint.quantization?.method != "compressed-tensors" else { return false }
         return LayoutChoice.keptModules.contains { $0.isImplied && $0.pattern.matches(module) }
     }
 
@@ -239,5 +253,21 @@ public struct ConsumerContract {
         return list(
             mixed.map { "\($0) (\(Set(parts[$0]?.values.map { $0 } ?? []).sorted().joined(separator: " and ")))" },
             "fused modules have more than one layout")
+    }
+
+    /// Gate and up projections are one matrix in the engines, with one tensor scale: the first one's, or the largest.
+    private func sharedTensorScales() -> String? {
+        func scale(_ weight: Weight) -> UInt32? {
+            guard weight.layout is NVFP4Layout, weight.stored.count > 2, weight.stored[2].byteCount == 4 else { return nil }
+            let tensor = weight.stored[2]
+            return try? checkpoint.files[tensor.file].read(4, at: tensor.offset).reversed().reduce(0) { $0 << 8 | UInt32($1) }
+        }
+        let different = checkpoint.weights.filter { weight in
+            guard weight.name.hasSuffix(".gate_proj.weight"), let mine = scale(weight),
+                let other = weights[weight.name.replacing(".gate_proj.", with: ".up_proj.")].flatMap(scale)
+            else { return false }
+            return mine != other
+        }
+        return list(different.map(\.name), "gate projections have another tensor scale than their up projections")
     }
 }

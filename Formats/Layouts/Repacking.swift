@@ -102,12 +102,13 @@ public struct Repacking: Sendable {
     private func integerObstacle(_ parts: [UnsafeRawBufferPointer], _ rows: Range<Int>, _ shape: MatrixShape) -> String? {
         guard let from = source as? any IntegerCodedLayout, let to = target as? any IntegerCodedLayout else { return nil }
         let count = rows.count * from.groupCount(shape)
-        return withUnsafeTemporaryAllocation(of: GroupParameters.self, capacity: max(1, count)) { groups in
+        return withUnsafeTemporaryAllocation(of: GroupParameters.self, capacity: max(1, count)) { groups -> String? in
             guard let base = groups.baseAddress else { return nil }
             from.readGroups(parts, rows: rows, shape: shape, into: base)
             guard let bad = (0..<count).first(where: { !to.holds(groups[$0]) }) else { return nil }
             let group = groups[bad]
-            let zero = group.zero.rounded() == group.zero ? "the zero point \(Int(group.zero))" : "a bias that is no multiple of the scale"
+            let isWhole = group.zero.rounded() == group.zero && group.zero.magnitude < 1_048_576
+            let zero = isWhole ? "the zero point \(Int(group.zero))" : "a bias that is no multiple of the scale"
             return "a group with the scale \(group.scale) and \(zero) does not fit \(to.name), which needs \(to.requirement)"
         }
     }

@@ -75,6 +75,8 @@ public enum ScaleCheck {
     }
 
     private static func ratio(_ value: Float, _ expected: Float) -> String {
-        value > expected ? "\(Int((value / expected).rounded())) times" : "a \(Int((expected / value).rounded()))th of"
+        /// A damaged scale can be any number of times the others, even more than F32 holds.
+        func whole(_ ratio: Float) -> String { ratio < 1e9 ? "\(Int(ratio.rounded()))" : "\(ratio)" }
+        return value > expected ? "\(whole(value / expected)) times" : "a \(whole(expected / value))th of"
     }
 }

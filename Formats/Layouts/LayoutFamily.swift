@@ -61,8 +61,24 @@ public struct LayoutTarget: Sendable {
     public var besideExperts: String?
     /// Whether help and lists name it; variants of a listed one are understood without being listed.
     public var isListed: Bool
+    /// Whose bytes its encoder gives, and which programs read the result in the interop checks.
+    public var peers: Peers
 
-    public init(_ name: String, _ layout: any WeightLayout, dialect: Dialect = .huggingFace, besideExperts: String? = nil, isListed: Bool = true) {
+    public struct Peers: Sendable, Equatable {
+        public var encoder: String
+        public var readers: String
+
+        public init(encoder: String = "", readers: String = "") {
+            self.encoder = encoder
+            self.readers = readers
+        }
+    }
+
+    public init(
+        _ name: String, _ layout: any WeightLayout, dialect: Dialect = .huggingFace, besideExperts: String? = nil, isListed: Bool = true,
+        peers: Peers = Peers()
+    ) {
+        self.peers = peers
         self.name = name
         self.layout = layout
         self.dialect = dialect

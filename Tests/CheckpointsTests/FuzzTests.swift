@@ -121,8 +121,10 @@ import Testing
 
     /// Every low-bit layout with damaged headers, configurations and data: opened, planned, repacked and decoded, or refused.
     @Test(arguments: [
-        ("awq", "gptq-asym"), ("gptq", "awq"), ("gptq-3bit", "bf16"), ("gptq-asym", "int4-g128-asym"), ("int4-g128-asym", "awq"), ("mlx-4bit-g128", "int4-g128"),
-        ("mlx-3bit", "bf16"), ("mlx-mxfp4", "mxfp4"), ("mxfp4", "fp8-block"), ("nvfp4", "nvfp4-modelopt"), ("nvfp4-modelopt", "nvfp4"), ("w4afp8", "int4-g128"),
+        ("awq", "gptq-asym"), ("gptq", "awq"), ("gptq-3bit", "bf16"), ("gptq-asym", "int4-g128-asym"), ("int4-g128-asym", "awq"),
+        ("mlx-4bit-g128", "int4-g128"),
+        ("mlx-3bit", "bf16"), ("mlx-mxfp4", "mxfp4"), ("mxfp4", "fp8-block"), ("nvfp4", "nvfp4-modelopt"), ("nvfp4-modelopt", "nvfp4"),
+        ("w4afp8", "int4-g128"),
     ]) func mutatedLowBitCheckpoints(_ layout: String, _ next: String) throws {
         let folder = try TemporaryDirectory()
         var random = SeededGenerator(400)
@@ -132,13 +134,15 @@ import Testing
         }
         builder.addBF16("model.layers.0.self_attn.kv_b_proj.weight", [128, 128], &random)
         builder.config = [
-            "num_hidden_layers": .int(1), "n_routed_experts": .int(2), "num_attention_heads": .int(2), "qk_nope_head_dim": .int(32), "v_head_dim": .int(32),
+            "num_hidden_layers": .int(1), "n_routed_experts": .int(2), "num_attention_heads": .int(2), "qk_nope_head_dim": .int(32),
+            "v_head_dim": .int(32),
         ]
         try builder.write(to: folder.file("bf16"))
         try convert(folder.file("bf16"), folder.file("m"), to: layout)
         try FileManager.default.removeItem(atPath: folder.file("m/recast.manifest.json"))
         let path = folder.file("m/model.safetensors"), configPath = folder.file("m/config.json")
-        let original = [UInt8](try Data(contentsOf: URL(fileURLWithPath: path))), config = [UInt8](try Data(contentsOf: URL(fileURLWithPath: configPath)))
+        let original = [UInt8](try Data(contentsOf: URL(fileURLWithPath: path))),
+            config = [UInt8](try Data(contentsOf: URL(fileURLWithPath: configPath)))
         let headerSize = 8 + original[..<8].reversed().reduce(0) { $0 << 8 | Int($1) }
         var finished = 0, refused = 0
         for round in 0..<600 {
@@ -148,7 +152,8 @@ import Testing
                 // Numbers and letters of the header, its length kept.
                 for _ in 0..<Int.random(in: 1...3, using: &random) {
                     let place = Int.random(in: 8..<headerSize, using: &random)
-                    bytes[place] = [UInt8(ascii: "0"), UInt8(ascii: "1"), UInt8(ascii: "8"), UInt8(ascii: "9"), UInt8(ascii: "3")].randomElement(using: &random)!
+                    bytes[place] = [UInt8(ascii: "0"), UInt8(ascii: "1"), UInt8(ascii: "8"), UInt8(ascii: "9"), UInt8(ascii: "3")].randomElement(
+                        using: &random)!
                 }
             case 1:
                 for _ in 0..<64 { bytes[Int.random(in: headerSize..<bytes.count, using: &random)] = UInt8.random(in: 0...255, using: &random) }
@@ -162,7 +167,9 @@ import Testing
                 _ = try ScaleCheck.findings(in: checkpoint)
                 for target in [next, "bf16"] {
                     let plan = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: target))
-                    _ = try ConversionRun(plan: plan, checkpoint: checkpoint, destination: folder.file("out"), options: RunOptions(jobs: 1, overwrite: true)).execute()
+                    _ = try ConversionRun(
+                        plan: plan, checkpoint: checkpoint, destination: folder.file("out"), options: RunOptions(jobs: 1, overwrite: true)
+                    ).execute()
                 }
                 finished += 1
             } catch let failure as any Failure {

@@ -50,6 +50,14 @@ enum RecastBinary {
         #expect(verdict["passed"]?.bool == true && verdict["weights"]?["identical"]?.int == 221 && verdict["schema"]?.int == 1)
     }
 
+    @Test func theMatrixInTheREADMEIsTheCommands() throws {
+        let table = try RecastBinary.run("layouts").output
+        let readme = try String(contentsOfFile: Fixtures.directory + "/../../README.md", encoding: .utf8)
+        #expect(table.split(separator: "\n").count > 20 && readme.contains(table))
+        let json = try JSONValue(parsing: Array(try RecastBinary.run("layouts", "--json").output.utf8))
+        #expect(json["layouts"]?.array?.count == table.split(separator: "\n").count - 2)
+    }
+
     @Test func dryRunWritesNothing() throws {
         let folder = try TemporaryDirectory()
         let result = try RecastBinary.run("convert", Fixtures.fp8Model, folder.file("out"), "--to", "int4-g128", "--dry-run", "--json")

@@ -73,8 +73,93 @@ import Testing
         MLXAffineLayout(bits: 3, group: 64), PackedIntegerLayout(bits: 2, groupSize: 32), GPTQLayout(bits: 2, groupSize: 32),
         MLXAffineLayout(bits: 2, group: 32),
         PackedIntegerLayout(bits: 8, groupSize: 64, symmetric: false), GPTQLayout(bits: 8, groupSize: 64, symmetric: false, version: 2),
-        MLXAffineLayout(bits: 8, group: 64),
+        MLXAffineLayout(bits: 8, group: 64), PackedIntegerLayout(bits: 4, groupSize: 32), AWQLayout(groupSize: 32), GPTQLayout(groupSize: 32),
+        GPTQLayout(groupSize: 32, symmetric: false, version: 2), MLXAffineLayout(bits: 4, group: 32), AWQLayout(groupSize: 64),
+        GPTQLayout(groupSize: 64),
+        GPTQLayout(groupSize: 64, symmetric: false, version: 2), MLXAffineLayout(bits: 4, group: 64), GPTQLayout(bits: 2),
+        MLXAffineLayout(bits: 2, group: 128),
+        GPTQLayout(bits: 2, symmetric: false, version: 2), GPTQLayout(bits: 3), GPTQLayout(bits: 3, symmetric: false, version: 2),
+        MLXAffineLayout(bits: 3, group: 128),
+        GPTQLayout(bits: 8), GPTQLayout(bits: 8, symmetric: false, version: 2), MLXAffineLayout(bits: 8, group: 128),
+        GPTQLayout(bits: 2, groupSize: 64),
+        GPTQLayout(bits: 2, groupSize: 64, symmetric: false, version: 2), MLXAffineLayout(bits: 2, group: 64), GPTQLayout(bits: 3, groupSize: 64),
+        GPTQLayout(bits: 8, groupSize: 64),
     ]
+
+    /// What the support matrix says of repacking is what the tests of this file show.
+    @Test func everyClaimedPairIsTested() {
+        let tested = Set(Self.layouts.map(\.name))
+        let others: Set<[String]> = [
+            ["fp8-block", "fp8-block-ue8m0"], ["fp8-block-ue8m0", "fp8-block"], ["mxfp4", "fp8-block"], ["mxfp4", "fp8-block-ue8m0"],
+            ["mxfp4", "mlx-mxfp4"],
+            ["mlx-mxfp4", "mxfp4"], ["mlx-mxfp4", "fp8-block"], ["mlx-mxfp4", "fp8-block-ue8m0"], ["nvfp4", "nvfp4-modelopt"],
+            ["nvfp4-modelopt", "nvfp4"],
+        ]
+        var claims = 0
+        for row in LayoutSupport.all {
+            for name in row.repacks {
+                #expect(tested.isSuperset(of: [row.name, name]) || others.contains([row.name, name]), "\(row.name) to \(name)")
+                claims += 1
+            }
+        }
+        #expect(claims > 50)
+    }
+
+    /// Scales that are powers of two in whatever type: the codes stay, the scales change their type.
+    @Test(arguments: [ScalarType.f8E8M0, .f32, .bf16, .f16]) func powerOfTwoScalesChangeTheirType(_ type: ScalarType) throws {
+        let folder = try TemporaryDirectory()
+        var builder = CheckpointBuilder()
+        var random = SeededGenerator(5)
+        builder.addFP8("model.layers.0.mlp.up_proj", 200, 300, &random)
+        let powers = (0..<6).map { Float(sign: .plus, exponent: -12 + $0, significand: 1) }
+        let bytes = powers.flatMap { power -> [UInt8] in
+            switch type {
+            case .f32: CheckpointBuilder.bytes(power.bitPattern)
+            case .bf16: CheckpointBuilder.bytes(BFloat16(rounding: power).bits)
+            case .f16: CheckpointBuilder.bytes(Binary16(rounding: power).bits)
+            default: [Float8E8M0(rounding: power).bits]
+            }
+        }
+        builder["model.layers.0.mlp.up_proj.weight_scale_inv"] = .init(type: type, shape: [2, 3], bytes: bytes)
+        try builder.write(to: folder.file("m"))
+        for target in ["fp8-block", "fp8-block-ue8m0"] {
+            let report = try convert(folder.file("m"), folder.file(target), to: target)
+            #expect(report.audit.roads[.quantize] == nil && report.audit.roads[.dequantize] == nil, "\(report.audit.sentence)")
+            let audit = try WeightAudit(reference: Checkpoint(opening: folder.file("m")), candidate: Checkpoint(opening: folder.file(target)))
+            #expect(audit.identical == 1)
+            let scale = try Checkpoint(opening: folder.file(target)).weights[0].stored[1]
+            #expect(scale.type == .f32 && scale.name.hasSuffix("weight_scale_inv"))
+        }
+    }
+
+    /// One output with layouts of several groups where the reader allows it, and a refusal where it does not.
+    @Test func mixedLayoutsAreDescribedOrRefused() throws {
+        let folder = try TemporaryDirectory()
+        func convertMixed(_ target: String, _ rules: [(String, String)], _ out: String) throws -> JSONValue {
+            let recipe = Recipe(rules: try rules.map { Recipe.Rule(pattern: try ModulePattern($0.0), target: $0.1) })
+            try convert(Fixtures.bf16Model, folder.file(out), to: target, recipe: recipe)
+            return try JSONValue(parsing: FileTree.read(folder.file(out + "/config.json"), limit: 1 << 20))
+        }
+        let mixed = try convertMixed("nvfp4", [("*.self_attn.*_proj", "fp8-channel"), ("*.shared_experts.*", "mxfp4")], "a")
+        let groups = try #require(mixed["quantization_config"]?["config_groups"]?.object)
+        #expect(groups.members.count == 3 && mixed["quantization_config"]?["format"]?.string == "mixed-precision")
+        #expect(Set(groups.members.compactMap { $0.value["format"]?.string }) == ["nvfp4-pack-quantized", "float-quantized", "mxfp4-pack-quantized"])
+        let layouts = Set(try Checkpoint(opening: folder.file("a")).weights.map(\.layoutName))
+        #expect(layouts.isSuperset(of: ["nvfp4", "fp8-channel", "mxfp4"]))
+        let mlx = try convertMixed("mlx-4bit", [("*.shared_experts.*", "mlx-8bit"), ("*.self_attn.o_proj", "mlx-mxfp4"), ("lm_head", "bf16")], "b")
+        #expect(mlx["quantization"]?["bits"]?.int == 4)
+        #expect(mlx["quantization"]?["model.layers.1.mlp.shared_experts.up_proj"]?["bits"]?.int == 8)
+        #expect(mlx["quantization"]?["model.layers.2.self_attn.o_proj"]?["mode"]?.string == "mxfp4")
+        let kimi = try convertMixed("bf16", [("*.mlp.experts.*", "int4-g32")], "c")
+        #expect(kimi["quantization_config"]?["config_groups"]?.object?.members.count == 1)
+        #expect(try ConsumerContract(.vllm, Checkpoint(opening: folder.file("c"))).report().checks.allSatisfy { $0.failure == nil })
+        for (target, rules) in [
+            ("awq", [("*.self_attn.*", "int4-g128")]), ("gptq", [("*.self_attn.*", "gptq-8bit")]), ("int4-g128", [("*.self_attn.*", "mlx-4bit")]),
+            ("mlx-4bit", [("*.mlp.experts.3.*", "mlx-8bit")]), ("fp8-block", [("*.mlp.experts.*", "nvfp4")]), ("w4afp8", [("*.self_attn.*", "awq")]),
+        ] {
+            #expect(throws: ConversionFailure.self, "\(target) with \(rules)") { try convertMixed(target, rules, "x") }
+        }
+    }
 
     /// Random integers, scales and zero points that both sides can hold: A -> B -> A is the identity on bytes, and the exact
     /// values of A and B are equal. Tiles of several heights.

@@ -145,7 +145,7 @@ def mlx():
         return chosen, (weights / weights.sum(axis=-1, keepdims=True) if normalise else weights) * scaling
 
     deepseek.group_expert_select = select
-    for layout in ('mlx-4bit', 'mlx-8bit', 'mlx-4bit-g32', 'mlx-3bit', 'mlx-6bit', 'mlx-mxfp4'):
+    for layout in ('mlx-4bit', 'mlx-8bit', 'mlx-4bit-g32', 'mlx-2bit', 'mlx-3bit', 'mlx-5bit', 'mlx-6bit', 'mlx-mxfp4'):
         folder = convert(bf16, layout)
         settings = json.load(open(folder + '/config.json'))['quantization']
         stored, ours = {}, tensors(convert(folder, 'bf16'))
@@ -182,7 +182,7 @@ def autoawq():
 
 def gptqmodel():
     from gptqmodel import BACKEND, GPTQModel
-    for layout in ('gptq', 'gptq-asym', 'gptq-v2', 'gptq-8bit', 'awq-g64'):
+    for layout in ('gptq', 'gptq-asym', 'gptq-v2', 'gptq-2bit', 'gptq-3bit', 'gptq-8bit', 'awq-g64'):
         folder = convert(bf16, layout)
         ours = tensors(convert(folder, 'bf16'))
         model = GPTQModel.load(folder, device='cpu', backend=BACKEND.TORCH, dtype=torch.float16).model.eval()

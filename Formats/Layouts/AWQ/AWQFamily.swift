@@ -5,7 +5,8 @@ import Tensors
 public enum AWQFamily: LayoutFamily {
     public static let targets = [128, 32, 64].map { (group: Int) in
         let layout = AWQLayout(groupSize: group)
-        return LayoutTarget(layout.name, layout, isListed: group == 128)
+        return LayoutTarget(
+            layout.name, layout, isListed: group == 128, peers: .init(encoder: "AutoAWQ 0.2.9", readers: "AutoAWQ 0.2.9, GPTQModel 7.7"))
     }
 
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {

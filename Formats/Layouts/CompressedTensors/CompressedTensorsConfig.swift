@@ -2,6 +2,9 @@ import StrictJSON
 
 /// The `quantization_config` of compressed-tensors, as version 0.19 writes it and vLLM, SGLang and transformers read it.
 public enum CompressedTensorsConfig {
+    /// Who the layouts were checked against.
+    static let peers = LayoutTarget.Peers(encoder: "llm-compressor 0.14", readers: "compressed-tensors 0.19, transformers 5.17")
+
     /// `QuantizationArgs` of weights or activations.
     public static func arguments(
         bits: Int, type: String, strategy: String, groupSize: Int? = nil, symmetric: Bool = true, block: [Int]? = nil, dynamic: Bool = false,

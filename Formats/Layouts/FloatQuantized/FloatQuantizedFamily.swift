@@ -2,7 +2,7 @@ import Tensors
 
 /// `X.weight` in E4M3 with `X.weight_scale` of one value a row, or one for the tensor.
 public enum FloatQuantizedFamily: LayoutFamily {
-    public static let targets = [LayoutTarget("fp8-channel", FloatQuantizedLayout())]
+    public static let targets = [LayoutTarget("fp8-channel", FloatQuantizedLayout(), peers: CompressedTensorsConfig.peers)]
 
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let weight = module["weight"], weight.type == .f8E4M3, weight.shape.count == 2, let scale = module["weight_scale"],

@@ -4,7 +4,8 @@ import Tensors
 /// `X.qweight`, `X.qzeros`, `X.scales` and `X.g_idx` with the codes of one output channel in a word.
 public enum GPTQFamily: LayoutFamily {
     public static let targets: [LayoutTarget] = {
-        var targets = [LayoutTarget("gptq", GPTQLayout())]
+        let peers = LayoutTarget.Peers(encoder: "GPTQModel 7.7", readers: "GPTQModel 7.7")
+        var targets = [LayoutTarget("gptq", GPTQLayout(), peers: peers)]
         // v1 cannot say "zero point 0", so asymmetric codes are written as v2.
         for bits in [4, 2, 3, 8] {
             for group in [128, 32, 64] {
@@ -15,7 +16,8 @@ public enum GPTQFamily: LayoutFamily {
                     targets.append(
                         LayoutTarget(
                             layout.name, layout,
-                            isListed: group == 128 && layout.name != "gptq-v2" && (bits == 4 || layout.symmetric && layout.version == 1)))
+                            isListed: group == 128 && layout.name != "gptq-v2" && (bits == 4 || layout.symmetric && layout.version == 1),
+                            peers: peers))
                 }
             }
         }

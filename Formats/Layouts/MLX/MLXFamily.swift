@@ -5,7 +5,9 @@ public enum MLXFamily: LayoutFamily {
     public static let targets: [LayoutTarget] = [4, 8, 2, 3, 5, 6].flatMap { bits in
         [64, 32, 128].map { group in
             let layout = MLXAffineLayout(bits: bits, group: group)
-            return LayoutTarget(layout.name, layout, dialect: .mlx, isListed: group == 64)
+            return LayoutTarget(
+                layout.name, layout, dialect: .mlx, isListed: group == 64,
+                peers: .init(encoder: "mlx-lm 0.32, MLX 0.32", readers: "MLX 0.32, mlx-lm 0.32"))
         }
     }
 

@@ -2,7 +2,11 @@ import Tensors
 
 /// E2M1 codes with an E8M0 exponent for 32 columns, under three names.
 public enum MXFP4Family: LayoutFamily {
-    public static let targets = [LayoutTarget("mxfp4", MXFP4Layout()), LayoutTarget("mlx-mxfp4", MXFP4Layout(naming: .mlx), dialect: .mlx)]
+    public static let targets = [
+        LayoutTarget("mxfp4", MXFP4Layout(), peers: CompressedTensorsConfig.peers),
+        LayoutTarget(
+            "mlx-mxfp4", MXFP4Layout(naming: .mlx), dialect: .mlx, peers: .init(encoder: "mlx-lm 0.32", readers: "MLX 0.32, mlx-lm 0.32")),
+    ]
 
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         if let found = try stackedExperts(module) { return found }

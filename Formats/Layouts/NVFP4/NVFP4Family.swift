@@ -4,7 +4,10 @@ import Tensors
 /// E2M1 codes with an E4M3 scale for 16 columns and one F32 scale for the tensor.
 public enum NVFP4Family: LayoutFamily {
     public static let targets = [
-        LayoutTarget("nvfp4", NVFP4Layout()), LayoutTarget("nvfp4-modelopt", NVFP4Layout(naming: .modelOpt(inputScale: false))),
+        LayoutTarget("nvfp4", NVFP4Layout(), peers: .init(encoder: "llm-compressor 0.14", readers: "compressed-tensors 0.19")),
+        LayoutTarget(
+            "nvfp4-modelopt", NVFP4Layout(naming: .modelOpt(inputScale: false)),
+            peers: .init(encoder: "ModelOpt 0.47", readers: "ModelOpt 0.47")),
     ]
 
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {

@@ -3,11 +3,13 @@ import Tensors
 /// `X.weight_packed` with `X.weight_scale`, `X.weight_shape` and, when asymmetric, `X.weight_zero_point`.
 public enum PackedIntegerFamily: LayoutFamily {
     public static let targets = [
-        LayoutTarget("int4-g128", PackedIntegerLayout(bits: 4, groupSize: 128)),
-        LayoutTarget("int4-g32", PackedIntegerLayout(bits: 4, groupSize: 32)),
-        LayoutTarget("int4-g128-asym", PackedIntegerLayout(bits: 4, groupSize: 128, symmetric: false)),
-        LayoutTarget("int8-channel", PackedIntegerLayout(bits: 8, groupSize: nil)),
-    ]
+        PackedIntegerLayout(bits: 4, groupSize: 128), PackedIntegerLayout(bits: 4, groupSize: 32),
+        PackedIntegerLayout(bits: 4, groupSize: 128, symmetric: false), PackedIntegerLayout(bits: 8, groupSize: nil),
+    ].map { layout in
+        // transformers 5.17 stacks experts without their zero points.
+        let peers = layout.symmetric ? CompressedTensorsConfig.peers : .init(encoder: "llm-compressor 0.14", readers: "compressed-tensors 0.19")
+        return LayoutTarget(layout.name, layout, peers: peers)
+    }
 
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let packed = module["weight_packed"], packed.type == .i32 else { return nil }

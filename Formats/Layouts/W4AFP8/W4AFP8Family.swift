@@ -2,7 +2,7 @@ import Tensors
 
 /// `X.weight` I8 with `X.weight_scale_inv` of one value for 128 columns.
 public enum W4AFP8Family: LayoutFamily {
-    public static let targets = [LayoutTarget("w4afp8", W4AFP8Layout(), besideExperts: "fp8-block")]
+    public static let targets = [LayoutTarget("w4afp8", W4AFP8Layout(), besideExperts: "fp8-block", peers: .init(encoder: "codes of int4-g128"))]
 
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let weight = module["weight"], [.i8, .u8].contains(weight.type), weight.shape.count == 2,

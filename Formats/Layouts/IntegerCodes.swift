@@ -1,3 +1,4 @@
+import CKernels
 import Tensors
 
 /// What a group of columns shares: value = scale * (code - zero), or scale * code + bias.
@@ -25,6 +26,8 @@ public protocol IntegerCodedLayout: WeightLayout {
     var scaleType: ScalarType { get }
     /// Whether groups are runs of columns, not scattered by activation order.
     var hasContiguousGroups: Bool { get }
+    /// Whether values are scale * code + bias; otherwise scale * (code - zero).
+    var hasBias: Bool { get }
 
     /// Writes the codes of a tile, `[rows, columns]`.
     func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>)
@@ -49,6 +52,7 @@ public protocol IntegerCodedLayout: WeightLayout {
 
 extension IntegerCodedLayout {
     public var hasContiguousGroups: Bool { true }
+    public var hasBias: Bool { false }
 
     func groupCount(_ shape: MatrixShape) -> Int { groupSize.map { ceilingDivide(shape.columns, $0) } ?? 1 }
 
@@ -62,29 +66,26 @@ extension IntegerCodedLayout {
         BFloat16(rounding: rounded(rounded(Float(code) - group.zero) * group.scale)).bits
     }
 
-    /// Decodes by one table of values a group.
     public func decode(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
+    ) { decodeGroups(parts, rows: rows, shape: shape, into: values) }
+
+    /// Decodes group by group, groups being runs of columns.
+    func decodeGroups(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
     ) {
         guard let target = values.baseAddress, shape.columns > 0 else { return }
         withCodes(parts, rows: rows, shape: shape) { codes, groups in
             let count = groupCount(shape)
             let size = groupSize ?? shape.columns
-            withUnsafeTemporaryAllocation(of: UInt16.self, capacity: 1 << bits) { table in
-                for row in 0..<rows.count {
-                    for group in 0..<count {
-                        let parameters = groups[row * count + group]
-                        let start = group * size, end = min(start + size, shape.columns)
-                        let source = codes + row * shape.columns
-                        let destination = target + row * shape.columns
-                        // A table pays where the codes are few.
-                        if table.count <= end - start {
-                            for code in 0..<table.count { table[code] = value(code, parameters) }
-                            for column in start..<end { destination[column] = table[Int(source[column])] }
-                        } else {
-                            for column in start..<end { destination[column] = value(Int(source[column]), parameters) }
-                        }
-                    }
+            let level = KernelLevel.active.rawValue
+            for row in 0..<rows.count {
+                for group in 0..<count {
+                    let parameters = groups[row * count + group]
+                    let start = row * shape.columns + group * size
+                    ck_affine_decode(
+                        level, codes + start, min(size, shape.columns - group * size), parameters.scale, hasBias ? parameters.bias : parameters.zero,
+                        hasBias ? 1 : 0, scaleType.kernelType, target + start)
                 }
             }
         }
@@ -101,8 +102,7 @@ extension IntegerCodedLayout {
                 for column in 0..<shape.columns {
                     let group = groups[row * count + column / size]
                     let code = Float(codes[row * shape.columns + column])
-                    values[row * shape.columns + column] =
-                        group.bias == 0 ? (code - group.zero) * group.scale : (group.scale * code) + group.bias
+                    values[row * shape.columns + column] = hasBias ? group.scale * code + group.bias : (code - group.zero) * group.scale
                 }
             }
         }
@@ -133,12 +133,44 @@ extension ScalarType {
         }
     }
 
+    /// What the kernels call the type.
+    var kernelType: Int32 {
+        switch self {
+        case .bf16: Int32(CK_TYPE_BF16)
+        case .f16: Int32(CK_TYPE_F16)
+        default: Int32(CK_TYPE_F32)
+        }
+    }
+
     /// Whether the type holds a number without rounding it.
     func holds(_ value: Float) -> Bool { value.isFinite && rounded(value) == value }
 }
 
 /// Codes of 1 to 8 bits laid one after another in 32-bit words, lowest bits first; a code may straddle two words.
 enum BitStream {
+    /// Rows of codes out of rows of whole words.
+    static func unpackRows(
+        _ words: UnsafeRawBufferPointer, bits: Int, wordsPerRow: Int, rows: Int, columns: Int, into codes: UnsafeMutablePointer<UInt8>
+    ) {
+        guard let source = words.scalars(UInt8.self).baseAddress else { return }
+        for row in 0..<rows {
+            ck_unpack_codes(KernelLevel.active.rawValue, source + row * wordsPerRow * 4, columns, Int32(bits), codes + row * columns)
+        }
+    }
+
+    /// Rows of codes into rows of whole words, whose unused bits become zero.
+    static func packRows(
+        _ codes: UnsafePointer<UInt8>, bits: Int, wordsPerRow: Int, rows: Int, columns: Int, into words: UnsafeMutableRawBufferPointer
+    ) {
+        guard let target = words.scalars(UInt8.self).baseAddress else { return }
+        let used = (columns * bits + 7) / 8
+        for row in 0..<rows {
+            let start = target + row * wordsPerRow * 4
+            ck_pack_codes(KernelLevel.active.rawValue, codes + row * columns, columns, Int32(bits), start)
+            for pad in used..<max(used, wordsPerRow * 4) { start[pad] = 0 }
+        }
+    }
+
     /// Calls `body` for each of `count` codes. Words of one stream lie `stride` apart.
     @inline(__always)
     static func unpack(

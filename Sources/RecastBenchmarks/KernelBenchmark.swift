@@ -17,9 +17,11 @@ struct KernelBenchmark: ParsableCommand {
         fill(values.bytes.assumingMemoryBound(to: UInt16.self))
 
         print("\(rows) x \(columns), one thread, level \(KernelLevel.active); memcpy of the BF16 values in the same rounds = 100 %")
-        let targets = LayoutRegistry.targets.filter { !$0.layout.isDense }
+        let amax = values.bytes.assumingMemoryBound(to: UInt16.self).reduce(0) { max($0, $1 & 0x7FFF) }
+        let targets = LayoutRegistry.targets.filter { $0.isListed && !$0.layout.isDense }
         for target in targets {
-            let layout = target.layout
+            // A layout with one scale for the tensor must know its range.
+            let layout: any WeightLayout = (target.layout as? any WholeRangeLayout)?.spanning(amax) ?? target.layout
             let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
             let stored = AlignedBuffer(byteCount: parts.byteCount(0..<rows))
             let whole = parts.slices(0..<rows, in: stored.bytes)

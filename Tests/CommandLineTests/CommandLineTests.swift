@@ -202,7 +202,12 @@ enum RecastBinary {
 
     @Test func everyKernelLevelWritesTheSameBytes() throws {
         let folder = try TemporaryDirectory()
-        for target in ["bf16", "fp8-block-ue8m0", "fp8-channel", "int4-g32", "int4-g128-asym", "int8-channel", "f16"] {
+        let targets = [
+            "bf16", "fp8-block-ue8m0", "fp8-channel", "int4-g32", "int4-g128-asym", "int8-channel", "f16", "awq", "gptq-3bit", "gptq-asym",
+            "mlx-4bit",
+            "mlx-mxfp4", "mxfp4", "nvfp4", "w4afp8",
+        ]
+        for target in targets {
             var reference: [String: Data]?
             for level in KernelLevel.available {
                 let out = folder.file("\(target)-\(level)")

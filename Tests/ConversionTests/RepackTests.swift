@@ -182,7 +182,7 @@ import Testing
                 }
             }
             func stored(_ layout: any IntegerCodedLayout) -> [[UInt8]] {
-                tiles(layout, shape, step: 1 << 20) { rows, _, targets in
+                storedTiles(layout, shape, step: 1 << 20) { rows, targets in
                     layout.store(codes: codes, groups: groups, rows: rows, shape: shape, into: targets)
                 }
             }
@@ -196,8 +196,8 @@ import Testing
             let unit = leastCommonMultiple(a.rowAlignment, b.rowAlignment)
             for step in [unit, 1 << 20] {
                 func carry(_ way: Repacking, _ from: [[UInt8]], _ source: any WeightLayout, _ target: any WeightLayout) -> [[UInt8]] {
-                    tiles(target, shape, step: step) { rows, _, targets in
-                        withTile(source, shape, from, rows) { parts in
+                    storedTiles(target, shape, step: step) { rows, targets in
+                        withStoredTile(source, shape, from, rows) { parts in
                             #expect(way.obstacle(parts, rows: rows, shape: shape) == nil)
                             way.repack(parts, rows: rows, shape: shape, into: targets)
                         }
@@ -211,42 +211,9 @@ import Testing
         }
     }
 
-    func tiles(
-        _ layout: any WeightLayout, _ shape: MatrixShape, step: Int, _ body: (Range<Int>, MatrixShape, [UnsafeMutableRawBufferPointer]) -> Void
-    ) -> [[UInt8]] {
-        var stored = layout.parts(of: shape).map { [UInt8](repeating: 0xEE, count: $0.byteCount) }
-        let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
-        for rows in TileSequence(rows: shape.rows, step: step) {
-            let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
-            let slices = parts.slices(rows, in: buffer.bytes)
-            body(rows, shape, slices)
-            for (index, slice) in slices.enumerated() {
-                var done = 0
-                for range in parts.parts[index].runs(of: rows, in: shape).ranges {
-                    stored[index].replaceSubrange(range, with: slice[done..<done + range.count])
-                    done += range.count
-                }
-            }
-        }
-        return stored
-    }
-
-    func withTile(
-        _ layout: any WeightLayout, _ shape: MatrixShape, _ stored: [[UInt8]], _ rows: Range<Int>, _ body: ([UnsafeRawBufferPointer]) -> Void
-    ) {
-        let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
-        let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
-        let slices = parts.slices(rows, in: buffer.bytes)
-        for (index, slice) in slices.enumerated() {
-            slice.copyBytes(from: parts.parts[index].runs(of: rows, in: shape).ranges.flatMap { stored[index][$0] })
-        }
-        body(slices.map { UnsafeRawBufferPointer($0) })
-        withExtendedLifetime(buffer) {}
-    }
-
     func exact(_ layout: any IntegerCodedLayout, _ stored: [[UInt8]], _ shape: MatrixShape) -> [Float] {
         var values = [Float](repeating: 0, count: shape.count)
-        withTile(layout, shape, stored, 0..<shape.rows) { parts in
+        withStoredTile(layout, shape, stored, 0..<shape.rows) { parts in
             values.withUnsafeMutableBufferPointer { layout.decodeExactly(parts, rows: 0..<shape.rows, shape: shape, into: $0.baseAddress!) }
         }
         return values

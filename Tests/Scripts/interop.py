@@ -8,21 +8,17 @@ Converts the bundled model with the command RECAST and lets the peers load the r
   compressed-tensors  parses every quantization_config and decompresses every weight to exactly Recast's own bf16
 Prints one line a check and ends with the count; exits non-zero if one fails.
 """
-import glob
-import gzip
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 
 import torch
 import transformers
+from bundled_model import Conversions, tensors
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationConfig
 from compressed_tensors.utils import match_name
-from safetensors import safe_open
 
 recast, fixtures = sys.argv[1:3]
 work = tempfile.mkdtemp()
@@ -35,32 +31,12 @@ def check(name, condition):
     print('ok  ' if condition else 'FAIL', name, flush=True)
 
 
-def convert(source, target, *options):
-    out = f'{work}/{os.path.basename(source)}-{target}' + '-recipe' * bool(options)
-    subprocess.run([recast, 'convert', source, out, '--to', target, '--resume', '--quiet', *options], check=True, stdout=subprocess.DEVNULL)
-    return out
-
-
-def tensors(folder):
-    found = {}
-    for path in sorted(glob.glob(folder + '/*.safetensors')):
-        with safe_open(path, 'pt') as file:
-            for name in file.keys():
-                found[name] = file.get_tensor(name)
-    return found
-
-
 def same(a, b):
     return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
 
 
-bf16 = work + '/tiny-deepseek-v3-bf16'
-shutil.copytree(fixtures + '/tiny-deepseek-v3-bf16', bf16)
-for path in glob.glob(bf16 + '/*.gz'):
-    with gzip.open(path) as source, open(path[:-3], 'wb') as target:
-        shutil.copyfileobj(source, target)
-    os.remove(path)
-fp8 = fixtures + '/tiny-deepseek-v3-fp8'
+conversions = Conversions(recast, fixtures, work)
+convert, bf16, fp8 = conversions.convert, conversions.bf16, conversions.fp8
 
 # compressed-tensors
 for layout in ('int4-g128', 'int4-g32', 'int4-g128-asym', 'int8-channel', 'fp8-channel'):
@@ -99,11 +75,8 @@ expected = load(convert(f'{work}/tiny-deepseek-v3-bf16-fp8-block', 'bf16'))
 check('transformers loads bf16 -> fp8-block and dequantizes it to our bf16', same(quantized.state_dict(), expected.state_dict()))
 # transformers 5.17 expects quantized experts but gathers no zero points when it stacks them: with asymmetric codes only the
 # other weights can be asked about.
-recipe = work + '/recipe.yaml'
-with open(recipe, 'w') as file:
-    file.write('rules:\n  - {match: "*.mlp.experts.*", to: bf16}\n')
 for layout in ('int4-g128', 'int4-g32', 'int4-g128-asym', 'int8-channel', 'fp8-channel'):
-    folder = convert(bf16, layout, *(['--recipe', recipe] if 'asym' in layout else []))
+    folder = convert(bf16, layout, [('*.mlp.experts.*', 'bf16')] if 'asym' in layout else [])
     state = load(folder, quantization_config=CompressedTensorsConfig(dequantize=True)).state_dict()
     wanted = load(convert(folder, 'bf16')).state_dict()
     wanted = {name: tensor for name, tensor in wanted.items() if 'asym' not in layout or '.experts.' not in name}

@@ -1,17 +1,15 @@
 import Recast
 
-/// The stored parts of a matrix, encoded in tiles of `step` rows.
-public func encodeTiles(_ layout: any WeightLayout, _ values: [UInt16], _ shape: MatrixShape, step: Int) throws -> [[UInt8]] {
+/// The stored parts of a matrix, written by `body` in tiles of `step` rows as a run would write them.
+public func storedTiles(
+    _ layout: any WeightLayout, _ shape: MatrixShape, step: Int, _ body: (Range<Int>, [UnsafeMutableRawBufferPointer]) throws -> Void
+) rethrows -> [[UInt8]] {
     var stored = layout.parts(of: shape).map { [UInt8](repeating: 0xEE, count: $0.byteCount) }
     let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
     for rows in TileSequence(rows: shape.rows, step: step) {
         let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
         let slices = parts.slices(rows, in: buffer.bytes)
-        try values.withUnsafeBufferPointer {
-            try layout.encode(
-                UnsafeBufferPointer(rebasing: $0[(rows.lowerBound * shape.columns)..<(rows.upperBound * shape.columns)]), rows: rows,
-                shape: shape, into: slices)
-        }
+        try body(rows, slices)
         for (index, slice) in slices.enumerated() {
             var done = 0
             for range in parts.parts[index].runs(of: rows, in: shape).ranges {
@@ -19,24 +17,44 @@ public func encodeTiles(_ layout: any WeightLayout, _ values: [UInt16], _ shape:
                 done += range.count
             }
         }
+        withExtendedLifetime(buffer) {}
     }
     return stored
+}
+
+/// Calls `body` with the stored parts of a tile.
+public func withStoredTile<Result>(
+    _ layout: any WeightLayout, _ shape: MatrixShape, _ stored: [[UInt8]], _ rows: Range<Int>, _ body: ([UnsafeRawBufferPointer]) throws -> Result
+) rethrows -> Result {
+    let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
+    let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
+    defer { withExtendedLifetime(buffer) {} }
+    let slices = parts.slices(rows, in: buffer.bytes)
+    for (index, slice) in slices.enumerated() {
+        slice.copyBytes(from: parts.parts[index].runs(of: rows, in: shape).ranges.flatMap { stored[index][$0] })
+    }
+    return try body(slices.map { UnsafeRawBufferPointer($0) })
+}
+
+/// The stored parts of a matrix, encoded in tiles of `step` rows.
+public func encodeTiles(_ layout: any WeightLayout, _ values: [UInt16], _ shape: MatrixShape, step: Int) throws -> [[UInt8]] {
+    try storedTiles(layout, shape, step: step) { rows, slices in
+        try values.withUnsafeBufferPointer {
+            let tile = UnsafeBufferPointer(rebasing: $0[(rows.lowerBound * shape.columns)..<(rows.upperBound * shape.columns)])
+            try layout.encode(tile, rows: rows, shape: shape, into: slices)
+        }
+    }
 }
 
 /// The values of a matrix, decoded in tiles of `step` rows.
 public func decodeTiles(_ layout: any WeightLayout, _ stored: [[UInt8]], _ shape: MatrixShape, step: Int) -> [UInt16] {
     var values = [UInt16](repeating: 0, count: shape.count)
-    let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
     for rows in TileSequence(rows: shape.rows, step: step) {
-        let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
-        let slices = parts.slices(rows, in: buffer.bytes)
-        for (index, slice) in slices.enumerated() {
-            slice.copyBytes(from: parts.parts[index].runs(of: rows, in: shape).ranges.flatMap { stored[index][$0] })
-        }
-        values.withUnsafeMutableBufferPointer {
-            layout.decode(
-                slices.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: shape,
-                into: UnsafeMutableBufferPointer(rebasing: $0[(rows.lowerBound * shape.columns)..<(rows.upperBound * shape.columns)]))
+        withStoredTile(layout, shape, stored, rows) { parts in
+            values.withUnsafeMutableBufferPointer {
+                let tile = UnsafeMutableBufferPointer(rebasing: $0[(rows.lowerBound * shape.columns)..<(rows.upperBound * shape.columns)])
+                layout.decode(parts, rows: rows, shape: shape, into: tile)
+            }
         }
     }
     return values

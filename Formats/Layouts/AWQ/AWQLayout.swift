@@ -1,3 +1,4 @@
+import CKernels
 import Tensors
 
 /// AutoAWQ's GEMM form: `qweight` I32 [in, out/8], `qzeros` I32 [in/group, out/8], `scales` F16 [in/group, out].
@@ -41,18 +42,7 @@ public struct AWQLayout: IntegerCodedLayout, Equatable {
 
     public func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
         guard let words = parts[0].scalars(UInt32.self).baseAddress else { return }
-        let across = rows.count / 8
-        // A block of columns at a time, so that the rows being written stay in the cache.
-        for first in stride(from: 0, to: shape.columns, by: 64) {
-            for word in 0..<across {
-                for column in first..<min(first + 64, shape.columns) {
-                    let packed = words[column * across + word]
-                    for channel in 0..<8 {
-                        codes[(word * 8 + channel) * shape.columns + column] = UInt8(truncatingIfNeeded: packed >> Self.shifts[channel] & 15)
-                    }
-                }
-            }
-        }
+        ck_awq_unpack(KernelLevel.active.rawValue, words, rows.count, shape.columns, codes)
     }
 
     public func readGroups(
@@ -76,15 +66,7 @@ public struct AWQLayout: IntegerCodedLayout, Equatable {
         guard let words = parts[0].scalars(UInt32.self).baseAddress, let zeros = parts[1].scalars(UInt32.self).baseAddress else { return }
         let across = rows.count / 8
         let count = groupCount(shape)
-        for first in stride(from: 0, to: shape.columns, by: 64) {
-            for word in 0..<across {
-                for column in first..<min(first + 64, shape.columns) {
-                    var packed: UInt32 = 0
-                    for channel in 0..<8 { packed |= UInt32(codes[(word * 8 + channel) * shape.columns + column]) << Self.shifts[channel] }
-                    words[column * across + word] = packed
-                }
-            }
-        }
+        ck_awq_pack(KernelLevel.active.rawValue, codes, rows.count, shape.columns, words)
         for group in 0..<count {
             for word in 0..<across {
                 var packed: UInt32 = 0
@@ -115,34 +97,27 @@ public struct AWQLayout: IntegerCodedLayout, Equatable {
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         guard scaleType == .f16 else { throw .readOnly }
+        guard let source = values.baseAddress else { return }
         let count = groupCount(shape)
         let size = groupSize ?? shape.columns
+        let level = KernelLevel.active.rawValue
         var codes = [UInt8](repeating: 0, count: rows.count * shape.columns)
         var groups = [GroupParameters](repeating: GroupParameters(scale: 0, zero: 0), count: rows.count * count)
         func f16(_ value: Float) -> Float { Binary16(rounding: value).value }
-        let least = f16(1e-5)
-        for row in 0..<rows.count {
-            for group in 0..<count {
-                let columns = group * size..<min((group + 1) * size, shape.columns)
-                var low = Float.infinity, high = -Float.infinity
-                for column in columns {
-                    let value = BFloat16(bits: values[row * shape.columns + column]).value
-                    guard value.isFinite else { throw .notFinite(row: rows.lowerBound + row) }
-                    let half = f16(value)
-                    guard half.isFinite else { throw .overflowsF16(row: rows.lowerBound + row) }
-                    low = min(low, half)
-                    high = max(high, half)
-                }
-                let scale = f16(max(f16(high - low), least) / 15)
-                // A group wider than F16 has no scale.
-                guard scale.isFinite else { throw .overflowsF16(row: rows.lowerBound + row) }
-                let zero = min(max(-f16(low / scale).rounded(.toNearestOrEven), 0), 15)
-                groups[row * count + group] = GroupParameters(scale: scale, zero: zero)
-                for column in columns {
-                    let half = f16(BFloat16(bits: values[row * shape.columns + column]).value)
-                    let code = f16(f16(half / scale).rounded(.toNearestOrEven) + zero)
-                    codes[row * shape.columns + column] = UInt8(min(max(code, 0), 15))
-                }
+        let smallest = f16(1e-5)
+        for index in 0..<rows.count * count {
+            let row = rows.lowerBound + index / count
+            var least: UInt16 = 0, greatest: UInt16 = 0
+            ck_bf16_range(level, source + index * size, size, &least, &greatest)
+            guard least & 0x7FFF < 0x7F80, greatest & 0x7FFF < 0x7F80 else { throw .notFinite(row: row) }
+            let low = f16(BFloat16(bits: least).value), high = f16(BFloat16(bits: greatest).value)
+            let scale = f16(max(f16(high - low), smallest) / 15)
+            // Beyond F16's range there are no values, and a group wider than it has no scale.
+            guard low.isFinite, high.isFinite, scale.isFinite else { throw .overflowsF16(row: row) }
+            let zero = min(max(-f16(low / scale).rounded(.toNearestOrEven), 0), 15)
+            groups[index] = GroupParameters(scale: scale, zero: zero)
+            codes.withUnsafeMutableBufferPointer {
+                ck_affine_encode(level, source + index * size, size, scale, zero, 15, Int32(CK_ZERO_POINT_F16), $0.baseAddress! + index * size)
             }
         }
         store(codes: codes, groups: groups, rows: rows, shape: shape, into: parts)

@@ -1,3 +1,4 @@
+import CKernels
 import Tensors
 
 /// GPTQ's checkpoint form: `qweight` I32 [in*bits/32, out], `qzeros` I32 [groups, out*bits/32], `scales` F16 [groups, out],
@@ -67,14 +68,11 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
 
     public func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
         guard let words = parts[0].scalars(UInt32.self).baseAddress else { return }
-        // 32 codes of one row fill `bits` words, whatever the width.
-        for first in stride(from: 0, to: shape.columns, by: 32) {
-            for row in 0..<rows.count {
-                let target = codes + row * shape.columns + first
-                BitStream.unpack(words + first * bits / 32 * rows.count + row, bits: bits, stride: rows.count, count: 32) {
-                    target[$0] = UInt8(truncatingIfNeeded: $1)
-                }
-            }
+        let wordsPerRow = shape.columns * bits / 32
+        withUnsafeTemporaryAllocation(of: UInt32.self, capacity: max(1, rows.count * wordsPerRow)) { turned in
+            ck_transpose_words(words, wordsPerRow, rows.count, turned.baseAddress)
+            BitStream.unpackRows(
+                UnsafeRawBufferPointer(turned), bits: bits, wordsPerRow: wordsPerRow, rows: rows.count, columns: shape.columns, into: codes)
         }
     }
 
@@ -97,14 +95,13 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
         into parts: [UnsafeMutableRawBufferPointer]
     ) {
         guard let words = parts[0].scalars(UInt32.self).baseAddress, let zeros = parts[1].scalars(UInt32.self).baseAddress else { return }
-        parts[0].initializeMemory(as: UInt8.self, repeating: 0)
         parts[1].initializeMemory(as: UInt8.self, repeating: 0)
         let count = groupCount(shape)
-        for first in stride(from: 0, to: shape.columns, by: 32) {
-            for row in 0..<rows.count {
-                let source = codes + row * shape.columns + first
-                BitStream.pack(words + first * bits / 32 * rows.count + row, bits: bits, stride: rows.count, count: 32) { UInt32(source[$0]) }
-            }
+        let wordsPerRow = shape.columns * bits / 32
+        withUnsafeTemporaryAllocation(of: UInt32.self, capacity: max(1, rows.count * wordsPerRow)) { turned in
+            BitStream.packRows(
+                codes, bits: bits, wordsPerRow: wordsPerRow, rows: rows.count, columns: shape.columns, into: UnsafeMutableRawBufferPointer(turned))
+            ck_transpose_words(turned.baseAddress, rows.count, wordsPerRow, words)
         }
         for group in 0..<count {
             BitStream.pack(zeros + group * (rows.count * bits / 32), bits: bits, count: rows.count) { row in
@@ -117,12 +114,12 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
         for column in 0..<shape.columns { order[column] = Int32(column / size) }
     }
 
-    /// With activation order every column looks its group up.
+    /// With activation order every column looks its group up; without it groups are decoded one by one.
     public func decode(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
     ) {
+        guard isOrdered else { return decodeGroups(parts, rows: rows, shape: shape, into: values) }
         let count = groupCount(shape)
-        let size = groupSize ?? shape.columns
         let order = parts[3].scalars(Int32.self)
         withCodes(parts, rows: rows, shape: shape) { codes, groups in
             withUnsafeTemporaryAllocation(of: UInt16.self, capacity: (1 << bits) * count) { tables in
@@ -131,7 +128,7 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
                         for code in 0..<(1 << bits) { tables[group << bits + code] = value(code, groups[row * count + group]) }
                     }
                     for column in 0..<shape.columns {
-                        let group = isOrdered ? min(max(Int(order[column]), 0), count - 1) : column / size
+                        let group = min(max(Int(order[column]), 0), count - 1)
                         values[row * shape.columns + column] = tables[group << bits + Int(codes[row * shape.columns + column])]
                     }
                 }
@@ -161,36 +158,32 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         guard !isOrdered, scaleType == .f16 else { throw .readOnly }
+        guard let source = values.baseAddress else { return }
         let count = groupCount(shape)
         let size = groupSize ?? shape.columns
-        let greatest = Float((1 << bits) - 1)
+        let greatestCode = Float((1 << bits) - 1)
+        let level = KernelLevel.active.rawValue
         var codes = [UInt8](repeating: 0, count: rows.count * shape.columns)
         var groups = [GroupParameters](repeating: GroupParameters(scale: 0, zero: 0), count: rows.count * count)
-        for row in 0..<rows.count {
-            for group in 0..<count {
-                let columns = group * size..<min((group + 1) * size, shape.columns)
-                var low: Float = 0, high: Float = 0
-                for column in columns {
-                    let value = BFloat16(bits: values[row * shape.columns + column]).value
-                    guard value.isFinite else { throw .notFinite(row: rows.lowerBound + row) }
-                    low = min(low, value)
-                    high = max(high, value)
-                }
-                if symmetric {
-                    high = max(-low, high)
-                    if low < 0 { low = -high }
-                }
-                if low == 0, high == 0 { (low, high) = (-1, 1) }
-                let scale = (high - low) / greatest
-                let stored = Binary16(rounding: scale).value
-                guard stored.isFinite else { throw .overflowsF16(row: rows.lowerBound + row) }
-                let zero = symmetric ? Float(1 << (bits - 1)) : (-low / scale).rounded(.toNearestOrEven)
-                groups[row * count + group] = GroupParameters(scale: stored, zero: min(zero, greatest))
-                for column in columns {
-                    let value = BFloat16(bits: values[row * shape.columns + column]).value
-                    let code = (value / scale).rounded(.toNearestOrEven) + zero
-                    codes[row * shape.columns + column] = UInt8(min(max(code, 0), greatest))
-                }
+        for index in 0..<rows.count * count {
+            let row = rows.lowerBound + index / count
+            var least: UInt16 = 0, greatest: UInt16 = 0
+            ck_bf16_range(level, source + index * size, size, &least, &greatest)
+            guard least & 0x7FFF < 0x7F80, greatest & 0x7FFF < 0x7F80 else { throw .notFinite(row: row) }
+            var low = min(BFloat16(bits: least).value, 0), high = max(BFloat16(bits: greatest).value, 0)
+            if symmetric {
+                high = max(-low, high)
+                if low < 0 { low = -high }
+            }
+            if low == 0, high == 0 { (low, high) = (-1, 1) }
+            let scale = (high - low) / greatestCode
+            let stored = Binary16(rounding: scale).value
+            guard stored.isFinite else { throw .overflowsF16(row: row) }
+            let zero = min(symmetric ? Float(1 << (bits - 1)) : (-low / scale).rounded(.toNearestOrEven), greatestCode)
+            groups[index] = GroupParameters(scale: stored, zero: zero)
+            codes.withUnsafeMutableBufferPointer {
+                ck_affine_encode(
+                    level, source + index * size, size, scale, zero, greatestCode, Int32(CK_ZERO_POINT_F32), $0.baseAddress! + index * size)
             }
         }
         store(codes: codes, groups: groups, rows: rows, shape: shape, into: parts)

@@ -1,3 +1,4 @@
+import CKernels
 import Tensors
 
 /// MLX's affine form: `weight` U32 [out, in*bits/32], `scales` and `biases` [out, in/group] in the model's dtype.
@@ -18,6 +19,7 @@ public struct MLXAffineLayout: IntegerCodedLayout, Equatable {
     }
 
     public var groupSize: Int? { group }
+    public var hasBias: Bool { true }
     /// The encoder begins at the edge of larger magnitude, from which the codes may go down.
     public var hasSignedScales: Bool { true }
     public var name: String { "mlx-\(bits)bit" + (group == 64 ? "" : "-g\(group)") }
@@ -37,11 +39,7 @@ public struct MLXAffineLayout: IntegerCodedLayout, Equatable {
     }
 
     public func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
-        guard let words = parts[0].scalars(UInt32.self).baseAddress else { return }
-        for row in 0..<rows.count {
-            let target = codes + row * shape.columns
-            BitStream.unpack(words + row * wordsPerRow(shape), bits: bits, count: shape.columns) { target[$0] = UInt8(truncatingIfNeeded: $1) }
-        }
+        BitStream.unpackRows(parts[0], bits: bits, wordsPerRow: wordsPerRow(shape), rows: rows.count, columns: shape.columns, into: codes)
     }
 
     public func readGroups(
@@ -60,12 +58,7 @@ public struct MLXAffineLayout: IntegerCodedLayout, Equatable {
         codes: UnsafePointer<UInt8>, groups: UnsafePointer<GroupParameters>, rows: Range<Int>, shape: MatrixShape,
         into parts: [UnsafeMutableRawBufferPointer]
     ) {
-        guard let words = parts[0].scalars(UInt32.self).baseAddress else { return }
-        parts[0].initializeMemory(as: UInt8.self, repeating: 0)
-        for row in 0..<rows.count {
-            let source = codes + row * shape.columns
-            BitStream.pack(words + row * wordsPerRow(shape), bits: bits, count: shape.columns) { UInt32(source[$0]) }
-        }
+        BitStream.packRows(codes, bits: bits, wordsPerRow: wordsPerRow(shape), rows: rows.count, columns: shape.columns, into: parts[0])
         for index in 0..<rows.count * groupCount(shape) {
             let group = groups[index]
             scaleType.store(group.scale, in: parts[1], at: index)
@@ -97,43 +90,33 @@ public struct MLXAffineLayout: IntegerCodedLayout, Equatable {
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         guard scaleType == .bf16 else { throw .readOnly }
+        guard let source = values.baseAddress else { return }
         let count = groupCount(shape)
         let bins = Float((1 << bits) - 1)
+        let level = KernelLevel.active.rawValue
         var codes = [UInt8](repeating: 0, count: rows.count * shape.columns)
         let scales = parts[1].scalars(UInt16.self), biases = parts[2].scalars(UInt16.self)
-        for row in 0..<rows.count {
-            for index in 0..<count {
-                let start = row * shape.columns + index * group
-                var low = Float.infinity, high = -Float.infinity
-                for place in start..<start + group {
-                    let value = BFloat16(bits: values[place]).value
-                    guard value.isFinite else { throw .notFinite(row: rows.lowerBound + row) }
-                    high = max(high, value)
-                    low = min(low, value)
-                }
-                let isLowLarger = low.magnitude > high.magnitude
-                var scale = max((high - low) / bins, 1e-7)
-                scale = isLowLarger ? scale : -scale
-                let edge = isLowLarger ? low : high
-                let zero = (edge / scale).rounded(.toNearestOrEven)
-                var bias: Float = 0
-                if zero != 0 {
-                    scale = edge / zero
-                    bias = edge
-                }
-                for place in start..<start + group {
-                    let code = ((BFloat16(bits: values[place]).value - bias) / scale).rounded(.toNearestOrEven)
-                    // A range wider than F32 makes infinities; the peer's minimum and maximum take a NaN for 0.
-                    codes[place] = UInt8(code.isNaN ? 0 : min(max(code, 0), bins))
-                }
-                scales[row * count + index] = BFloat16(rounding: scale).bits
-                biases[row * count + index] = BFloat16(rounding: bias).bits
+        for index in 0..<rows.count * count {
+            var least: UInt16 = 0, greatest: UInt16 = 0
+            ck_bf16_range(level, source + index * group, group, &least, &greatest)
+            let low = BFloat16(bits: least).value, high = BFloat16(bits: greatest).value
+            guard low.isFinite, high.isFinite else { throw .notFinite(row: rows.lowerBound + index / count) }
+            let isLowLarger = low.magnitude > high.magnitude
+            var scale = max((high - low) / bins, 1e-7)
+            scale = isLowLarger ? scale : -scale
+            let edge = isLowLarger ? low : high
+            let zero = (edge / scale).rounded(.toNearestOrEven)
+            var bias: Float = 0
+            if zero != 0 {
+                scale = edge / zero
+                bias = edge
             }
+            codes.withUnsafeMutableBufferPointer {
+                ck_affine_encode(level, source + index * group, group, scale, bias, bins, Int32(CK_BIAS_F32), $0.baseAddress! + index * group)
+            }
+            scales[index] = BFloat16(rounding: scale).bits
+            biases[index] = BFloat16(rounding: bias).bits
         }
-        guard let words = parts[0].scalars(UInt32.self).baseAddress else { return }
-        parts[0].initializeMemory(as: UInt8.self, repeating: 0)
-        for row in 0..<rows.count {
-            BitStream.pack(words + row * wordsPerRow(shape), bits: bits, count: shape.columns) { UInt32(codes[row * shape.columns + $0]) }
-        }
+        BitStream.packRows(codes, bits: bits, wordsPerRow: wordsPerRow(shape), rows: rows.count, columns: shape.columns, into: parts[0])
     }
 }

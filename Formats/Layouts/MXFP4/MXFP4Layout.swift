@@ -1,4 +1,4 @@
-import Foundation
+import CKernels
 import Tensors
 
 /// OCP MXFP4: E2M1 codes and one E8M0 exponent for 32 columns. Value = code * 2^(exponent - 127).
@@ -57,7 +57,7 @@ public struct MXFP4Layout: WeightLayout, Equatable {
     ) {
         guard let codes = parts[0].scalars(UInt8.self).baseAddress, let target = values.baseAddress else { return }
         for group in 0..<rows.count * shape.columns / 32 {
-            FP4Codes.decode(codes + group * 16, count: 32, scale: Float8E8M0(bits: parts[1][group]).value, into: target + group * 32)
+            ck_e2m1_decode(KernelLevel.active.rawValue, codes + group * 16, 32, Float8E8M0(bits: parts[1][group]).value, 1, target + group * 32)
         }
     }
 
@@ -65,21 +65,18 @@ public struct MXFP4Layout: WeightLayout, Equatable {
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         if case .gptOSS = naming { throw .readOnly }
-        guard let codes = parts[0].scalars(UInt8.self).baseAddress else { return }
+        guard let codes = parts[0].scalars(UInt8.self).baseAddress, let source = values.baseAddress else { return }
+        let level = KernelLevel.active.rawValue
         for group in 0..<rows.count * shape.columns / 32 {
-            let source = UnsafeBufferPointer(rebasing: values[(group * 32)..<(group * 32 + 32)])
-            var amax: UInt16 = 0
-            for value in source { amax = max(amax, value & 0x7FFF) }
+            let amax = ck_bf16_amax(level, source + group * 32, 32, 1, 32)
             guard amax < 0x7F80 else { throw .notFinite(row: rows.lowerBound + group * 32 / shape.columns) }
             let exponent = naming == .mlx ? Self.mlxExponent(amax) : Self.exponent(amax)
             parts[1][group] = exponent
-            // Division by a power of two is exact; far below the normal numbers it is a multiplication that stays exact in F64.
-            let factor = Foundation.pow(2.0, Double(127 - Int(exponent)))
-            FP4Codes.encode(codes + group * 16, count: 32) { column in
-                let scaled = Float(Double(BFloat16(bits: source[column]).value) * factor)
-                // The quotient is a BF16, which matters where it is too small for one: zero has no sign.
-                return naming == .mlx ? FP4Codes.roundedDown(scaled) : FP4Codes.rounded(BFloat16(rounding: scaled).value)
-            }
+            // Division by a power of two: exact, or so small that the code is zero. compressed-tensors' quotient is a BF16, which
+            // matters there, as zero has no sign.
+            let factor = Float(sign: .plus, exponent: 127 - Int(exponent), significand: 1)
+            ck_e2m1_encode(
+                level, source + group * 32, 32, factor, Int32(naming == .mlx ? CK_E2M1_MULTIPLY_DOWN : CK_E2M1_MULTIPLY), codes + group * 16)
         }
     }
 

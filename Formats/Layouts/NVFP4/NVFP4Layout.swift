@@ -1,3 +1,4 @@
+import CKernels
 import Tensors
 
 /// NVFP4: E2M1 codes, an E4M3 scale for 16 columns, and one F32 scale for the tensor.
@@ -72,7 +73,7 @@ public struct NVFP4Layout: WholeRangeLayout, Equatable {
         for group in 0..<rows.count * shape.columns / 16 {
             let scale = joined(Float8E4M3(bits: parts[1][group]).value, global)
             // ModelOpt's table has no negative zero.
-            FP4Codes.decode(codes + group * 8, count: 16, scale: scale, negativeZero: !isModelOpt, into: target + group * 16)
+            ck_e2m1_decode(KernelLevel.active.rawValue, codes + group * 8, 16, scale, isModelOpt ? 0 : 1, target + group * 16)
         }
     }
 
@@ -80,20 +81,16 @@ public struct NVFP4Layout: WholeRangeLayout, Equatable {
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         if naming == .modelOpt(inputScale: true) { throw .readOnly }
-        guard let codes = parts[0].scalars(UInt8.self).baseAddress, let amax else { throw .readOnly }
+        guard let codes = parts[0].scalars(UInt8.self).baseAddress, let source = values.baseAddress, let amax else { throw .readOnly }
+        let level = KernelLevel.active.rawValue
         let global = isModelOpt ? Self.modelOptScale(amax) : Self.globalScale(amax)
         parts[2].scalars(Float.self)[0] = global
         for group in 0..<rows.count * shape.columns / 16 {
-            let source = UnsafeBufferPointer(rebasing: values[(group * 16)..<(group * 16 + 16)])
-            var largest: UInt16 = 0
-            for value in source { largest = max(largest, value & 0x7FFF) }
+            let largest = ck_bf16_amax(level, source + group * 16, 16, 1, 16)
             guard largest < 0x7F80 else { throw .notFinite(row: rows.lowerBound + group * 16 / shape.columns) }
             let stored = isModelOpt ? Self.modelOptLocal(largest, global) : Self.localScale(largest, global)
             parts[1][group] = stored.bits
-            let scale = joined(stored.value, global)
-            FP4Codes.encode(codes + group * 8, count: 16) { column in
-                FP4Codes.rounded(BFloat16(bits: source[column]).value / scale)
-            }
+            ck_e2m1_encode(level, source + group * 16, 16, joined(stored.value, global), Int32(CK_E2M1_DIVIDE), codes + group * 8)
         }
     }
 

@@ -2,11 +2,7 @@ import Tensors
 
 extension PackedIntegerLayout: IntegerCodedLayout {
     public func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
-        guard let words = parts[0].scalars(UInt32.self).baseAddress else { return }
-        for row in 0..<rows.count {
-            let target = codes + row * shape.columns
-            BitStream.unpack(words + row * wordsPerRow(shape), bits: bits, count: shape.columns) { target[$0] = UInt8(truncatingIfNeeded: $1) }
-        }
+        BitStream.unpackRows(parts[0], bits: bits, wordsPerRow: wordsPerRow(shape), rows: rows.count, columns: shape.columns, into: codes)
     }
 
     public func readGroups(
@@ -25,12 +21,7 @@ extension PackedIntegerLayout: IntegerCodedLayout {
         codes: UnsafePointer<UInt8>, groups parameters: UnsafePointer<GroupParameters>, rows: Range<Int>, shape: MatrixShape,
         into parts: [UnsafeMutableRawBufferPointer]
     ) {
-        guard let words = parts[0].scalars(UInt32.self).baseAddress else { return }
-        parts[0].initializeMemory(as: UInt8.self, repeating: 0)
-        for row in 0..<rows.count {
-            let source = codes + row * shape.columns
-            BitStream.pack(words + row * wordsPerRow(shape), bits: bits, count: shape.columns) { UInt32(source[$0]) }
-        }
+        BitStream.packRows(codes, bits: bits, wordsPerRow: wordsPerRow(shape), rows: rows.count, columns: shape.columns, into: parts[0])
         let count = groups(shape)
         for index in 0..<rows.count * count { scaleType.store(parameters[index].scale, in: parts[1], at: index) }
         parts[2].scalars(Int64.self)[0] = Int64(shape.rows)

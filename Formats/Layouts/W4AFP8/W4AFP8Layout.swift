@@ -1,3 +1,4 @@
+import CKernels
 import Tensors
 
 /// The experts of a W4AFP8 checkpoint: `weight` I8 [out, in/2] with two signed nibbles a byte, the even column low, and
@@ -27,10 +28,10 @@ public struct W4AFP8Layout: IntegerCodedLayout, Equatable {
 
     public func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
         // Two's complement and the offset of unsigned codes differ in the highest bit only.
-        for index in 0..<rows.count * shape.columns / 2 {
-            codes[2 * index] = Nibbles.low(parts[0][index]) ^ 8
-            codes[2 * index + 1] = Nibbles.high(parts[0][index]) ^ 8
-        }
+        guard let source = parts[0].scalars(UInt8.self).baseAddress else { return }
+        let count = rows.count * shape.columns
+        ck_unpack_codes(KernelLevel.active.rawValue, source, count, 4, codes)
+        for index in 0..<count { codes[index] ^= 8 }
     }
 
     public func readGroups(
@@ -45,9 +46,10 @@ public struct W4AFP8Layout: IntegerCodedLayout, Equatable {
         codes: UnsafePointer<UInt8>, groups: UnsafePointer<GroupParameters>, rows: Range<Int>, shape: MatrixShape,
         into parts: [UnsafeMutableRawBufferPointer]
     ) {
-        for index in 0..<rows.count * shape.columns / 2 {
-            parts[0][index] = Nibbles.pair(low: codes[2 * index] ^ 8, high: codes[2 * index + 1] ^ 8)
-        }
+        guard let target = parts[0].scalars(UInt8.self).baseAddress else { return }
+        let count = rows.count * shape.columns
+        ck_pack_codes(KernelLevel.active.rawValue, codes, count, 4, target)
+        for index in 0..<count / 2 { target[index] ^= 0x88 }
         for index in 0..<rows.count * groupCount(shape) { scaleType.store(groups[index].scale, in: parts[1], at: index) }
     }
 

@@ -58,6 +58,37 @@ void ck_int8_decode(int level, const uint8_t *source, const uint16_t *scales, si
 /// E4M3 codes of clamp(bf16(w / scale), +-448): compressed-tensors' float-quantized arithmetic, in the weight's dtype.
 void ck_e4m3_encode_bf16_scale(int level, const uint16_t *source, uint16_t scale, size_t count, uint8_t *target);
 
+/// Least and greatest of `count` values, as BF16 bits; one that is not finite is among them if there is any.
+void ck_bf16_range(int level, const uint16_t *source, size_t count, uint16_t *least, uint16_t *greatest);
+
+/// Codes of one group, clamped to 0 ... greatest and rounded to nearest even: rint(w / scale) + offset in F32 or with every step
+/// rounded to F16, or rint((w - offset) / scale). Values, scale and offset are finite.
+enum { CK_ZERO_POINT_F32 = 0, CK_ZERO_POINT_F16 = 1, CK_BIAS_F32 = 2 };
+void ck_affine_encode(int level, const uint16_t *source, size_t count, float scale, float offset, float greatest, int rule, uint8_t *codes);
+
+/// (code - offset) * scale, or code * scale + offset if the offset is a bias, each step rounded to `type`, then to BF16.
+enum { CK_TYPE_F32 = 0, CK_TYPE_BF16 = 1, CK_TYPE_F16 = 2 };
+void ck_affine_decode(int level, const uint8_t *codes, size_t count, float scale, float offset, int is_bias, int type, uint16_t *target);
+
+/// Codes of 1 to 8 bits laid one after another, lowest bits first; `target` gets every byte that a code touches.
+void ck_pack_codes(int level, const uint8_t *codes, size_t count, int bits, uint8_t *target);
+void ck_unpack_codes(int level, const uint8_t *source, size_t count, int bits, uint8_t *codes);
+
+/// target[c][r] = source[r][c].
+void ck_transpose_words(const uint32_t *source, size_t rows, size_t columns, uint32_t *target);
+
+/// 4-bit codes [rows][columns] to and from AutoAWQ's words [columns][rows / 8]; rows divide by 8.
+void ck_awq_pack(int level, const uint8_t *codes, size_t rows, size_t columns, uint32_t *words);
+void ck_awq_unpack(int level, const uint32_t *words, size_t rows, size_t columns, uint8_t *codes);
+
+/// E2M1 codes of one group, two to a byte, the even one low: of w / scale, ties to even; of round_bf16(w * scale), ties to even; or
+/// of w * scale, ties to the smaller magnitude and without negative zero. `count` is even, values are finite.
+enum { CK_E2M1_DIVIDE = 0, CK_E2M1_MULTIPLY = 1, CK_E2M1_MULTIPLY_DOWN = 2 };
+void ck_e2m1_encode(int level, const uint16_t *source, size_t count, float scale, int rule, uint8_t *target);
+
+/// round_bf16(code * scale) of E2M1 codes; the code of negative zero keeps its sign or not.
+void ck_e2m1_decode(int level, const uint8_t *source, size_t count, float scale, int negative_zero, uint16_t *target);
+
 void ck_bf16_to_f32(const uint16_t *source, float *target, size_t count);
 void ck_f32_to_bf16(const float *source, uint16_t *target, size_t count);
 void ck_f16_to_f32(int level, const uint16_t *source, float *target, size_t count);

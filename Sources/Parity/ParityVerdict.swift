@@ -36,6 +36,9 @@ public struct ParityVerdict: Sendable {
                 "\(weights.weights.count.grouped) weights, \(weights.values.grouped) values: \(weights.identical.grouped) identical, \(weights.different.grouped) different"
             )
             if weights.isComplete, weights.different == 0 { parts.append("every value is equal") }
+            if !weights.leftOut.isEmpty {
+                parts.append("\(weights.leftOut.count.grouped) weights of the multi-token prediction are left out, as config.json says")
+            }
         }
         if let predictions = forward?.comparison.predictions {
             parts.append(

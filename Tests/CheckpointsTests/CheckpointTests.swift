@@ -173,4 +173,43 @@ import Testing
         #expect(inventory.activeParameters == inventory.parameters - inventory.mtpParameters - 3 * 8 * 3 * 256 * 256)
         #expect(inventory.json["schema"]?.int == 1)
     }
+
+    /// gpt-oss: experts stacked in one tensor, 16 bytes of codes and one exponent for 32 columns, biases beside them.
+    @Test func stackedMXFP4OfGPTOSSIsRead() throws {
+        let folder = try TemporaryDirectory()
+        var builder = CheckpointBuilder()
+        var random = SeededGenerator(9)
+        let (experts, rows, groups) = (3, 6, 2)
+        let prefix = "model.layers.0.mlp.experts."
+        let codes = (0..<experts * rows * groups * 16).map { _ in UInt8.random(in: 0...255, using: &random) }
+        let exponents = (0..<experts * rows * groups).map { _ in UInt8.random(in: 110...125, using: &random) }
+        for name in ["gate_up_proj", "down_proj"] {
+            builder.addBF16(prefix + name + "_bias", [experts, rows], &random)
+            builder.add(prefix + name + "_blocks", .u8, [experts, rows, groups, 16], codes)
+            builder.add(prefix + name + "_scales", .u8, [experts, rows, groups], exponents)
+        }
+        builder.config = ["quantization_config": .object(["quant_method": .string("mxfp4")])]
+        try builder.write(to: folder.file("m"))
+        let checkpoint = try Checkpoint(opening: folder.file("m"))
+        #expect(checkpoint.unpaired.isEmpty && checkpoint.weights.count == 4)
+        let weight = try #require(checkpoint.weights.first { $0.name == prefix + "gate_up_proj" })
+        #expect(weight.dimensions == [3, 6, 64] && weight.layoutName == "mxfp4 in gpt-oss blocks")
+        let report = try convert(folder.file("m"), folder.file("out"), to: "bf16")
+        #expect(report.audit.roads == [.passthrough: 2, .dequantize: 2])
+        let stored = try #require(try Checkpoint(opening: folder.file("out")).weights.first { $0.name == prefix + "gate_up_proj" })
+        #expect(stored.dimensions == [3, 6, 64] && stored.layoutName == "bf16")
+        let opened = try Checkpoint(opening: folder.file("out"))
+        let values = try opened.files[0].read(stored.storedBytes, at: stored.stored[0].offset)
+        let expected = codes.enumerated().flatMap { index, byte -> [UInt8] in
+            [Nibbles.low(byte), Nibbles.high(byte)].flatMap {
+                CheckpointBuilder.bytes(BFloat16(rounding: Float4E2M1(bits: $0).value * Float8E8M0(bits: exponents[index / 16]).value).bits)
+            }
+        }
+        #expect(values == expected)
+        // The orphan of a pair is refused by name.
+        builder[prefix + "down_proj_scales"] = nil
+        try builder.write(to: folder.file("n"))
+        let failure = #expect(throws: CheckpointFailure.self) { try Checkpoint(opening: folder.file("n")) }
+        #expect("\(String(describing: failure))".contains("down_proj_scales"))
+    }
 }

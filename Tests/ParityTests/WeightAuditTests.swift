@@ -80,4 +80,30 @@ import Testing
         let worst = try audit(folder.file("a"), folder.file("b")).weights[0]
         #expect(worst.name == name + ".weight" && abs(worst.sqnr) < 0.01)
     }
+
+    /// `verify` on every layout that can be written, weights and forward pass; values are compared as each layout defines them.
+    @Test(arguments: LayoutRegistry.targets.filter(\.isListed).map(\.name)) func everyLayoutIsVerified(_ target: String) throws {
+        let folder = try TemporaryDirectory()
+        try convert(Fixtures.bf16Model, folder.file("out"), to: target)
+        let (reference, candidate) = (try Checkpoint(opening: Fixtures.bf16Model), try Checkpoint(opening: folder.file("out")))
+        let audit = try WeightAudit(reference: reference, candidate: candidate)
+        #expect(audit.missing.isEmpty && audit.extra.isEmpty && audit.reshaped.isEmpty)
+        #expect(audit.leftOut.count == (target.hasPrefix("mlx") ? 56 : 0) && audit.weights.count + audit.leftOut.count == 221)
+        let trial = try ForwardTrial(.checkpoint(reference), candidate, tokens: ForwardTrialTests.tokens)
+        let mean = trial.comparison.predictions.kld.mean
+        let isDense = ["bf16", "f32"].contains(target)
+        #expect(isDense ? mean == 0 : mean > 0 && mean < (target.contains("2bit") ? 2 : target.contains("3bit") ? 0.1 : 0.02), "\(target): \(mean)")
+        #expect(ParityVerdict(weights: audit, forward: trial).passed)
+    }
+
+    /// A module that is missing although config.json promises it is a loss.
+    @Test func onlyDeclaredOmissionsAreForgiven() throws {
+        let folder = try TemporaryDirectory()
+        try convert(Fixtures.bf16Model, folder.file("out"), to: "mlx-4bit")
+        var config = try #require(try JSONValue(parsing: FileTree.read(folder.file("out/config.json"), limit: 1 << 20)).object)
+        config["num_nextn_predict_layers"] = .int(1)
+        try FileTree.write(Array(JSONValue.object(config).text().utf8), to: folder.file("out/config.json"))
+        let audit = try audit(Fixtures.bf16Model, folder.file("out"))
+        #expect(audit.missing.count == 56 && audit.leftOut.isEmpty && !ParityVerdict(weights: audit).passed)
+    }
 }

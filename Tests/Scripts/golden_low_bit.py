@@ -15,10 +15,10 @@ import hashlib
 import json
 import os
 import sys
-import types
 import warnings
 
 import torch
+from peer_encoders import awq_encode, gptq_encode
 from safetensors.torch import load_file
 
 warnings.simplefilter('ignore')
@@ -109,62 +109,29 @@ def mlx():
 
 
 def autoawq():
-    from awq.modules.linear.gemm import WQLinear_GEMM
-    from awq.quantize.quantizer import AwqQuantizer
     from awq.utils.packing_utils import dequantize_gemm
     for case, weight in inputs.items():
-        half = whole_words(weight).half()
-        if not torch.isfinite(half).all():
+        weight = whole_words(weight)
+        if not torch.isfinite(weight.half()).all():
             continue
         for group, name in ((128, 'awq'), (32, 'awq-g32')):
             if weight.shape[1] % group:
                 continue
-            linear = torch.nn.Linear(weight.shape[1], half.shape[0], bias=False, dtype=torch.float16)
-            settings = types.SimpleNamespace(group_size=group, zero_point=True, w_bit=4)
-            linear.weight.data, scales, zeros = AwqQuantizer.pseudo_quantize_tensor(settings, half.clone())
-            packed = WQLinear_GEMM.from_linear(linear, 4, group, False, scales.t().contiguous(), zeros.t().contiguous())
-            decoded = dequantize_gemm(packed.qweight, packed.qzeros, packed.scales, 4, group).t()
-            record(case, name, {'qweight': packed.qweight, 'qzeros': packed.qzeros, 'scales': packed.scales, 'decoded': decoded.to(torch.bfloat16)})
+            made = awq_encode(weight, group)
+            record(case, name, made)
+            record(case, name, {'decoded': dequantize_gemm(made['qweight'], made['qzeros'], made['scales'], 4, group).t().to(torch.bfloat16)})
 
 
 def gptqmodel():
-    from gptqmodel.nn_modules.qlinear.torch import TorchLinear
-    from gptqmodel.quantization.quantizer import Quantizer
-    from gptqmodel.utils.model import convert_gptq_v2_to_v1_format_module
     for case, weight in inputs.items():
         weight = whole_words(weight)
-        rows, columns = weight.shape
         for bits in (2, 3, 4, 8):
             for symmetric, version in ((True, 1), (True, 2), (False, 2)):
-                group = 128
-                if columns % group:
+                made = gptq_encode(weight, bits, symmetric, version, decode=True) if weight.shape[1] % 128 == 0 else None
+                if made is None or not torch.isfinite(made['scales']).all() or (made['scales'] == 0).any():
                     continue
-                settings = types.SimpleNamespace(bits=bits, sym=symmetric, mse=0.0)
-                parts = []
-                for start in range(0, columns, group):  # as gptqmodel/quantization/rtn.py goes over a weight
-                    quantizer = Quantizer(settings)
-                    quantizer.configure(perchannel=True)
-                    block = weight[:, start:start + group].float()
-                    quantizer.find_params(block, weight=True)
-                    parts.append((quantizer.quantize(block), quantizer.scale, quantizer.zero))
-                values, scales, zeros = (torch.cat([part[i].reshape(rows, -1) for part in parts], 1) for i in range(3))
-                if not torch.isfinite(scales.half()).all() or (scales.half() == 0).any():
-                    continue
-                linear = torch.nn.Linear(columns, rows, bias=False)
-                linear.weight.data = values
-                order = torch.arange(columns, dtype=torch.int32) // group
-                packed = TorchLinear(bits=bits, group_size=group, sym=symmetric, desc_act=False, in_features=columns, out_features=rows,
-                                     bias=False, pack_dtype=torch.int32, register_buffers=True)
-                packed.pack_original(linear, scales, zeros, order)
-                packed.post_init()
-                decoded = packed.dequantize_weight().t().to(torch.bfloat16)
-                qzeros = packed.qzeros.clone()
-                if version == 1:
-                    convert_gptq_v2_to_v1_format_module(packed, types.SimpleNamespace(bits=bits, pack_dtype=torch.int32))
-                    qzeros = packed.qzeros
-                name = {True: 'gptq' + ('' if bits == 4 else f'-{bits}bit') + ('-v2' if version == 2 else ''),
-                        False: 'gptq' + ('' if bits == 4 else f'-{bits}bit') + '-asym'}[symmetric]
-                record(case, name, {'qweight': packed.qweight, 'qzeros': qzeros, 'scales': packed.scales, 'g_idx': order, 'decoded': decoded})
+                width = '' if bits == 4 else f'-{bits}bit'
+                record(case, 'gptq' + width + ('-asym' if not symmetric else '-v2' if version == 2 else ''), made)
 
 
 ran = []

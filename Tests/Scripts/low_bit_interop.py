@@ -19,6 +19,7 @@ import warnings
 
 import torch
 from bundled_model import Conversions, tensors
+from peer_encoders import awq_encode, gptq_encode
 from safetensors.torch import load_file
 
 warnings.simplefilter('ignore')
@@ -150,6 +151,15 @@ def autoawq():
         equal = all(torch.equal(dequantize_gemm(stored[n + '.qweight'], stored[n + '.qzeros'], stored[n + '.scales'], 4, group).t()
                                 .to(torch.bfloat16), ours[n + '.weight']) for n in names)
         check(f'AutoAWQ dequantizes {layout} to our bf16 ({len(names)} weights)', equal and len(names) >= 179)
+        # from_linear drops the last words of weights whose rows do not divide by 32; those it cannot encode.
+        count, equal, source = 0, True, tensors(bf16)
+        for name in names:
+            weight = source[name + '.weight']
+            if weight.shape[0] % 32 == 0 and '.experts.1' not in name and '.layers.3' not in name:
+                made = awq_encode(weight, group)
+                equal &= all(torch.equal(made[leaf], stored[f'{name}.{leaf}']) for leaf in made)
+                count += 1
+        check(f'AutoAWQ quantizes {count} weights of the model to our {layout}', equal and count > 80)
 
 
 def gptqmodel():
@@ -164,6 +174,15 @@ def gptqmodel():
                 continue
             count += 1
             equal &= torch.equal(module.dequantize_weight().t().to(torch.bfloat16), ours[name + '.weight'])
+        if layout in ('gptq', 'gptq-asym'):
+            stored, source, made = tensors(folder), tensors(bf16), 0
+            same = True
+            for name in modules(stored, 'qweight'):
+                if source[name + '.weight'].shape[0] % 32 == 0 and '.experts.1' not in name:
+                    parts = gptq_encode(source[name + '.weight'], 4, layout == 'gptq', 1 if layout == 'gptq' else 2)
+                    same &= all(torch.equal(parts[leaf], stored[f'{name}.{leaf}']) for leaf in parts)
+                    made += 1
+            check(f'GPTQModel quantizes {made} weights of the model to our {layout}', same and made > 80)
         if 'awq' not in layout:  # whose class hands out another orientation
             check(f'GPTQModel dequantizes {layout} to our bf16 ({count} weights)', equal and count > 100)
         with torch.no_grad():
@@ -184,6 +203,15 @@ def modelopt():
                                   block_sizes={-1: 16})
         equal &= torch.equal(value, ours[name + '.weight'])
     check(f'ModelOpt dequantizes nvfp4-modelopt to our bf16 ({len(names)} weights)', equal and len(names) == 184)
+    equal, source = True, tensors(bf16)
+    for name in names:
+        # Gate and up projections share their range, as ModelOpt's export joins them.
+        partner = name.replace('gate_proj', 'up_proj') if 'gate_proj' in name else name.replace('up_proj', 'gate_proj')
+        amax = max(source[name + '.weight'].abs().max(), source[partner + '.weight'].abs().max())
+        packed, scale, scale2 = NVFP4QTensor.quantize(source[name + '.weight'].clone(), 16, weights_scaling_factor_2=amax.float() / (6 * 448))
+        equal &= torch.equal(packed._quantized_data, stored[name + '.weight']) and torch.equal(scale2, stored[name + '.weight_scale_2'])
+        equal &= torch.equal(scale.view(torch.uint8), stored[name + '.weight_scale'].view(torch.uint8))
+    check(f'ModelOpt quantizes the model to our nvfp4-modelopt ({len(names)} weights)', equal)
 
 
 for peer in (compressed_tensors, transformers_models, mlx, autoawq, gptqmodel, modelopt):

@@ -118,7 +118,10 @@ struct HTMLReport {
         guard let audit = verdict.weights else { return "" }
         var parts = ["<section><h2>Weights</h2>"]
         parts.append("<p>\(audit.identical.grouped) of \(audit.weights.count.grouped) identical, \(audit.values.grouped) values.</p>")
-        for (title, names) in [("Missing", audit.missing), ("Not in the reference", audit.extra), ("Of another shape", audit.reshaped)]
+        for (title, names) in [
+            ("Missing", audit.missing), ("Left out, as config.json says", audit.leftOut), ("Not in the reference", audit.extra),
+            ("Of another shape", audit.reshaped),
+        ]
         where !names.isEmpty {
             parts.append("<p>\(title): \(names.prefix(20).joined(separator: ", ").escaped)\(names.count > 20 ? ", ..." : "")</p>")
         }

@@ -21,7 +21,8 @@ extension ParityVerdict {
     private static func json(_ audit: WeightAudit) -> JSONObject {
         func names(_ names: [String]) -> JSONValue { .array(names.map(JSONValue.string)) }
         return [
-            "identical": .int(audit.identical), "different": .int(audit.different), "missing": names(audit.missing), "extra": names(audit.extra),
+            "identical": .int(audit.identical), "different": .int(audit.different), "missing": names(audit.missing), "left_out": names(audit.leftOut),
+            "extra": names(audit.extra),
             "reshaped": names(audit.reshaped),
             "worst": .array(
                 audit.weights.prefix(20).filter { !$0.isIdentical }.map { weight in

@@ -12,12 +12,18 @@ extension WeightAudit {
     public init(reference: Checkpoint, candidate: Checkpoint, options: RunOptions = RunOptions(), stop: StopToken = StopToken()) throws {
         try reference.requirePairedScales()
         try candidate.requirePairedScales()
+        let config = candidate.config
+        let layersWithoutModules = config["num_nextn_predict_layers"]?.int == 0 ? config["num_hidden_layers"]?.int : nil
         let names = Dictionary(uniqueKeysWithValues: candidate.weights.indices.map { (candidate.weights[$0].name, $0) })
         var pairs: [(Int, Int)] = []
         var matched = Set<Int>()
         for (index, weight) in reference.weights.enumerated() {
             guard let other = names[weight.name] else {
-                missing.append(weight.name)
+                if let layers = layersWithoutModules, WeightName.layer(weight.name).map({ $0 >= layers }) ?? false {
+                    leftOut.append(weight.name)
+                } else {
+                    missing.append(weight.name)
+                }
                 continue
             }
             matched.insert(other)

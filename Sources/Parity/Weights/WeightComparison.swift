@@ -27,6 +27,8 @@ public struct WeightAudit: Sendable {
     public var weights: [WeightComparison] = []
     /// Weights of one side that the other lacks, or has in another shape.
     public var missing: [String] = []
+    /// Weights of the multi-token-prediction modules, where the candidate's config.json says that it has none: left out, not lost.
+    public var leftOut: [String] = []
     public var extra: [String] = []
     public var reshaped: [String] = []
 

@@ -3,8 +3,9 @@
 usage: rehearsal.py RECAST [--directory DIR] [--layers 61] [--shards 163]
 
 Writes every tensor of DeepSeek-V3's FP8 release (names, shapes, dtypes, sizes; data are holes), then inspects it, plans it to
-bf16 and int4-g128, and converts one full-width layer to int4-g128 within 256 MiB. Prints seconds and peak memory, and fails if
-a count is wrong, planning takes more than 300 MB or the conversion more than its budget + 150 MB. Standard library only.
+several layouts, converts one full-width layer to int4-g128 and awq within 256 MiB, and repacks it. Prints seconds and peak memory, and
+fails if a count is wrong, planning takes more than 300 MB, a conversion more than its budget + 150 MB, or a repacked value differs.
+Standard library only.
 """
 import argparse
 import json
@@ -64,7 +65,7 @@ def size(tensor):
     return product
 
 
-def write(folder, tensors, shards, layers):
+def write(folder, tensors, shards, layers, experts=256):
     os.makedirs(folder)
     total, filled, groups = sum(map(size, tensors)), 0, [[]]
     for tensor in tensors:
@@ -87,7 +88,8 @@ def write(folder, tensors, shards, layers):
         json.dump({'metadata': {}, 'weight_map': weight_map}, file)
     with open(os.path.join(folder, 'config.json'), 'w') as file:
         json.dump({'architectures': ['DeepseekV3ForCausalLM'], 'model_type': 'deepseek_v3', 'num_hidden_layers': layers,
-                   'num_nextn_predict_layers': 1, 'n_routed_experts': 256, 'num_experts_per_tok': 8, 'torch_dtype': 'bfloat16',
+                   'num_nextn_predict_layers': 1, 'n_routed_experts': experts, 'num_experts_per_tok': 8,
+                   'num_attention_heads': HEADS, 'qk_nope_head_dim': 128, 'v_head_dim': 128, 'torch_dtype': 'bfloat16',
                    'quantization_config': {'quant_method': 'fp8', 'fmt': 'e4m3', 'activation_scheme': 'dynamic',
                                            'weight_block_size': [128, 128]}}, file)
     return len(tensors), total
@@ -117,7 +119,7 @@ try:
     count, total = write(work + '/full', model(options.layers), options.shards, options.layers)
     print(f'{count:,} tensors, {total:,} bytes of data in sparse files')
     for arguments in (['inspect', work + '/full'], ['convert', work + '/full', work + '/out', '--to', 'bf16', '--dry-run'],
-                      ['convert', work + '/full', work + '/out', '--to', 'int4-g128', '--dry-run']):
+                      *(['convert', work + '/full', work + '/out', '--to', layout, '--dry-run'] for layout in ('int4-g128', 'nvfp4', 'mlx-4bit'))):
         report, seconds, peak = measure([options.recast, *arguments, '--json'])
         print(f'{arguments[0]} {" ".join(arguments[3:])}: {seconds:.2f} s, peak memory {peak / 1e6:.0f} MB')
         if peak > 300e6:
@@ -129,11 +131,20 @@ try:
             if report['parameters'] != 684489845504:
                 failures.append('the parameters are not those of DeepSeek-V3')
     # A full-width mixture layer with 16 experts: real work, bounded memory.
-    write(work + '/layer', decoder_layer('model.layers.0.', False, experts=16), 2, 1)
-    report, seconds, peak = measure([options.recast, 'convert', work + '/layer', work + '/out', '--to', 'int4-g128', '--memory', '256MiB', '--json'])
-    print(f'one layer, 16 experts, to int4-g128 with --memory 256MiB: {seconds:.2f} s, peak memory {peak / 1e6:.0f} MB')
-    if peak > (256 << 20) + 150e6:
-        failures.append(f'the conversion took {peak / 1e6:.0f} MB')
+    write(work + '/layer', decoder_layer('model.layers.0.', False, experts=16), 2, 1, experts=16)
+    budget = 256 << 20
+    for source, layout, *more in (('layer', 'int4-g128'), ('layer', 'awq'), ('awq', 'gptq-asym', '--require-exact'), ('layer', 'mlx-4bit')):
+        arguments = ['convert', f'{work}/{source}', f'{work}/{layout}', '--to', layout, '--memory', str(budget), *more]
+        report, seconds, peak = measure([options.recast, *arguments, '--json'])
+        print(f'one layer, 16 experts, {source} to {layout} with --memory 256MiB: {seconds:.2f} s, peak memory {peak / 1e6:.0f} MB')
+        if peak > budget + 150e6:
+            failures.append(f'the conversion to {layout} took {peak / 1e6:.0f} MB')
+        if more and (report['audit']['repacked'] < 48 or report['audit']['quantized']):
+            failures.append(f'{source} to {layout} was not repacked')
+    report, seconds, peak = measure([options.recast, 'verify', work + '/awq', work + '/gptq-asym', '--exact', '--memory', str(budget), '--json'])
+    print(f'verify --exact of the two: {seconds:.2f} s, peak memory {peak / 1e6:.0f} MB')
+    if not report['passed'] or peak > budget + 150e6:
+        failures.append('the repacked layer differs, or took too much memory')
 finally:
     shutil.rmtree(work)
 for failure in failures:

@@ -19,7 +19,7 @@ public struct NVFP4Layout: WholeRangeLayout, Equatable {
     public var globalShape: [Int]
     /// The largest magnitude of all values that share the tensor's scale, as BF16 bits; needed to encode.
     public var amax: UInt16?
-    /// Codes and scales are carried from the other naming, whose tensor scale this one is the reciprocal of.
+    /// ModelOpt multiplies by the tensor's scale, compressed-tensors divides by it.
     var isModelOpt: Bool { naming != .compressedTensors }
 
     public init(naming: Naming = .compressedTensors, globalShape: [Int]? = nil, amax: UInt16? = nil) {

@@ -63,9 +63,7 @@ public struct Repacking: Sendable {
             return .possible([Repacking(source: from, target: to, way: .blockScales)])
         }
         if let from = source as? MXFP4Layout, let to = target as? BlockScaledFP8Layout, to.blockColumns % 32 == 0 {
-            var powers = to
-            powers.roundsScaleUp = true
-            return .possible([Repacking(source: from, target: powers, way: .widening)])
+            return .possible([Repacking(source: from, target: to, way: .widening)])
         }
         return .unrelated
     }
@@ -119,6 +117,13 @@ public struct Repacking: Sendable {
         return odd.map { "the scale \($0) is no power of two" }
     }
 
+    /// FP8 blocks whose scales are powers of two, which any FP8 blocks may have: with them E2M1 numbers stay what they are.
+    private var poweredTarget: any WeightLayout {
+        guard var layout = target as? BlockScaledFP8Layout else { return target }
+        layout.roundsScaleUp = true
+        return layout
+    }
+
     private func wideningObstacle(_ parts: [UnsafeRawBufferPointer], _ rows: Range<Int>, _ shape: MatrixShape) -> String? {
         let size = rows.count * shape.columns
         let storedParts = target.parts(of: shape)
@@ -134,7 +139,7 @@ public struct Repacking: Sendable {
             let targets = sizes.map(take)
             source.decode(parts, rows: rows, shape: shape, into: UnsafeMutableBufferPointer(rebasing: first[..<size]))
             let values = UnsafeBufferPointer(UnsafeMutableBufferPointer(rebasing: first[..<size]))
-            guard (try? target.encode(values, rows: rows, shape: shape, into: targets)) != nil else { return "a scale is NaN" }
+            guard (try? poweredTarget.encode(values, rows: rows, shape: shape, into: targets)) != nil else { return "a scale is NaN" }
             target.decode(
                 targets.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: shape, into: UnsafeMutableBufferPointer(rebasing: second[..<size]))
             guard (0..<size).contains(where: { BFloat16(bits: first[$0]).value != BFloat16(bits: second[$0]).value }) else { return nil }
@@ -189,7 +194,7 @@ public struct Repacking: Sendable {
             withUnsafeTemporaryAllocation(of: UInt16.self, capacity: max(1, rows.count * shape.columns)) { values in
                 source.decode(parts, rows: rows, shape: shape, into: values)
                 // Finite by construction: no E2M1 code and no checked exponent is infinite.
-                try? target.encode(UnsafeBufferPointer(values), rows: rows, shape: shape, into: targets)
+                try? poweredTarget.encode(UnsafeBufferPointer(values), rows: rows, shape: shape, into: targets)
             }
         }
     }

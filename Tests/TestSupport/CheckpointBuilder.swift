@@ -159,6 +159,7 @@ public struct SyntheticModel {
         builder.config = [
             "architectures": .array([.string("DeepseekV3ForCausalLM")]), "model_type": .string("deepseek_v3"), "hidden_size": .int(hidden),
             "num_hidden_layers": .int(layers), "n_routed_experts": .int(experts), "num_experts_per_tok": .int(2), "n_group": .int(1),
+            "num_attention_heads": .int(4), "qk_nope_head_dim": .int(32), "v_head_dim": .int(32),
             "num_nextn_predict_layers": .int(mtp ? 1 : 0), "rms_norm_eps": .number("1e-05"), "torch_dtype": .string("bfloat16"),
         ]
         if quantized {

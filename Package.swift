@@ -3,7 +3,10 @@ import PackageDescription
 
 // Adding a format adds one line here: its folder holds a FORMAT.md, which is documentation and not a source.
 let formatFolders = [
+    "Containers/HDF5",
     "Containers/Safetensors",
+    "Containers/TorchArchive",
+    "Containers/ZstdArchive",
     "Layouts/AWQ",
     "Layouts/BlockScaledFP8",
     "Layouts/CompressedTensors",
@@ -38,11 +41,15 @@ let package = Package(
     ],
     targets: [
         .target(name: "CKernels"),
+        .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"]), .brew(["zstd"])]),
+        .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
+        .systemLibrary(name: "CHDF5", pkgConfig: "hdf5", providers: [.apt(["libhdf5-dev"]), .brew(["hdf5"])]),
+        .target(name: "CHDF5Files", dependencies: ["CHDF5", "CZstd"]),
         .target(name: "StrictJSON", swiftSettings: strict),
         .target(
             name: "Tensors", dependencies: ["CKernels", .product(name: "SystemPackage", package: "swift-system")], swiftSettings: strict),
         .target(
-            name: "Formats", dependencies: ["CKernels", "StrictJSON", "Tensors"], path: "Formats",
+            name: "Formats", dependencies: ["CHDF5Files", "CKernels", "CZlib", "CZstd", "StrictJSON", "Tensors"], path: "Formats",
             exclude: formatFolders.map { $0 + "/FORMAT.md" }, swiftSettings: strict),
         .target(name: "Checkpoints", dependencies: ["Formats", "StrictJSON", "Tensors"], swiftSettings: strict),
         .target(

@@ -49,6 +49,8 @@ public enum Dialect: Sendable, Equatable {
     /// ml-explore/mlx-lm: experts stacked as `switch_mlp`, `kv_b_proj` split into `embed_q` and `unembed_out`, no
     /// multi-token-prediction module.
     case mlx
+    /// deepseek-ai/DeepSeek-V3:inference/convert.py: other names, weights divided among so many ranks, no multi-token-prediction module.
+    case deepSeek(ranks: Int)
 }
 
 /// A layout that can be asked for by name.

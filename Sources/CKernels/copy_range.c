@@ -1,6 +1,10 @@
 #define _GNU_SOURCE
 #include "CKernels.h"
 #include <unistd.h>
+#if defined(__linux__)
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#endif
 
 int64_t ck_copy_range(int from, int64_t from_offset, int to, int64_t to_offset, size_t count) {
 #if defined(__linux__)
@@ -8,6 +12,15 @@ int64_t ck_copy_range(int from, int64_t from_offset, int to, int64_t to_offset, 
     return copy_file_range(from, &a, to, &b, count, 0);
 #else
     (void)from; (void)from_offset; (void)to; (void)to_offset; (void)count;
+    return -1;
+#endif
+}
+
+int ck_clone_file(int from, int to) {
+#if defined(__linux__)
+    return ioctl(to, FICLONE, from);
+#else
+    (void)from; (void)to;
     return -1;
 #endif
 }

@@ -6,10 +6,12 @@ import Tensors
 public struct Checkpoint: Sendable {
     /// The directory that holds the files.
     public var directory: String
-    /// Tensor files, in the order of the index or of their names.
-    public var files: [PositionedFile]
+    /// Tensor files, in the order of the index or of their names; tensors that are put together from several files have one of
+    /// their own behind these.
+    public var files: [any ByteSource]
     public var fileNames: [String]
-    public var fileSizes: [Int]
+    /// For each file, its first data byte where the bytes are those of a safetensors file, and how many tensors it holds.
+    public var safetensors: [(dataOffset: Int, tensors: Int)?]
     /// `__metadata__` of the first file.
     public var metadata: [(key: String, value: String)]
     /// In the order of files and offsets.
@@ -18,107 +20,79 @@ public struct Checkpoint: Sendable {
     public var config: JSONValue
     public var quantization: QuantizationConfig?
     /// Other files of the directory (tokenizer, generation config, ...), carried over by conversions.
-    public var sideFiles: [String]
+    public var sideFiles: [SideFile]
+    /// Whether tensors are put together from the parts that ranks hold.
+    public var isDivided = false
     public var unpaired: [UnpairedTensor]
     public var findings: [Finding]
 
     public static let configLimit = 16 << 20
 
-    /// Opens a directory, a safetensors file, or an index file.
+    /// A small file of the source: beside the tensor files, or inside one.
+    public struct SideFile: Sendable {
+        public var name: String
+        public var bytes: any ByteSource
+        public var range: Range<Int>
+
+        public init(name: String, bytes: any ByteSource, range: Range<Int>) {
+            self.name = name
+            self.bytes = bytes
+            self.range = range
+        }
+    }
+
+    /// Opens a directory, a tensor file of any container, or an index file.
     public init(opening path: String) throws {
         let path = path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path
-        let source = try Self.locate(path)
+        let source = try CheckpointFiles(at: path)
         directory = source.directory
         files = []
         fileNames = source.files
-        fileSizes = []
+        safetensors = []
         metadata = []
         weights = []
         findings = source.findings
         unpaired = []
-        sideFiles = source.sideFiles
+        sideFiles = []
+        config = .object([:])
 
-        var tensors: [StoredTensor] = []
+        var tensors: [[StoredTensor]] = []
+        var attachments: [SideFile] = []
         for (index, name) in fileNames.enumerated() {
+            let path = directory + "/" + name
+            guard var file = try ContainerRegistry.open(path) else { throw CheckpointFailure.notACheckpointFile(path: path) }
+            for place in file.tensors.indices { file.tensors[place].file = index }
+            files.append(file.bytes)
+            safetensors.append(file.safetensorsDataOffset.map { ($0, file.tensors.count) })
+            if index == 0 { metadata = file.metadata }
+            tensors.append(file.tensors)
+            attachments += file.attachments.map { SideFile(name: $0.name, bytes: file.bytes, range: $0.offset..<$0.offset + $0.byteCount) }
+        }
+        let joined: [StoredTensor]
+        if let ranks = DeepSeekShards.ranks(of: fileNames) {
+            joined = try joinShards(tensors, ranks)
+            isDivided = true
+        } else {
+            joined = tensors.flatMap { $0 }
+            try Self.checkNames(of: joined, against: source.index, path: directory, fileNames: fileNames, findings: &findings)
+        }
+
+        // What travels inside a file belongs to it more than what lies beside it.
+        for name in source.sideFiles where !attachments.contains(where: { $0.name == name }) {
             let file = try PositionedFile.openForReading(directory + "/" + name)
-            let header = try SafetensorsHeader(reading: file, index: index)
-            files.append(file)
-            fileSizes.append(try file.size())
-            if index == 0 { metadata = header.metadata }
-            tensors += header.tensors
+            sideFiles.append(SideFile(name: name, bytes: file, range: 0..<(try file.size())))
         }
-        try Self.checkNames(of: tensors, against: source.index, path: directory, fileNames: fileNames, findings: &findings)
-
-        config = try Self.readConfig(directory + "/config.json")
+        for attachment in attachments where attachment.name != "config.json" && attachment.name.isPlainFileName { sideFiles.append(attachment) }
+        if let attachment = attachments.first(where: { $0.name == "config.json" }) {
+            config = try Self.readConfig(directory + "/" + fileNames[0] + ":config.json", attachment.range.count) {
+                try attachment.bytes.read(attachment.range.count, at: attachment.range.lowerBound)
+            }
+        } else if case .file(let size)? = try FileTree.entry(directory + "/config.json") {
+            config = try Self.readConfig(directory + "/config.json", size) { try FileTree.read(directory + "/config.json", limit: Self.configLimit) }
+        }
         quantization = QuantizationConfig(config: config)
-        try recogniseWeights(MLXDialect.unstacked(tensors))
+        try recogniseWeights(MLXDialect.unstacked(joined))
         checkMTP()
-    }
-
-    private struct Source {
-        var directory: String
-        var files: [String]
-        var index: SafetensorsIndex?
-        var sideFiles: [String] = []
-        var findings: [Finding] = []
-    }
-
-    private static func locate(_ path: String) throws -> Source {
-        switch try FileTree.entry(path) {
-        case nil: throw CheckpointFailure.missing(path: path)
-        case .directory?: return try locate(directory: path)
-        case .file?, .other?:
-            let slash = path.lastIndex(of: "/")
-            let directory = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
-            let name = slash.map { String(path[path.index(after: $0)...]) } ?? path
-            let start = try PositionedFile.openForReading(path).read(16, at: 0)
-            if start.first == UInt8(ascii: "{") { return try locate(index: name, in: directory) }
-            guard start.count >= 9, start[8] == UInt8(ascii: "{") || name.hasSuffix(".safetensors") else {
-                throw CheckpointFailure.notACheckpointFile(path: path)
-            }
-            return Source(directory: directory, files: [name], sideFiles: try sideFiles(in: directory, besides: [name]))
-        }
-    }
-
-    private static func locate(directory: String) throws -> Source {
-        let names = try FileTree.list(directory)
-        let indexes = names.filter { $0.hasSuffix(".safetensors.index.json") }
-        if let index = indexes.first(where: { $0 == SafetensorsIndex.fileName }) ?? indexes.first {
-            return try locate(index: index, in: directory)
-        }
-        let shards = names.filter { $0.hasSuffix(".safetensors") && !$0.hasPrefix(".") }
-        guard !shards.isEmpty else { throw CheckpointFailure.noTensorFiles(path: directory) }
-        return Source(directory: directory, files: shards, sideFiles: try sideFiles(in: directory, besides: shards))
-    }
-
-    private static func locate(index name: String, in directory: String) throws -> Source {
-        let index = try SafetensorsIndex(reading: directory + "/" + name)
-        let files = index.files.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
-        for file in files {
-            guard case .file? = try FileTree.entry(directory + "/" + file) else {
-                let tensor = index.fileOfTensor.filter { index.files[$0.value] == file }.keys.min() ?? ""
-                throw SafetensorsFailure(directory + "/" + name, .indexMissingFile(file: file, tensor: tensor))
-            }
-        }
-        guard !files.isEmpty else { throw CheckpointFailure.noTensorFiles(path: directory) }
-        var source = Source(directory: directory, files: files, index: index)
-        source.sideFiles = try sideFiles(in: directory, besides: files + [name])
-        let strays = try FileTree.list(directory).filter { $0.hasSuffix(".safetensors") && !$0.hasPrefix(".") && !files.contains($0) }
-        if !strays.isEmpty {
-            source.findings.append(Finding(strays[0], "is not in the index and is ignored\(strays.count > 1 ? " (\(strays.count) such files)" : "")"))
-        }
-        return source
-    }
-
-    /// Plain files that belong to a model but hold no tensors. Hidden files and other tensor files stay behind.
-    private static func sideFiles(in directory: String, besides used: [String]) throws -> [String] {
-        let used = Set(used)
-        return try FileTree.list(directory).filter { name in
-            guard !name.hasPrefix("."), !used.contains(name), !name.hasSuffix(".safetensors"), !name.hasSuffix(".safetensors.index.json"),
-                name != "config.json", name != "recast.manifest.json", case .file? = try? FileTree.entry(directory + "/" + name)
-            else { return false }
-            return true
-        }
     }
 
     private static func checkNames(
@@ -144,10 +118,10 @@ public struct Checkpoint: Sendable {
         }
     }
 
-    private static func readConfig(_ path: String) throws -> JSONValue {
-        guard case .file? = try FileTree.entry(path) else { return .object([:]) }
+    private static func readConfig(_ path: String, _ size: Int, _ read: () throws -> [UInt8]) throws -> JSONValue {
+        guard size <= configLimit else { throw FileFailure(.read, path, reason: .fileTooLarge) }
         do {
-            let value = try JSONValue(parsing: try FileTree.read(path, limit: configLimit))
+            let value = try JSONValue(parsing: read())
             guard value.object != nil else { throw CheckpointFailure.configNotObject(path: path) }
             return value
         } catch let error as JSONError {

@@ -9,10 +9,17 @@ struct ConvertCommand: ParsableCommand {
             A run that was stopped or killed continues when the same command is given again.
             """)
 
-    @Argument(help: "A directory, a safetensors file, or an index file.") var source: String
-    @Argument(help: "The directory to write; it is created if it is missing.") var destination: String
+    @Argument(help: "A directory, a tensor file, or an index file.") var source: String
+    @Argument(help: "The directory to write; it is created if it is missing. A path that ends in .h5 is that file.") var destination: String
     @Option(help: "The layout of the weights.") var to: String
     @Option(help: ArgumentHelp("Rules that override the layout by pattern (YAML).", valueName: "file")) var recipe: String?
+    @Option(help: ArgumentHelp("How the output is stored: \(ContainerRegistry.containers.map { $0.name }.joined(separator: ", ")).", valueName: "container"))
+    var container: String?
+    @Flag(help: "Zstd archives: leave bytes in their order, so that `zstd -d` restores the files; larger.") var keepByteOrder = false
+    @Option(help: ArgumentHelp("HDF5: how chunks are compressed: \(HDF5Filter.allCases.map(\.rawValue).joined(separator: ", ")).", valueName: "filter"))
+    var hdf5Filter: String?
+    @Option(help: ArgumentHelp("Divide the output among ranks of DeepSeek's inference code, as its convert.py does.", valueName: "ranks"))
+    var modelParallel: Int?
     @Option(help: ArgumentHelp("Upper bound on working memory.", valueName: "size")) var memory = SizeArgument(argument: "2GiB")!
     @Option(help: ArgumentHelp("Worker threads; one a processor by default.", valueName: "n")) var jobs: Int?
     @Option(help: ArgumentHelp("Cut the output into files of at most this size; as the source is cut by default.", valueName: "size"))
@@ -27,12 +34,14 @@ struct ConvertCommand: ParsableCommand {
     func validate() throws {
         if resume && overwrite { throw ValidationError("--resume and --overwrite exclude each other") }
         if let jobs, jobs < 1 || jobs > 1024 { throw ValidationError("--jobs must be between 1 and 1024") }
+        if let modelParallel, modelParallel < 1 || modelParallel > 4096 { throw ValidationError("--model-parallel must be between 1 and 4096") }
+        _ = try output()
     }
 
     func run() throws {
-        let choice = try LayoutChoice(target: to, recipe: readRecipe())
+        let choice = try LayoutChoice(target: to, recipe: readRecipe(), modelParallel: modelParallel)
         let checkpoint = try Checkpoint(opening: source)
-        var plan = try ConversionPlan(converting: checkpoint, choice: choice, shardSize: shardSize?.bytes, requireExact: requireExact)
+        var plan = try ConversionPlan(converting: checkpoint, choice: choice, output: output(), requireExact: requireExact)
         plan.notes += try ScaleCheck.findings(in: checkpoint)
         if dryRun {
             let preview = PlanPreview(plan, checkpoint)
@@ -56,6 +65,31 @@ struct ConvertCommand: ParsableCommand {
         show(report, plan)
     }
 
+    /// The container that was asked for, by its name or by the destination's ending.
+    private func output() throws -> OutputOptions {
+        let single = ContainerRegistry.singleFile(destination)
+        var options = OutputOptions(shardSize: shardSize?.bytes, isSingleFile: single != nil, keepsByteOrder: keepByteOrder)
+        if let container {
+            guard let named = ContainerRegistry.container(named: container) else {
+                throw ValidationError("unknown container \"\(container)\"; known are \(ContainerRegistry.containers.map { $0.name }.joined(separator: ", "))")
+            }
+            if let single, single != named { throw ValidationError("\(destination) is the name of a \(single.name) file, not of a directory for \(container)") }
+            options.container = named
+        } else if let single {
+            options.container = single
+        }
+        if single != nil, shardSize != nil { throw ValidationError("--shard-size cuts the files of a directory; \(destination) is one file") }
+        if keepByteOrder, options.container != ZstdArchive.self { throw ValidationError("--keep-byte-order belongs to --container zstd") }
+        if let hdf5Filter {
+            guard let filter = HDF5Filter(rawValue: hdf5Filter) else {
+                throw ValidationError("unknown filter \"\(hdf5Filter)\"; known are \(HDF5Filter.allCases.map(\.rawValue).joined(separator: ", "))")
+            }
+            guard options.container == HDF5.self else { throw ValidationError("--hdf5-filter belongs to --container hdf5") }
+            options.filter = filter
+        }
+        return options
+    }
+
     private func readRecipe() throws -> Recipe {
         guard let recipe else { return Recipe() }
         let bytes = try FileTree.read(recipe, limit: 1 << 20)
@@ -67,6 +101,7 @@ struct ConvertCommand: ParsableCommand {
             let document: JSONObject = [
                 "schema": .int(1), "finished_before": .bool(report.alreadyFinished), "audit": .object(report.audit.json),
                 "claim": .string(report.audit.sentence), "bytes_read": .int(report.bytesRead), "bytes_written": .int(report.bytesWritten),
+                "output_bytes": .int(report.outputBytes),
                 "seconds": .double((report.seconds * 1000).rounded() / 1000), "peak_rss": .int(ProcessFigures.peakResidentBytes),
                 "notes": .array((plan.notes + report.findings).map { .string("\($0)") }),
             ]
@@ -80,7 +115,7 @@ struct ConvertCommand: ParsableCommand {
             let rate = report.seconds > 0 ? Double(report.bytesWritten) / report.seconds / 1e9 : 0
             Console.print("\(report.audit.sentence)")
             Console.print(
-                "\(ByteSize(plan.outputBytes)) in \(plan.shards.count) files, \((report.seconds * 100).rounded() / 100) s, \((rate * 100).rounded() / 100) GB/s, peak memory \(ByteSize(ProcessFigures.peakResidentBytes))"
+                "\(ByteSize(report.outputBytes)) in \(plan.shards.count) \(plan.shards.count == 1 ? "file" : "files"), \((report.seconds * 100).rounded() / 100) s, \((rate * 100).rounded() / 100) GB/s, peak memory \(ByteSize(ProcessFigures.peakResidentBytes))"
             )
         }
     }

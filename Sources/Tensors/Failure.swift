@@ -5,6 +5,7 @@ public enum FailureKind: Int32, Sendable {
     case badData = 65
     case noInput = 66
     case internalError = 70
+    case system = 71
     case cannotCreate = 73
     case inputOutput = 74
     case interrupted = 75

@@ -202,9 +202,14 @@ public func directoryContents(_ directory: String) throws -> [String: Data] {
 @discardableResult
 public func convert(
     _ source: String, _ destination: String, to target: String, recipe: Recipe = Recipe(), shardSize: Int? = nil,
+    container: any Container.Type = Safetensors.self, keepsByteOrder: Bool = false, filter: HDF5Filter = .zstd, modelParallel: Int? = nil,
     options: RunOptions = RunOptions()
 ) throws -> RunReport {
     let checkpoint = try Checkpoint(opening: source)
-    let plan = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: target, recipe: recipe), shardSize: shardSize)
+    let output = OutputOptions(
+        container: container, shardSize: shardSize, isSingleFile: ContainerRegistry.singleFile(destination) != nil, keepsByteOrder: keepsByteOrder,
+        filter: filter)
+    let plan = try ConversionPlan(
+        converting: checkpoint, choice: LayoutChoice(target: target, recipe: recipe, modelParallel: modelParallel), output: output)
     return try ConversionRun(plan: plan, checkpoint: checkpoint, destination: destination, options: options).execute()
 }

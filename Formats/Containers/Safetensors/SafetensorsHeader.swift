@@ -14,13 +14,10 @@ public struct SafetensorsHeader: Sendable {
     public var dataOffset: Int
 
     /// Parses and checks the header of `file`. `index` becomes ``StoredTensor/file``.
-    public init(reading file: PositionedFile, index: Int = 0) throws {
+    public init(reading file: any ByteSource, index: Int = 0) throws {
         let size = try file.size()
         let start = try file.read(min(size, 64), at: 0)
-        if start.starts(with: "version https://git-lfs".utf8) { throw SafetensorsFailure(file.path, .gitLFSPointer) }
-        if start.first(where: { $0 > 0x20 }) == UInt8(ascii: "<") && String(decoding: start, as: UTF8.self).isMarkup {
-            throw SafetensorsFailure(file.path, .webPage)
-        }
+        if let disguise = Disguise(start) { throw SafetensorsFailure(file.path, disguise.fault) }
         guard start.count >= 8 else { throw SafetensorsFailure(file.path, .tooShort(size: size)) }
         let length = (0..<8).reduce(UInt64(0)) { $0 | UInt64(start[$1]) << UInt64(8 * $1) }
         guard length <= Self.lengthLimit else { throw SafetensorsFailure(file.path, .headerTooLong(length: length)) }
@@ -30,6 +27,15 @@ public struct SafetensorsHeader: Sendable {
             self = try Self(parsing: text, fileSize: size, index: index)
         } catch let fault as Fault {
             throw SafetensorsFailure(file.path, fault.fault)
+        }
+    }
+
+    /// The header at the beginning of a file of `fileSize` bytes, given as ``layout(_:metadata:)`` made it.
+    public init(_ header: [UInt8], fileSize: Int) throws {
+        do {
+            try self.init(parsing: Array(header.dropFirst(8)), fileSize: fileSize, index: 0)
+        } catch let fault as Fault {
+            throw SafetensorsFailure("a planned file", fault.fault)
         }
     }
 
@@ -121,12 +127,5 @@ public struct SafetensorsHeader: Sendable {
         }
         if fileSize < end { throw Fault(.truncated(expected: end, size: fileSize)) }
         if fileSize > end { throw Fault(.trailingBytes(expected: end, size: fileSize)) }
-    }
-}
-
-extension String {
-    fileprivate var isMarkup: Bool {
-        let lowered = lowercased()
-        return ["<!doctype", "<html", "<?xml", "<head", "<body"].contains { lowered.contains($0) }
     }
 }

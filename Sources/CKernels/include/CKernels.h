@@ -134,11 +134,22 @@ void ck_exp(int level, float *values, size_t count);
 /// gate = silu(gate) * up with silu(x) = x / (1 + e^-x); `rounds` to BF16 after each of the two steps.
 void ck_silu_gate(int level, float *gate, const float *up, size_t count, int rounds);
 
+/// Splits `count` floats of `width` 2 or 4 bytes into byte planes, the exponent's first (see byte_planes.c), and back.
+void ck_split_planes(int level, const uint8_t *source, uint8_t *planes, size_t count, int width);
+void ck_join_planes(int level, const uint8_t *planes, uint8_t *target, size_t count, int width);
+
+/// HDF5's shuffle filter over elements of `width` bytes, and back.
+void ck_shuffle(const uint8_t *source, uint8_t *target, size_t size, size_t width);
+void ck_unshuffle(const uint8_t *source, uint8_t *target, size_t size, size_t width);
+
 /// Makes the C library keep freed memory for the next allocation (mallopt, which Glibc's Swift module does not show).
 void ck_keep_freed_memory(void);
 
 /// Copies bytes between files inside the kernel (copy_file_range, which Glibc's Swift module does not show).
 /// Returns how many were copied, 0 at the end of the file, or -1 where the system or the file system cannot.
 int64_t ck_copy_range(int from, int64_t from_offset, int to, int64_t to_offset, size_t count);
+
+/// Makes a file share all blocks of another (FICLONE); nonzero where the system or the file system cannot.
+int ck_clone_file(int from, int to);
 
 #endif

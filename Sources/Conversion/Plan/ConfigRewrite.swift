@@ -16,7 +16,10 @@ struct ConfigRewrite {
 
     init(checkpoint: Checkpoint, weights: [PlannedWeight], unquantizedLinears: [String], dialect: Dialect, dropsMTP: Bool) throws {
         config = checkpoint.config
-        guard var object = config.object, weights.contains(where: { $0.road != .passthrough }) else { return }
+        guard var object = config.object else { return }
+        if dropsMTP, object["num_nextn_predict_layers"] != nil { object["num_nextn_predict_layers"] = .int(0) }
+        config = .object(object)
+        guard weights.contains(where: { $0.road != .passthrough }) else { return }
 
         // Which consumer configurations the output needs, and which modules use each.
         var groups: [Group] = []
@@ -47,7 +50,6 @@ struct ConfigRewrite {
         } else {
             object["quantization_config"] = try quantization(groups, unquantizedLinears).map(JSONValue.object)
         }
-        if dropsMTP, object["num_nextn_predict_layers"] != nil { object["num_nextn_predict_layers"] = .int(0) }
         for key in ["torch_dtype", "dtype"] where object[key] != nil { object[key] = Self.denseType(weights) ?? object[key] }
         config = .object(object)
     }

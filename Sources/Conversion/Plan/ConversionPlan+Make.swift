@@ -7,32 +7,39 @@ extension ConversionPlan {
     /// Plans the conversion of `checkpoint`. Reads headers, and scales where an exact repacking depends on them; writes nothing.
     ///
     /// - Parameters:
-    ///   - shardSize: cut the output into shards of at most this many bytes of data (a larger weight gets a shard of
-    ///     its own); nil keeps the source's cuts, or 5 GB where weights are stacked.
+    ///   - output: how the output is cut and in which container it is stored.
     ///   - requireExact: refuse a plan in which any value would be rounded.
-    /// - Throws: ``CheckpointFailure`` if scales are missing, ``ConversionFailure`` if the recipe does not fit.
-    public init(converting checkpoint: Checkpoint, choice: LayoutChoice, shardSize: Int? = nil, requireExact: Bool = false) throws {
+    /// - Throws: ``CheckpointFailure`` if scales are missing, ``ConversionFailure`` if the recipe or the container does not fit.
+    public init(converting checkpoint: Checkpoint, choice: LayoutChoice, output: OutputOptions = OutputOptions(), requireExact: Bool = false) throws {
         try checkpoint.requirePairedScales()
         targetName = choice.targetName
         recipe = choice.recipe
+        self.output = output
         notes = checkpoint.findings
         source = try SourceFingerprint(checkpoint)
         sideFiles = checkpoint.sideFiles
+        if case .deepSeek = choice.dialect, output.container != Safetensors.self || output.shardSize != nil {
+            throw ConversionFailure.usage("--model-parallel makes one safetensors file a rank; leave out --container and --shard-size")
+        }
 
-        var draft = PlanDraft(checkpoint, choice)
+        var draft = PlanDraft(checkpoint, choice, output)
         try draft.decide()
         notes += draft.notes
         if requireExact { try draft.refuseRounding() }
 
-        let cuts = draft.cut(shardSize: shardSize)
+        let cuts = draft.cut()
         weights = []
         shards = []
         var weightMap: [(tensor: String, file: String)] = []
         var dataBytes = 0
         for (number, units) in cuts.enumerated() {
-            let name = Self.shardName(number, of: cuts.count)
+            let name = Self.shardName(number, of: cuts.count, choice.dialect, output)
             let declarations = units.flatMap { draft.units[$0].declarations }
-            guard let place = SafetensorsHeader.layout(declarations, metadata: [("format", choice.dialect == .mlx ? "mlx" : "pt")]) else {
+            for declaration in declarations {
+                if let obstacle = output.container.obstacle(to: declaration.type) { throw ConversionFailure.usage("\(declaration.name): \(obstacle)") }
+            }
+            let copied = draft.copiedFile(units)
+            guard let place = try Self.place(declarations, copied, checkpoint, choice.dialect) else {
                 throw ConversionFailure.tooLarge(tensor: declarations.first?.name ?? name)
             }
             let first = weights.count
@@ -58,12 +65,20 @@ extension ConversionPlan {
                 next += draft.units[unit].declarations.count
             }
             shards.append(
-                PlannedShard(name: name, header: place.header, size: place.size, tensorCount: declarations.count, weights: first..<weights.count))
+                PlannedShard(
+                    name: name, header: place.header, size: place.size, copiedFile: copied, tensorCount: declarations.count,
+                    weights: first..<weights.count))
         }
-        try Self.checkNames(weightMap)
+        try Self.checkNames(weightMap, isDivided: { if case .deepSeek = choice.dialect { true } else { false } }())
 
         texts = []
-        if cuts.count > 1 { texts.append((SafetensorsIndex.fileName, SafetensorsIndex.text(weightMap: weightMap, totalSize: dataBytes))) }
+        if cuts.count > 1, case .deepSeek = choice.dialect {
+            // The ranks' file names say it all.
+        } else if cuts.count > 1 {
+            // An archive is listed as the file that it restores.
+            let map = weightMap.map { ($0.tensor, output.container == ZstdArchive.self ? String($0.file.dropLast(".zst".count)) : $0.file) }
+            texts.append((output.container.indexName, SafetensorsIndex.text(weightMap: map, totalSize: dataBytes)))
+        }
         if checkpoint.config.object?.members.isEmpty == false {
             let rewrite = try ConfigRewrite(
                 checkpoint: checkpoint, weights: weights, unquantizedLinears: draft.unquantizedLinears, dialect: choice.dialect,
@@ -71,23 +86,36 @@ extension ConversionPlan {
             texts.append(("config.json", Array((rewrite.config.text() + "\n").utf8)))
             for file in rewrite.sideFiles {
                 texts.append((file.name, Array((JSONValue.object(file.json).text() + "\n").utf8)))
-                sideFiles.removeAll { $0 == file.name }
+                sideFiles.removeAll { $0.name == file.name }
             }
             // A description of quantization that no longer holds must not be carried over.
-            if rewrite.config != checkpoint.config { sideFiles.removeAll { ["hf_quant_config.json", "quantize_config.json"].contains($0) } }
+            if rewrite.config != checkpoint.config { sideFiles.removeAll { ["hf_quant_config.json", "quantize_config.json"].contains($0.name) } }
         }
         fingerprint = ""
         fingerprint = makeFingerprint()
     }
 
-    static func shardName(_ number: Int, of count: Int) -> String {
-        func padded(_ number: Int) -> String { String(repeating: "0", count: max(0, 5 - String(number).count)) + String(number) }
-        return count == 1 ? "model.safetensors" : "model-\(padded(number + 1))-of-\(padded(count)).safetensors"
+    /// The header of a shard and the places of its tensors: the source file's own where it is copied.
+    private static func place(
+        _ declarations: [SafetensorsHeader.Declaration], _ copied: Int?, _ checkpoint: Checkpoint, _ dialect: Dialect
+    ) throws -> (header: [UInt8], offsets: [Int], size: Int)? {
+        guard let copied, let held = checkpoint.safetensors[copied] else {
+            return SafetensorsHeader.layout(declarations, metadata: [("format", dialect == .mlx ? "mlx" : "pt")])
+        }
+        let offsets = Dictionary(
+            checkpoint.weights.lazy.flatMap(\.stored).filter { $0.file == copied }.map { ($0.name, $0.offset) }, uniquingKeysWith: { first, _ in first })
+        let header = try checkpoint.files[copied].read(held.dataOffset, at: 0)
+        return (header, declarations.map { offsets[$0.name] ?? 0 }, try checkpoint.files[copied].size())
     }
 
-    private static func checkNames(_ weightMap: [(tensor: String, file: String)]) throws {
+    static func shardName(_ number: Int, of count: Int, _ dialect: Dialect, _ output: OutputOptions) -> String {
+        if case .deepSeek(let ranks) = dialect { return DeepSeekShards.fileName(rank: number, of: ranks) }
+        return output.container.fileName(count == 1 ? nil : (fiveDigits(number + 1), fiveDigits(count)))
+    }
+
+    private static func checkNames(_ weightMap: [(tensor: String, file: String)], isDivided: Bool) throws {
         var seen = Set<String>(minimumCapacity: weightMap.count)
-        for entry in weightMap where !seen.insert(entry.tensor).inserted {
+        for entry in weightMap where !seen.insert(isDivided ? entry.file + "/" + entry.tensor : entry.tensor).inserted {
             throw ConversionFailure.usage("the output would hold two tensors called \(entry.tensor); leave one of the weights as stored by a recipe")
         }
     }
@@ -98,25 +126,26 @@ extension ConversionPlan {
     }
 
     private func makeFingerprint() -> String {
-        var lines = ["recast plan 1", targetName] + recipe.summary
+        var lines = ["recast plan 2", targetName, output.summary] + recipe.summary
         lines += source.files.map { "\($0.name) \($0.size) \($0.headerDigest)" } + [source.configDigest]
         lines += shards.map { "\($0.name) \($0.size) \(Digest.of($0.header))" }
         lines += weights.map { "\($0.source) \($0.road.rawValue) \($0.layout?.name ?? "-")" }
-        lines += texts.map { "\($0.name) \(Digest.of($0.bytes))" } + sideFiles
+        lines += texts.map { "\($0.name) \(Digest.of($0.bytes))" } + sideFiles.map(\.name)
         return Digest.of(lines.joined(separator: "\n"))
     }
 }
 
 extension SourceFingerprint {
     init(_ checkpoint: Checkpoint) throws {
+        let tensors = checkpoint.safetensors.allSatisfy { $0 != nil } ? [:] : Dictionary(grouping: checkpoint.weights.flatMap(\.stored), by: \.file)
         files = try checkpoint.files.indices.map { index in
-            // The first data byte follows the header; a file without tensors is all header.
-            let size = checkpoint.fileSizes[index]
-            let prefix = try checkpoint.files[index].read(min(8, size), at: 0)
-            let length = prefix.enumerated().reduce(0) { $0 | Int($1.element) << (8 * $1.offset) }
-            return File(
-                name: checkpoint.fileNames[index], size: size,
-                headerDigest: Digest.of(try checkpoint.files[index].read(min(size, length + 8), at: 0)))
+            let bytes = checkpoint.files[index]
+            let size = try bytes.files.reduce(0) { $0 + (try $1.size()) }
+            if let header = checkpoint.safetensors[index]?.dataOffset {
+                return File(name: checkpoint.fileNames[index], size: size, headerDigest: Digest.of(try bytes.read(header, at: 0)))
+            }
+            let lines = (tensors[index] ?? []).map { "\($0.name) \($0.summary) \($0.offset)" }
+            return File(name: checkpoint.fileNames[index], size: size, headerDigest: Digest.of(lines.joined(separator: "\n")))
         }
         configDigest = Digest.of(checkpoint.config.text(pretty: false))
     }

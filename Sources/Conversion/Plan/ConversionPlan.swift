@@ -42,17 +42,31 @@ public struct PlannedWeight: Sendable {
     public var module: String
     /// The part of the source weight that this is; nil for all of it.
     public var view: WeightView?
+    /// Which of the source's stored tensors are carried, where the bytes pass through and lie in several files; nil for all.
+    public var carried: [Int]?
+    /// The part of every stored tensor that is copied, where the bytes pass through; nil for all of it.
+    public var split: TensorSplit?
     /// The place among stacked matrices, if the output's tensors are stacks.
     public var stackIndex: Int?
     /// Weights of the source whose values share one range with this one's, for layouts that need the range beforehand.
     public var rangeSources: [Int] = []
+
+    /// Whether this is the weight itself, not scales of it that go into another file.
+    public var isPrincipal: Bool { carried.map { $0.first == 0 } ?? true }
+
+    /// The stored tensors of `weight` that the planned ones are made of, where bytes pass through.
+    func passed(of weight: Weight) -> [StoredTensor] { carried.map { $0.map { weight.stored[$0] } } ?? weight.stored }
 }
 
-/// One output file: its name, its complete header and its size are known before anything is written.
+/// One output file: its name, its complete header and its size are known before anything is written. Where the container is
+/// another than safetensors, that file is packed when it is complete.
 public struct PlannedShard: Sendable, Equatable {
     public var name: String
     public var header: [UInt8]
+    /// Of the safetensors file.
     public var size: Int
+    /// The source file that this one is a copy of, header included.
+    public var copiedFile: Int?
     /// How many tensors the header names.
     public var tensorCount: Int
     /// Positions in ``ConversionPlan/weights``.
@@ -65,13 +79,14 @@ public struct PlannedShard: Sendable, Equatable {
 public struct ConversionPlan: Sendable {
     public var targetName: String
     public var recipe: Recipe
+    public var output: OutputOptions
     /// In the order of shards, and of the source inside a shard.
     public var weights: [PlannedWeight]
     public var shards: [PlannedShard]
     /// Small files that are written at the end: index, config.json.
     public var texts: [(name: String, bytes: [UInt8])]
     /// Files that are copied as they are.
-    public var sideFiles: [String]
+    public var sideFiles: [Checkpoint.SideFile]
     /// What a user should know: exceptions, odd ranges, missing layers.
     public var notes: [Finding]
     /// Identifies source, recipe and every output byte range.
@@ -79,6 +94,40 @@ public struct ConversionPlan: Sendable {
     public var source: SourceFingerprint
 
     public var outputBytes: Int { shards.reduce(0) { $0 + $1.size } }
+}
+
+/// How the output is cut and stored.
+public struct OutputOptions: Sendable {
+    public var container: any Container.Type
+    /// Cut the output into shards of at most this many bytes of data (a larger weight gets a shard of its own); nil keeps the source's
+    /// cuts, or 5 GB where weights are stacked.
+    public var shardSize: Int?
+    /// Everything in one file that is the destination itself, `config.json` included.
+    public var isSingleFile: Bool
+    /// Zstd archives: leave bytes in their order, so that `zstd -d` restores the files.
+    public var keepsByteOrder: Bool
+    /// HDF5: how chunks are compressed.
+    public var filter: HDF5Filter
+
+    public init(
+        container: any Container.Type = Safetensors.self, shardSize: Int? = nil, isSingleFile: Bool = false, keepsByteOrder: Bool = false,
+        filter: HDF5Filter = .zstd
+    ) {
+        self.container = container
+        self.shardSize = shardSize
+        self.isSingleFile = isSingleFile
+        self.keepsByteOrder = keepsByteOrder
+        self.filter = filter
+    }
+
+    /// What decides about bytes, in words for the plan's fingerprint.
+    var summary: String {
+        var words = [container.name]
+        if isSingleFile { words.append("single file") }
+        if container == ZstdArchive.self, keepsByteOrder { words.append("bytes in order") }
+        if container == HDF5.self { words.append(filter.rawValue) }
+        return words.joined(separator: ", ")
+    }
 }
 
 /// What identifies a source without reading 700 GB: the names and sizes of its files and the digests of their headers.

@@ -8,6 +8,8 @@ struct PlanDraft {
     struct Unit {
         var members: [Member]
         var declarations: [SafetensorsHeader.Declaration]
+        /// Which file, where the dialect decides.
+        var rank: Int?
 
         var byteCount: Int { declarations.reduce(0) { $0 + (Shape.byteCount($1.shape, $1.type) ?? 0) } }
     }
@@ -21,6 +23,7 @@ struct PlanDraft {
 
     private let checkpoint: Checkpoint
     private let choice: LayoutChoice
+    private let output: OutputOptions
     private(set) var units: [Unit] = []
     private(set) var notes: [Finding] = []
     private(set) var unquantizedLinears: [String] = []
@@ -29,9 +32,10 @@ struct PlanDraft {
     /// Why weights that share codes with the target's layout cannot be repacked: for each kind of weight the first one's reason.
     private var inexact: [String: (reason: String, names: [String])] = [:]
 
-    init(_ checkpoint: Checkpoint, _ choice: LayoutChoice) {
+    init(_ checkpoint: Checkpoint, _ choice: LayoutChoice, _ output: OutputOptions) {
         self.checkpoint = checkpoint
         self.choice = choice
+        self.output = output
     }
 
     mutating func decide() throws {
@@ -42,7 +46,7 @@ struct PlanDraft {
         var stacks: [String: Int] = [:]
         var dropped: [String] = []
         for (index, weight) in checkpoint.weights.enumerated() {
-            let pieces = choice.dialect.pieces(of: weight, model)
+            let pieces = try choice.dialect.pieces(of: weight, model)
             if pieces.isEmpty { dropped.append(weight.name) }
             for piece in pieces {
                 let shape = piece.view?.shape ?? weight.shape
@@ -62,7 +66,8 @@ struct PlanDraft {
         for (_, found) in inexact.sorted(by: { $0.key < $1.key }) { note(found.names, found.reason) }
         if !dropped.isEmpty {
             dropsMTP = dropped.contains { WeightName.layer($0).map { $0 >= model.layers } ?? false }
-            note(dropped, "left out: mlx-lm has no multi-token-prediction module and no stored rotary frequencies")
+            let reader = choice.dialect == .mlx ? "mlx-lm" : "DeepSeek's inference code"
+            note(dropped, "left out: \(reader) has no multi-token-prediction module and no stored rotary frequencies")
         }
         try checkStacks()
     }
@@ -80,6 +85,7 @@ struct PlanDraft {
         var planned = PlannedWeight(
             source: index, road: .passthrough, layout: weight.layout, reason: decision.reason, shard: 0, tensors: [], module: piece.module,
             view: piece.view)
+        if case .deepSeek = choice.dialect { try refuseUnreadable(weight, decision.layout ?? weight.layout) }
         guard let layout = decision.layout, let stored = weight.layout else { return planned }
         planned.layout = layout
         if piece.view != nil {
@@ -98,7 +104,36 @@ struct PlanDraft {
         } else {
             planned.road = .quantize
         }
+        if let split = piece.split { try divide(&planned, weight, split) }
         return planned
+    }
+
+    /// Makes a planned weight one rank's part of it.
+    private func divide(_ planned: inout PlannedWeight, _ weight: Weight, _ split: TensorSplit) throws {
+        let size = split.axis < weight.dimensions.count ? weight.dimensions[split.axis] : 0
+        guard size > 0, size % split.count == 0, split.axis == 0 || weight.dimensions.count == 2 else {
+            throw ConversionFailure.usage("\(weight.name): \(weight.dimensions) cannot be divided among \(split.count) ranks; give a smaller --model-parallel")
+        }
+        if let blocks = planned.layout as? BlockScaledFP8Layout {
+            let block = split.axis == 0 ? blocks.blockRows : blocks.blockColumns
+            guard size / split.count % block == 0 else {
+                throw ConversionFailure.usage(
+                    "\(weight.name): \(size) rows or columns divided among \(split.count) ranks would cut FP8 blocks of \(block), whose scales then belong to no rank; give a smaller --model-parallel or --to bf16"
+                )
+            }
+        }
+        switch planned.road {
+        case .passthrough: planned.split = split
+        case .repack:
+            throw ConversionFailure.usage("\(weight.name): convert to \(planned.layout?.name ?? "") first, then divide with --to keep --model-parallel")
+        case .cast, .dequantize, .quantize: planned.view = WeightView(split, of: weight)
+        }
+    }
+
+    /// Kernels for BF16 and FP8 blocks are all that DeepSeek's inference code has.
+    private func refuseUnreadable(_ weight: Weight, _ layout: (any WeightLayout)?) throws {
+        guard let layout, !layout.isDense, !(layout is BlockScaledFP8Layout) else { return }
+        throw ConversionFailure.usage("\(weight.name): DeepSeek's inference code reads BF16 and FP8 blocks, not \(layout.name); give --to bf16 or fp8-block")
     }
 
     /// The exact way from one layout to another, if there is one; why not is remembered.
@@ -178,9 +213,20 @@ struct PlanDraft {
     private mutating func add(_ planned: PlannedWeight, _ weight: Weight, _ piece: OutputPiece, _ shape: MatrixShape, _ stacks: inout [String: Int])
         throws
     {
-        var declarations = Self.declarations(of: planned, weight, shape)
+        var declarations = Self.declarations(of: planned, weight, planned.view?.shape ?? shape)
+        if case .deepSeek = choice.dialect {
+            for index in declarations.indices { declarations[index].name = DeepSeekShards.name(of: declarations[index].name)?.name ?? declarations[index].name }
+        }
         guard let stack = piece.stack else {
-            units.append(Unit(members: [Member(weight: planned)], declarations: declarations))
+            if let files = scattered(planned, weight) {
+                for carried in files {
+                    var part = planned
+                    part.carried = carried
+                    units.append(Unit(members: [Member(weight: part)], declarations: carried.map { declarations[$0] }))
+                }
+                return
+            }
+            units.append(Unit(members: [Member(weight: planned)], declarations: declarations, rank: piece.rank))
             return
         }
         guard stack.index < stack.count else {
@@ -202,6 +248,24 @@ struct PlanDraft {
         }
     }
 
+    /// The stored tensors of a weight by file, if it passes through from several and the source's cuts are kept: a scale stays in the file
+    /// that it was in.
+    private func scattered(_ planned: PlannedWeight, _ weight: Weight) -> [[Int]]? {
+        guard planned.road == .passthrough, keepsCuts, choice.dialect == .huggingFace, Set(weight.stored.map(\.file)).count > 1 else { return nil }
+        var files: [(file: Int, parts: [Int])] = []
+        for (index, tensor) in weight.stored.enumerated() {
+            if let place = files.firstIndex(where: { $0.file == tensor.file }) {
+                files[place].parts.append(index)
+            } else {
+                files.append((tensor.file, [index]))
+            }
+        }
+        return files.map(\.parts)
+    }
+
+    /// Whether shards follow the source's files.
+    private var keepsCuts: Bool { output.shardSize == nil && !output.isSingleFile && choice.dialect == .huggingFace && !checkpoint.isDivided }
+
     private func checkStacks() throws {
         for unit in units where unit.members[0].count > 1 && Set(unit.members.map(\.index)).count != unit.members[0].count {
             throw ConversionFailure.usage(
@@ -217,7 +281,7 @@ struct PlanDraft {
         if planned.road == .passthrough {
             return weight.stored.map { tensor in
                 let name = isRenamed ? prefix + WeightName.leaf(tensor.name) : tensor.name
-                return SafetensorsHeader.Declaration(name: name, type: tensor.type, shape: tensor.shape)
+                return SafetensorsHeader.Declaration(name: name, type: tensor.type, shape: planned.split?.dimensions(tensor.shape) ?? tensor.shape)
             }
         }
         guard let layout = planned.layout else { return [] }
@@ -234,13 +298,38 @@ struct PlanDraft {
 
     // MARK: Shards
 
+    /// The source file that a shard would be a copy of: all its tensors, all passed through, under their names.
+    func copiedFile(_ cut: [Int]) -> Int? {
+        guard let first = cut.first, output.container == Safetensors.self || output.container == ZstdArchive.self, choice.dialect == .huggingFace
+        else { return nil }
+        let leader = units[first].members[0].weight
+        guard let file = leader.passed(of: checkpoint.weights[leader.source]).first?.file else { return nil }
+        guard let held = checkpoint.safetensors[file] else { return nil }
+        var names = 0
+        for unit in cut {
+            let member = units[unit].members[0].weight
+            let passed = member.passed(of: checkpoint.weights[member.source])
+            guard units[unit].members.count == 1, member.road == .passthrough, passed.allSatisfy({ $0.file == file }),
+                zip(units[unit].declarations, passed).allSatisfy({ $0.name == $1.name && $0.shape == $1.shape })
+            else { return nil }
+            names += passed.count
+        }
+        return names == held.tensors ? file : nil
+    }
+
     /// Which units share a shard: the source's cuts, or runs of at most `shardSize` bytes.
-    func cut(shardSize: Int?) -> [[Int]] {
-        guard let size = shardSize ?? (choice.dialect == .mlx ? 5_000_000_000 : nil) else {
+    func cut() -> [[Int]] {
+        if case .deepSeek(let ranks) = choice.dialect { return (0..<ranks).map { rank in units.indices.filter { units[$0].rank == rank } } }
+        if output.isSingleFile { return [Array(units.indices)] }
+        if keepsCuts {
             var files = [[Int]](repeating: [], count: checkpoint.files.count)
-            for (index, unit) in units.enumerated() { files[checkpoint.weights[unit.members[0].weight.source].stored[0].file].append(index) }
+            for (index, unit) in units.enumerated() {
+                let member = unit.members[0].weight
+                files[checkpoint.weights[member.source].stored[member.carried?[0] ?? 0].file].append(index)
+            }
             return files.filter { !$0.isEmpty }
         }
+        let size = output.shardSize ?? 5_000_000_000
         var shards: [[Int]] = []
         var filled = 0
         for (index, unit) in units.enumerated() {

@@ -31,8 +31,8 @@ public struct PlanPreview {
                 kind: WeightName.kind(weight.name), road: planned.road, from: weight.layoutName,
                 to: planned.layout?.name ?? weight.layoutName, reason: planned.reason)
             var row = rows[key] ?? Row(key: key)
-            row.weights += 1
-            row.bytesIn += weight.storedBytes
+            row.weights += planned.isPrincipal ? 1 : 0
+            row.bytesIn += planned.passed(of: weight).reduce(0) { $0 + $1.byteCount }
             row.bytesOut += planned.tensors.reduce(0) { $0 + $1.byteCount }
             rows[key] = row
         }
@@ -45,14 +45,14 @@ public struct PlanPreview {
             let way = row.key.road == .passthrough ? "\(row.key.from), passed through" : "\(row.key.from) -> \(row.key.to), \(row.key.road.rawValue)"
             lines.append("\(row.weights.grouped) x \(row.key.kind): \(way) [\(row.key.reason)]")
         }
-        lines.append("\(plan.weights.count.grouped) weights into \(plan.shards.count) files, \(ByteSize(plan.outputBytes)); nothing was written")
+        lines.append("\(plan.weights.count { $0.isPrincipal }.grouped) weights into \(plan.shards.count) files, \(ByteSize(plan.outputBytes)); nothing was written")
         lines += plan.notes.map { "note: \($0)" }
         return lines.joined(separator: "\n")
     }
 
     public var json: JSONObject {
         [
-            "schema": .int(1), "plan": .string(plan.fingerprint), "to": .string(plan.targetName), "weights": .int(plan.weights.count),
+            "schema": .int(1), "plan": .string(plan.fingerprint), "to": .string(plan.targetName), "weights": .int(plan.weights.count { $0.isPrincipal }),
             "bytes_written": .int(plan.outputBytes),
             "shards": .array(plan.shards.map { .object(["name": .string($0.name), "bytes": .int($0.size), "weights": .int($0.weights.count)]) }),
             "roads": .array(

@@ -26,18 +26,25 @@ public struct LayoutChoice: Sendable {
     /// Who reads the output.
     public let dialect: Dialect
 
-    public init(target name: String, recipe: Recipe = Recipe()) throws {
+    /// - Parameter modelParallel: divide the output among this many ranks of DeepSeek's inference code.
+    public init(target name: String, recipe: Recipe = Recipe(), modelParallel: Int? = nil) throws {
         try Self.check(target: name) { .usage($0) }
         let found = LayoutRegistry.target(named: name)
         targetName = name
         target = found?.layout
         besideExperts = found?.besideExperts.flatMap { LayoutRegistry.target(named: $0)?.layout }
         self.recipe = recipe
-        dialect = found?.dialect ?? .huggingFace
+        let readers = found?.dialect ?? .huggingFace
+        if let modelParallel {
+            guard readers == .huggingFace else { throw ConversionFailure.usage("--model-parallel divides BF16 and FP8 weights, not \(name)") }
+            dialect = .deepSeek(ranks: modelParallel)
+        } else {
+            dialect = readers
+        }
         // Dense weights are the same to everyone; codes are not.
         for rule in recipe.rules {
             guard let other = LayoutRegistry.target(named: rule.target), !other.layout.isDense else { continue }
-            if other.dialect != dialect, target?.isDense == false || other.dialect == .mlx {
+            if other.dialect != readers, target?.isDense == false || other.dialect == .mlx {
                 throw ConversionFailure.mixedDialects(name, rule.target)
             }
         }

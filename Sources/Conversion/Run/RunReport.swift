@@ -39,6 +39,8 @@ public struct RunReport: Sendable {
     public var alreadyFinished: Bool
     public var bytesRead = 0
     public var bytesWritten = 0
+    /// Of the finished tensor files.
+    public var outputBytes = 0
     public var seconds = 0.0
     /// Weights with values that are not finite, or that engines computing in F16 cannot hold.
     public var findings: [Finding] = []
@@ -47,11 +49,13 @@ public struct RunReport: Sendable {
 
     init(plan: ConversionPlan, checkpoint: Checkpoint, records: [Int: WeightRecord], alreadyFinished: Bool) {
         self.alreadyFinished = alreadyFinished
-        audit.tensors = plan.weights.count
+        audit.tensors = plan.weights.count { $0.isPrincipal }
         for (position, planned) in plan.weights.enumerated() {
             let weight = checkpoint.weights[planned.source]
-            audit.values += planned.view?.shape.count ?? weight.count
-            audit.roads[planned.road, default: 0] += 1
+            if planned.isPrincipal {
+                audit.values += planned.view?.shape.count ?? weight.count / (planned.split?.count ?? 1)
+                audit.roads[planned.road, default: 0] += 1
+            }
             if let count = records[position]?.notFinite, count > 0 {
                 audit.notFinite += count
                 findings.append(Finding(weight.name, "\(count) values are infinite or NaN, as in the source"))
@@ -73,7 +77,7 @@ public struct RunReport: Sendable {
         }
         let head: [(String, JSONValue)] = [
             ("schema", .int(1)), ("plan", .string(plan.fingerprint)), ("tool", .string("recast \(recastVersion)")),
-            ("to", .string(plan.targetName)), ("recipe", .array(plan.recipe.summary.map(JSONValue.string))),
+            ("to", .string(plan.targetName)), ("container", .string(plan.output.summary)), ("recipe", .array(plan.recipe.summary.map(JSONValue.string))),
             ("source", .object(["config_sha256": .string(plan.source.configDigest), "files": .array(files)])),
             ("audit", .object(audit.json)), ("claim", .string(audit.sentence)),
             ("notes", .array(plan.notes.map { .string("\($0)") })),
@@ -94,7 +98,11 @@ public struct RunReport: Sendable {
             ]
             if let view = planned.view {
                 entry["rows"] = .array([.int(view.rows.lowerBound), .int(view.rows.upperBound)])
+                if view.columns.count < weight.shape.columns { entry["columns"] = .array([.int(view.columns.lowerBound), .int(view.columns.upperBound)]) }
                 entry["transposed"] = .bool(view.isTransposed)
+            }
+            if let split = planned.split {
+                entry["part"] = .object(["axis": .int(split.axis), "index": .int(split.index), "count": .int(split.count)])
             }
             entry["tensors"] = .array(
                 planned.tensors.enumerated().map { index, tensor in

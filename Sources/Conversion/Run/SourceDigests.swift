@@ -14,7 +14,10 @@ struct SourceDigests: Sendable {
 
     /// Reads `recast.manifest.json` of `checkpoint`; without one there is nothing to check.
     init(of checkpoint: Checkpoint) throws {
-        let path = checkpoint.directory + "/" + Destination.manifestName
+        let beside = checkpoint.directory + "/" + Destination.manifestName
+        // A checkpoint that is one file has its manifest under its own name.
+        let own = checkpoint.directory + "/" + checkpoint.fileNames[0] + "." + Destination.manifestName
+        let path = checkpoint.files.count == 1 && ContainerRegistry.singleFile(checkpoint.fileNames[0]) != nil ? own : beside
         guard case .file(let size)? = try FileTree.entry(path) else { return }
         let bytes = try PositionedFile.openForReading(path).read(size, at: 0)
         do {

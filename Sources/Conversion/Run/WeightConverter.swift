@@ -1,6 +1,5 @@
 import CKernels
 import Checkpoints
-import Crypto
 import Formats
 import Tensors
 
@@ -12,11 +11,11 @@ struct WeightConverter {
     let checkpoint: Checkpoint
     let planned: PlannedWeight
     let weight: Weight
-    private let sourceDigests: SourceDigests
+    let sourceDigests: SourceDigests
     /// Of what is written: the weight, or the part of it that ``PlannedWeight/view`` shows.
-    private let shape: MatrixShape
-    private let source: PartLayout
-    private let target: PartLayout
+    let shape: MatrixShape
+    let source: PartLayout
+    let target: PartLayout
     private let alignment: Int
     private let repacking: Repacking?
 
@@ -42,18 +41,20 @@ struct WeightConverter {
     private func sourceRows(_ rows: Range<Int>) -> Range<Int> {
         guard let view = planned.view else { return rows }
         let unit = weight.layout?.rowAlignment ?? 1
-        return view.rows.lowerBound / unit * unit..<min(weight.shape.rows, ceilingDivide(view.rows.upperBound, unit) * unit)
+        let first = view.rows.lowerBound
+        let wanted = view.isTransposed ? view.rows : first + rows.lowerBound..<first + rows.upperBound
+        return wanted.lowerBound / unit * unit..<min(weight.shape.rows, ceilingDivide(wanted.upperBound, unit) * unit)
     }
 
     // MARK: Memory
 
     /// Where the buffers of a tile lie in the worker's memory.
-    private struct Places {
+    struct Places {
         var source, whole, values, target, readBack, decoded: Range<Int>
         var total: Int { decoded.upperBound }
     }
 
-    private func places(_ rows: Range<Int>) -> Places {
+    func places(_ rows: Range<Int>) -> Places {
         var end = 0
         func take(_ size: Int) -> Range<Int> {
             defer { end += PartLayout.aligned(size) }
@@ -69,15 +70,15 @@ struct WeightConverter {
             decoded: take(planned.road == .quantize ? valueBytes : 0))
     }
 
-    private var isPlainBF16: Bool { (planned.layout as? DenseLayout)?.type == .bf16 }
+    var isPlainBF16: Bool { (planned.layout as? DenseLayout)?.type == .bf16 }
 
     /// The least working memory that this weight can be converted in.
     var minimumBytes: Int {
         planned.road == .passthrough ? 2 * 4096 : places(0..<min(smallestTile, shape.rows)).total
     }
 
-    /// A part of a weight is taken at once: it is one attention head.
-    private var smallestTile: Int { planned.view == nil ? alignment : shape.rows }
+    /// A transposed part of a weight is taken at once: it is one attention head.
+    private var smallestTile: Int { planned.view?.isTransposed == true ? shape.rows : alignment }
 
     /// Working memory that is worth having: for a tile that suits the caches, or for as many rows as the layouts prefer.
     var preferredBytes: Int {
@@ -90,7 +91,7 @@ struct WeightConverter {
     }
 
     /// Rows a tile in `memory` bytes, a multiple of the alignment.
-    private func rowsPerTile(_ memory: Int) -> Int {
+    func rowsPerTile(_ memory: Int) -> Int {
         let unit = max(places(0..<min(smallestTile, shape.rows)).total, 1)
         func fitting(_ bytes: Int) -> Int { max(1, bytes / unit) * smallestTile }
         return max(fitting(min(memory, Self.preferredTile)), min(preferredRows, fitting(memory)))
@@ -103,7 +104,7 @@ struct WeightConverter {
 
     func write(to file: PositionedFile, memory: UnsafeMutableRawBufferPointer, counters: RunCounters, stop: StopToken) throws {
         if planned.road == .passthrough {
-            for (stored, tensor) in zip(weight.stored, planned.tensors) { try copy(stored, tensor, file, memory, counters, stop) }
+            for (stored, tensor) in zip(planned.passed(of: weight), planned.tensors) { try copy(stored, tensor, file, memory, counters, stop) }
             return
         }
         let layout = try layoutOverWholeRange(memory, stop)
@@ -118,7 +119,7 @@ struct WeightConverter {
     }
 
     /// The planned layout; one that must know the range of its values first is told by a pass over all weights that share it.
-    private func layoutOverWholeRange(_ memory: UnsafeMutableRawBufferPointer, _ stop: StopToken) throws -> (any WeightLayout)? {
+    func layoutOverWholeRange(_ memory: UnsafeMutableRawBufferPointer, _ stop: StopToken) throws -> (any WeightLayout)? {
         guard let layout = planned.layout as? any WholeRangeLayout, !planned.rangeSources.isEmpty else { return planned.layout }
         var amax: UInt16 = 0
         for index in planned.rangeSources {
@@ -146,38 +147,51 @@ struct WeightConverter {
         return layout.spanning(amax)
     }
 
+    /// The bytes of a stored tensor that are copied, one planned tensor's.
+    func copiedRuns(_ stored: StoredTensor) -> ByteRuns {
+        planned.split.map { $0.runs(in: stored.shape, byteCount: stored.byteCount) } ?? ByteRuns(0..<stored.byteCount)
+    }
+
     private func copy(
         _ stored: StoredTensor, _ tensor: PlannedTensor, _ file: PositionedFile, _ memory: UnsafeMutableRawBufferPointer,
         _ counters: RunCounters, _ stop: StopToken
     ) throws {
-        var done = 0
+        let source = checkpoint.files[stored.file]
+        var target = tensor.offset
         var inKernel = true
-        while done < stored.byteCount {
-            try checkStop(stop)
-            let chunk = min(stored.byteCount - done, 8 << 20)
-            if inKernel, let copied = checkpoint.files[stored.file].copy(chunk, at: stored.offset + done, to: file, at: tensor.offset + done) {
-                counters.bytesRead.add(copied, ordering: .relaxed)
-                counters.bytesWritten.add(copied, ordering: .relaxed)
-                done += copied
-                continue
+        for run in copiedRuns(stored).ranges {
+            var done = run.lowerBound
+            while done < run.upperBound {
+                try checkStop(stop)
+                let chunk = min(run.upperBound - done, 8 << 20)
+                var copied: Int?
+                // Short runs cost more as system calls than as copies.
+                if inKernel, chunk >= 64 << 10, let place = source.stored(chunk, at: stored.offset + done) {
+                    copied = place.file.copy(place.count, at: place.offset, to: file, at: target)
+                    // Not between these file systems, or the source ended: plain reads tell which.
+                    inKernel = copied != nil
+                }
+                if copied == nil {
+                    let piece = UnsafeMutableRawBufferPointer(rebasing: memory[..<min(chunk, memory.count, Self.preferredTile)])
+                    try checkpoint.read(stored, done..<(done + piece.count), into: piece)
+                    try file.write(UnsafeRawBufferPointer(piece), at: target)
+                    copied = piece.count
+                }
+                let count = copied ?? 0
+                counters.bytesRead.add(count, ordering: .relaxed)
+                counters.bytesWritten.add(count, ordering: .relaxed)
+                done += count
+                target += count
             }
-            // Not between these file systems, or the source ended: plain reads tell which.
-            inKernel = false
-            let piece = UnsafeMutableRawBufferPointer(rebasing: memory[..<min(chunk, memory.count, Self.preferredTile)])
-            try checkpoint.read(stored, done..<(done + piece.count), into: piece)
-            try file.write(UnsafeRawBufferPointer(piece), at: tensor.offset + done)
-            counters.bytesRead.add(piece.count, ordering: .relaxed)
-            counters.bytesWritten.add(piece.count, ordering: .relaxed)
-            done += piece.count
         }
     }
 
-    private func checkStop(_ stop: StopToken) throws {
+    func checkStop(_ stop: StopToken) throws {
         if stop.isStopped { throw CancellationError() }
     }
 
     /// Reads the source of a tile and derives its target bytes.
-    private func produce(
+    func produce(
         _ rows: Range<Int>, _ layout: (any WeightLayout)?, _ memory: UnsafeMutableRawBufferPointer, _ counters: RunCounters
     ) throws -> [UnsafeMutableRawBufferPointer] {
         guard let stored = weight.layout, let layout else { return [] }
@@ -194,7 +208,7 @@ struct WeightConverter {
                 let values = values(memory, places.values, count)
                 let whole = self.values(memory, places.whole, origin.count * weight.shape.columns)
                 stored.decode(bytes, rows: origin, shape: weight.shape, into: whole)
-                Self.take(view, of: whole, from: origin, columns: weight.shape.columns, into: values)
+                Self.take(view, rows, of: whole, from: origin, columns: weight.shape.columns, into: values)
                 try layout.encode(UnsafeBufferPointer(values), rows: rows, shape: shape, into: targets)
             } else if let repacking {
                 repacking.repack(bytes, rows: rows, shape: shape, into: targets)
@@ -213,20 +227,27 @@ struct WeightConverter {
         return targets
     }
 
-    /// The values that a view shows, out of the rows `origin` of its weight.
+    /// The values of the rows `rows` of a view, out of the rows `origin` of its weight.
     private static func take(
-        _ view: WeightView, of whole: UnsafeMutableBufferPointer<UInt16>, from origin: Range<Int>, columns: Int,
+        _ view: WeightView, _ rows: Range<Int>, of whole: UnsafeMutableBufferPointer<UInt16>, from origin: Range<Int>, columns: Int,
         into values: UnsafeMutableBufferPointer<UInt16>
     ) {
-        for (index, row) in view.rows.enumerated() {
-            let start = (row - origin.lowerBound) * columns
-            for column in 0..<columns {
-                values[view.isTransposed ? column * view.rows.count + index : index * columns + column] = whole[start + column]
+        if view.isTransposed {
+            for (index, row) in view.rows.enumerated() {
+                let start = (row - origin.lowerBound) * columns
+                for column in 0..<columns { values[column * view.rows.count + index] = whole[start + column] }
             }
+            return
+        }
+        let width = view.columns.count
+        for (index, row) in rows.enumerated() {
+            let start = (view.rows.lowerBound + row - origin.lowerBound) * columns + view.columns.lowerBound
+            guard width > 0, let target = values.baseAddress, let source = whole.baseAddress else { continue }
+            (target + index * width).update(from: source + start, count: width)
         }
     }
 
-    private func values(_ memory: UnsafeMutableRawBufferPointer, _ place: Range<Int>, _ count: Int) -> UnsafeMutableBufferPointer<UInt16> {
+    func values(_ memory: UnsafeMutableRawBufferPointer, _ place: Range<Int>, _ count: Int) -> UnsafeMutableBufferPointer<UInt16> {
         UnsafeMutableRawBufferPointer(rebasing: memory[place.lowerBound..<(place.lowerBound + count * 2)]).assumingMemoryBound(to: UInt16.self)
     }
 
@@ -237,142 +258,4 @@ struct WeightConverter {
         case .readOnly: .unsupported(weight: weight.name, layout: planned.layout?.name ?? "")
         }
     }
-
-    // MARK: Auditing
-
-    /// Reads back what `file` holds, compares it with a fresh derivation, and digests it.
-    /// - Returns: the record and how many bytes differ.
-    func audit(
-        _ file: PositionedFile, memory: UnsafeMutableRawBufferPointer, counters: RunCounters, stop: StopToken
-    ) throws -> (record: WeightRecord, differences: Int) {
-        planned.road == .passthrough
-            ? try auditCopy(file, memory, counters, stop) : try auditTiles(file, memory, counters, stop)
-    }
-
-    private func auditCopy(
-        _ file: PositionedFile, _ memory: UnsafeMutableRawBufferPointer, _ counters: RunCounters, _ stop: StopToken
-    ) throws -> (record: WeightRecord, differences: Int) {
-        var differences = 0
-        var record = WeightRecord(digests: [])
-        let half = min(memory.count, 2 * Self.preferredTile) / 2 & ~63
-        for (stored, tensor) in zip(weight.stored, planned.tensors) {
-            var hash = SHA256()
-            for start in stride(from: 0, to: stored.byteCount, by: half) {
-                try checkStop(stop)
-                let range = start..<min(start + half, stored.byteCount)
-                let original = UnsafeMutableRawBufferPointer(rebasing: memory[..<range.count])
-                let written = UnsafeMutableRawBufferPointer(rebasing: memory[half..<(half + range.count)])
-                try checkpoint.read(stored, range, into: original)
-                differences += try readBack(file, written, ByteRuns(range), at: tensor.offset, expected: original)
-                hash.update(bufferPointer: UnsafeRawBufferPointer(written))
-                if stored.type == .bf16 { record.notFinite += countNotFinite(written) }
-                counters.bytesAudited.add(range.count, ordering: .relaxed)
-            }
-            let digest = Digest.hexadecimal(hash.finalize())
-            // What differs from the source is a fault of the copy, reported as such; what equals it speaks for the source.
-            if differences == 0 { try sourceDigests.check(stored, digest, in: checkpoint) }
-            record.digests.append(digest)
-        }
-        return (record, differences)
-    }
-
-    private func countNotFinite(_ bytes: UnsafeMutableRawBufferPointer) -> Int {
-        ck_bf16_count_nonfinite(bytes.assumingMemoryBound(to: UInt16.self).baseAddress, bytes.count / 2)
-    }
-
-    /// Fills `buffer` from the file and counts the bytes that differ from `expected`.
-    private func readBack(
-        _ file: PositionedFile, _ buffer: UnsafeMutableRawBufferPointer, _ runs: ByteRuns, at offset: Int, expected: UnsafeMutableRawBufferPointer
-    ) throws -> Int {
-        let count = try file.read(into: buffer, runs, at: offset)
-        if count == expected.count, count == 0 || memcmp(buffer.baseAddress!, expected.baseAddress!, count) == 0 { return 0 }
-        return expected.count - count + (0..<count).count { buffer[$0] != expected[$0] }
-    }
-
-    private func auditTiles(
-        _ file: PositionedFile, _ memory: UnsafeMutableRawBufferPointer, _ counters: RunCounters, _ stop: StopToken
-    ) throws -> (record: WeightRecord, differences: Int) {
-        var hashes = planned.tensors.map { _ in SHA256() }
-        var sourceHashes = planned.view == nil && sourceDigests.cover(weight) ? weight.stored.map { _ in SHA256() } : []
-        let layout = try layoutOverWholeRange(memory, stop)
-        var record = WeightRecord(digests: [])
-        var differences = 0
-        var sums = ck_error_sums()
-        var amax: UInt16 = 0
-        for rows in TileSequence(rows: shape.rows, step: rowsPerTile(memory.count)) {
-            try checkStop(stop)
-            let expected = try produce(rows, layout, memory, counters)
-            let places = places(rows)
-            let written = target.slices(rows, in: UnsafeMutableRawBufferPointer(rebasing: memory[places.readBack]))
-            for (index, slice) in written.enumerated() {
-                let part = target.parts[index]
-                let runs = part.runs(of: rows, in: shape)
-                differences += try readBack(file, slice, runs, at: planned.tensors[index].offset, expected: expected[index])
-                if part.isInRowOrder(rows) { hashes[index].update(bufferPointer: UnsafeRawBufferPointer(slice)) }
-                counters.bytesAudited.add(slice.count, ordering: .relaxed)
-            }
-            if !sourceHashes.isEmpty {
-                for (index, slice) in source.slices(rows, in: UnsafeMutableRawBufferPointer(rebasing: memory[places.source])).enumerated()
-                where source.parts[index].isInRowOrder(rows) {
-                    sourceHashes[index].update(bufferPointer: UnsafeRawBufferPointer(slice))
-                }
-            }
-            if planned.road == .quantize {
-                amax = max(amax, measure(rows, written, memory, places, &sums))
-            } else if isPlainBF16 {
-                record.notFinite += countNotFinite(written[0])
-            }
-        }
-        // Parts whose tiles are not runs of the file are digested by themselves.
-        for index in hashes.indices where target.parts[index].isAlongRows {
-            try digest(file, at: planned.tensors[index].offset, planned.tensors[index].byteCount, memory, stop, &hashes[index])
-        }
-        for index in sourceHashes.indices where source.parts[index].isAlongRows {
-            let stored = weight.stored[index]
-            try digest(checkpoint.files[stored.file], at: stored.offset, stored.byteCount, memory, stop, &sourceHashes[index])
-        }
-        for (stored, hash) in zip(weight.stored, sourceHashes) {
-            try sourceDigests.check(stored, Digest.hexadecimal(hash.finalize()), in: checkpoint)
-        }
-        record.digests = hashes.map { Digest.hexadecimal($0.finalize()) }
-        if planned.road == .quantize {
-            record.error = WeightRecord.ErrorFigures(
-                sqnr: sums.noise == 0 ? .infinity : 10 * log10(sums.signal / sums.noise), maximum: Double(sums.max_abs),
-                amax: Double(BFloat16(bits: amax).value))
-        }
-        return (record, differences)
-    }
-
-    private func digest(
-        _ file: PositionedFile, at offset: Int, _ size: Int, _ memory: UnsafeMutableRawBufferPointer, _ stop: StopToken, _ hash: inout SHA256
-    ) throws {
-        for start in stride(from: 0, to: size, by: memory.count) {
-            try checkStop(stop)
-            let piece = UnsafeMutableRawBufferPointer(rebasing: memory[..<min(memory.count, size - start)])
-            let count = try file.read(into: piece, at: offset + start)
-            hash.update(bufferPointer: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(piece)[..<count]))
-        }
-    }
-
-    /// Adds the error of a quantized tile, row by row in a fixed order, so that the figures do not depend on the tiles.
-    /// - Returns: the largest magnitude of the source's values, as BF16 bits.
-    private func measure(
-        _ rows: Range<Int>, _ written: [UnsafeMutableRawBufferPointer], _ memory: UnsafeMutableRawBufferPointer, _ places: Places,
-        _ sums: inout ck_error_sums
-    ) -> UInt16 {
-        let columns = shape.columns
-        let reference = values(memory, places.values, rows.count * columns)
-        let decoded = values(memory, places.decoded, rows.count * columns)
-        planned.layout?.decode(written.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: shape, into: decoded)
-        for row in 0..<rows.count {
-            ck_bf16_error(KernelLevel.active.rawValue, reference.baseAddress! + row * columns, decoded.baseAddress! + row * columns, columns, &sums)
-        }
-        return ck_bf16_amax(KernelLevel.active.rawValue, reference.baseAddress, columns, rows.count, columns)
-    }
 }
-
-#if canImport(Glibc)
-    import Glibc
-#elseif canImport(Darwin)
-    import Darwin
-#endif

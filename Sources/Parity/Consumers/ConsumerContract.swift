@@ -85,7 +85,7 @@ public struct ConsumerContract {
     }
 
     private func tokenizer() -> String? {
-        checkpoint.sideFiles.contains { $0 == "tokenizer.json" || $0 == "tokenizer.model" || $0 == "tiktoken.model" }
+        checkpoint.sideFiles.map(\.name).contains { $0 == "tokenizer.json" || $0 == "tokenizer.model" || $0 == "tiktoken.model" }
             ? nil : "there is no tokenizer.json, tokenizer.model or tiktoken.model"
     }
 

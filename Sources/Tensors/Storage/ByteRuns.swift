@@ -29,19 +29,6 @@ public struct ByteRuns: Sendable, Equatable {
 }
 
 extension PositionedFile {
-    /// Reads runs one after another into `buffer`, which has their byte count.
-    /// - Returns: how many bytes were read before the file ended.
-    public func read(into buffer: UnsafeMutableRawBufferPointer, _ runs: ByteRuns, at offset: Int) throws(FileFailure) -> Int {
-        var done = 0
-        for range in runs.ranges {
-            let piece = UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + range.count])
-            let count = try read(into: piece, at: offset + range.lowerBound)
-            done += count
-            if count < range.count { break }
-        }
-        return done
-    }
-
     /// Writes `buffer` to runs.
     public func write(_ buffer: UnsafeRawBufferPointer, _ runs: ByteRuns, at offset: Int) throws(FileFailure) {
         var done = 0

@@ -119,18 +119,6 @@ public final class PositionedFile: Sendable {
         return done
     }
 
-    /// Up to `count` bytes from `offset`.
-    public func read(_ count: Int, at offset: Int) throws(FileFailure) -> [UInt8] {
-        var failure: FileFailure?
-        let bytes = [UInt8](unsafeUninitializedCapacity: count) { buffer, filled in
-            do { filled = try self.read(into: UnsafeMutableRawBufferPointer(buffer), at: offset) } catch let error as FileFailure {
-                failure = error
-            } catch {}
-        }
-        if let failure { throw failure }
-        return bytes
-    }
-
     public func write(_ buffer: UnsafeRawBufferPointer, at offset: Int) throws(FileFailure) {
         var done = 0
         while done < buffer.count {
@@ -166,4 +154,7 @@ public final class PositionedFile: Sendable {
         let copied = ck_copy_range(descriptor.rawValue, Int64(offset), target.descriptor.rawValue, Int64(targetOffset), count)
         return copied > 0 ? Int(copied) : nil
     }
+
+    /// Makes `target` share this file's blocks until one of them changes, where the file system can; the contents are the same then.
+    public func clone(to target: PositionedFile) -> Bool { ck_clone_file(descriptor.rawValue, target.descriptor.rawValue) == 0 }
 }

@@ -1,0 +1,63 @@
+import CZstd
+import Tensors
+
+/// One zstd frame, compressed and restored whole, by facebook/zstd's library. Contexts are made anew by each thread that needs one.
+enum ZstdFrame {
+    static let magic: UInt32 = 0xFD2F_B528
+    /// Skippable frames are 0x184D2A50 ... 0x184D2A5F (RFC 8878, section 3.1.2).
+    static let skippableMagic: UInt32 = 0x184D_2A50
+
+    static func isSkippable(_ magic: UInt32) -> Bool { magic & 0xFFFF_FFF0 == skippableMagic }
+
+    /// How a frame is compressed.
+    enum Effort {
+        /// Zstd's level 1: matches and entropy coding.
+        case general
+        /// The exponents of trained weights: all entropy, no repetitions. The search for matches, which costs most of the time
+        /// and breaks up the runs of literals, is left out; what remains is Huffman coding.
+        case exponents
+        /// Mantissas: next to random, stored as they are unless they repeat plainly.
+        case mantissas
+
+        fileprivate var parameters: [(ZSTD_cParameter, Int32)] {
+            switch self {
+            case .general: [(ZSTD_c_compressionLevel, 1)]
+            case .exponents:
+                [
+                    (ZSTD_c_compressionLevel, 1), (ZSTD_c_minMatch, 7), (ZSTD_c_targetLength, 131_072), (ZSTD_c_hashLog, 6),
+                    // literalCompressionMode = enabled (zstd.h, experimental section): it would be off with a targetLength.
+                    (ZSTD_c_experimentalParam5, 1),
+                ]
+            case .mantissas: [(ZSTD_c_compressionLevel, -20)]
+            }
+        }
+    }
+
+    final class Compressor {
+        private let context: OpaquePointer
+
+        init() throws(OutOfMemory) {
+            guard let context = ZSTD_createCCtx() else { throw OutOfMemory(byteCount: 1 << 20) }
+            self.context = context
+        }
+
+        deinit { ZSTD_freeCCtx(context) }
+
+        static func bound(_ count: Int) -> Int { ZSTD_compressBound(count) }
+
+        /// Compresses `source` into `target`, which has ``bound(_:)`` bytes; returns the frame's size. The frame carries a checksum.
+        func compress(_ source: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer, _ effort: Effort) -> Int {
+            ZSTD_CCtx_reset(context, ZSTD_reset_session_and_parameters)
+            for (parameter, value) in effort.parameters { ZSTD_CCtx_setParameter(context, parameter, value) }
+            ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1)
+            let size = ZSTD_compress2(context, target.baseAddress, target.count, source.baseAddress, source.count)
+            precondition(ZSTD_isError(size) == 0, "a frame larger than its bound")
+            return size
+        }
+    }
+
+    /// Restores a frame into exactly `target`; nil if it is damaged or has another size.
+    static func decompress(_ source: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer) -> Bool {
+        ZSTD_decompress(target.baseAddress, target.count, source.baseAddress, source.count) == target.count
+    }
+}

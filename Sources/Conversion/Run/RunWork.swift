@@ -1,0 +1,235 @@
+import Checkpoints
+import Formats
+import Synchronization
+import Tensors
+
+/// What the workers of a run share: which steps are left, the open files, and the records so far.
+final class RunWork: Sendable {
+    let run: ConversionRun
+    let journal: Journal
+    let schedule: RunSchedule
+    let bytesToWrite: Int
+    private let sourceDigests: SourceDigests
+    private let openShards = Mutex<[Int: PositionedFile]>([:])
+    /// Shards that were cloned whole from a source file: nothing is left to write.
+    private let cloned = Mutex<Set<Int>>([])
+    private let packed = Mutex<[Int: PackedShard]>([:])
+    /// One shard is packed at a time, by as many threads as the run has.
+    private let packing = Mutex(())
+    private let recorded: Mutex<[Int: WeightRecord]>
+
+    /// A finished file of another container, and where its tensors lie.
+    private struct PackedShard: Sendable {
+        var bytes: any ByteSource
+        /// By tensor name: its place in ``bytes`` less its place in the safetensors file.
+        var shifts: [String: Int]
+    }
+
+    var records: [Int: WeightRecord] { recorded.withLock { $0 } }
+    var recordCount: Int { recorded.withLock { $0.count } }
+    private var plan: ConversionPlan { run.plan }
+    private var packs: Bool { plan.output.container.pack != nil }
+
+    init(run: ConversionRun, journal: Journal, finished: Journal.State) throws {
+        self.run = run
+        self.journal = journal
+        sourceDigests = try SourceDigests(of: run.checkpoint)
+        let plan = run.plan
+        let packs = plan.output.container.pack != nil
+        var writes = Set<Int>()
+        var audits = Set<Int>()
+        var unfinished = Set<Int>()
+        var kept: [Int: WeightRecord] = [:]
+        var toWrite = 0
+        for (number, shard) in plan.shards.enumerated() {
+            /// A packed file's size is not known beforehand; it gets its name when it is complete.
+            func has(_ path: String, packed: Bool) throws -> Bool {
+                if case .file(let size)? = try FileTree.entry(path) { packed || size == shard.size } else { false }
+            }
+            let allAudited = shard.weights.allSatisfy { finished.audited[$0] != nil }
+            if allAudited, try has(run.destination.file(shard.name), packed: packs) {
+                for weight in shard.weights { kept[weight] = finished.audited[weight] }
+                continue
+            }
+            unfinished.insert(number)
+            let isPacked = try packs && has(run.destination.workFile(shard.name), packed: true)
+            let staged = try has(run.destination.stageFile(shard, packs: packs), packed: false)
+            // What a copy of a source file is packed from is that file.
+            let inPlace = isPacked || staged || packs && shard.copiedFile != nil
+            if !inPlace || !isPacked && packs { toWrite += shard.size }
+            for weight in shard.weights {
+                if isPacked || !packs && staged, let record = finished.audited[weight] {
+                    kept[weight] = record
+                } else {
+                    audits.insert(weight)
+                    let isWritten = isPacked || packs && shard.copiedFile != nil || staged && finished.written.contains(weight)
+                    if !isWritten { writes.insert(weight) }
+                }
+            }
+        }
+        bytesToWrite = toWrite
+        recorded = Mutex(kept)
+        schedule = RunSchedule(plan: plan, writes: writes, audits: audits, unfinished: unfinished)
+    }
+
+    /// One worker: takes steps until there are none.
+    func loop(memory: Int, workers: Int, counters: RunCounters, stop: StopToken) {
+        let arena = Arena(limit: memory)
+        while let step = schedule.next() {
+            do {
+                if stop.isStopped { throw CancellationError() }
+                try carryOut(step, arena, workers, counters, stop)
+                schedule.completed(step)
+            } catch {
+                schedule.fail(error)
+            }
+        }
+    }
+
+    private func carryOut(_ step: RunSchedule.Step, _ arena: Arena, _ workers: Int, _ counters: RunCounters, _ stop: StopToken) throws {
+        switch step {
+        case .write(let position):
+            let planned = plan.weights[position]
+            counters.shard.store(planned.shard, ordering: .relaxed)
+            let converter = WeightConverter(run.checkpoint, planned)
+            let file = try shardFile(planned.shard)
+            if cloned.withLock({ $0.contains(planned.shard) }) {
+                counters.bytesWritten.add(planned.tensors.reduce(0) { $0 + $1.byteCount }, ordering: .relaxed)
+            } else {
+                try converter.write(
+                    to: file, memory: arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes), counters: counters, stop: stop)
+            }
+            try journal.wrote(position)
+        case .flush(let shard):
+            if packs { try pack(shard, arena.limit, workers, counters, stop) } else { try shardFile(shard).synchronize() }
+        case .audit(let position):
+            let planned = plan.weights[position]
+            let converter = WeightConverter(run.checkpoint, planned, sourceDigests: sourceDigests)
+            let (file, offsets) = try written(planned)
+            let (record, differences) = try converter.audit(
+                file, offsets: offsets, memory: arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes), counters: counters,
+                stop: stop)
+            guard differences == 0 else {
+                try journal.rewrite(position)
+                throw ConversionFailure.differs(weight: converter.weight.name, file: file.path, bytes: differences)
+            }
+            recorded.withLock { $0[position] = record }
+            try journal.audited(position, record)
+            counters.weightsDone.add(1, ordering: .relaxed)
+        case .finish(let shard):
+            try finish(shard)
+        }
+    }
+
+    /// The unfinished safetensors file of a shard, sized and with its header in place.
+    private func shardFile(_ number: Int) throws -> PositionedFile {
+        try openShards.withLock { open in
+            if let file = open[number] { return file }
+            let shard = plan.shards[number]
+            let path = run.destination.stageFile(shard, packs: packs)
+            let isNew = try FileTree.entry(path) == nil
+            let file = try PositionedFile.openForWriting(path)
+            if isNew, let copied = shard.copiedFile, let source = run.checkpoint.files[copied].stored(shard.size, at: 0), source.offset == 0,
+                source.file.clone(to: file)
+            {
+                _ = cloned.withLock { $0.insert(number) }
+            } else {
+                try file.resize(to: shard.size)
+                try file.write(shard.header, at: 0)
+            }
+            open[number] = file
+            return file
+        }
+    }
+
+    // MARK: Other containers
+
+    /// Turns the finished safetensors file of a shard into a file of the output's container.
+    private func pack(_ number: Int, _ memory: Int, _ workers: Int, _ counters: RunCounters, _ stop: StopToken) throws {
+        guard let pack = plan.output.container.pack else { return }
+        let shard = plan.shards[number]
+        if try FileTree.entry(run.destination.workFile(shard.name)) != nil { return }
+        let source = try Safetensors.open(bytes: shard.copiedFile.map { run.checkpoint.files[$0] } ?? shardFile(number))
+        let output = plan.output
+        let options = PackingOptions(
+            memory: memory, workers: workers, keepsByteOrder: output.keepsByteOrder, filter: output.filter,
+            attachments: output.isSingleFile ? try attachments() : [],
+            checkpoint: { if stop.isStopped { throw CancellationError() } })
+        let temporary = run.destination.workFile(shard.name + ".packing")
+        try packing.withLock { _ in try pack(source, temporary, options) }
+        try FileTree.rename(temporary, to: run.destination.workFile(shard.name))
+        if shard.copiedFile != nil { counters.bytesWritten.add(shard.size, ordering: .relaxed) }
+    }
+
+    /// What a checkpoint that is one file carries inside. Nothing here is large: tokenizers and configurations.
+    private func attachments() throws -> [(name: String, bytes: [UInt8])] {
+        try plan.texts + plan.sideFiles.map { ($0.name, try $0.bytes.read($0.range.count, at: $0.range.lowerBound)) }
+    }
+
+    /// The file that holds a weight's bytes for good, and where in it.
+    private func written(_ planned: PlannedWeight) throws -> (file: any ByteSource, offsets: [Int]) {
+        guard packs else { return (try shardFile(planned.shard), planned.tensors.map(\.offset)) }
+        let shard = try packedShard(planned.shard)
+        return (shard.bytes, planned.tensors.map { $0.offset + (shard.shifts[$0.name] ?? 0) })
+    }
+
+    /// The packed file, opened as any reader would, its tensors compared with those that were promised.
+    private func packedShard(_ number: Int) throws -> PackedShard {
+        try packed.withLock { open in
+            if let shard = open[number] { return shard }
+            let shard = plan.shards[number]
+            let path = run.destination.workFile(shard.name)
+            guard let file = try ContainerRegistry.open(path) else { throw CheckpointFailure.notACheckpointFile(path: path) }
+            let promised = try SafetensorsHeader(shard.header, fileSize: shard.size).tensors
+            let found = Dictionary(file.tensors.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
+            var shifts: [String: Int] = [:]
+            for tensor in promised {
+                guard let stored = found[tensor.name], stored.type == tensor.type, stored.shape == tensor.shape else {
+                    throw ConversionFailure.differs(weight: tensor.name, file: path, bytes: tensor.byteCount)
+                }
+                shifts[tensor.name] = stored.offset - tensor.offset
+            }
+            guard found.count == promised.count else { throw ConversionFailure.differs(weight: "the header", file: path, bytes: shard.header.count) }
+            let result = PackedShard(bytes: file.bytes, shifts: shifts)
+            open[number] = result
+            return result
+        }
+    }
+
+    // MARK: Finishing
+
+    /// Reads the header back as any reader would, then gives the shard its final name.
+    private func finish(_ number: Int) throws {
+        let shard = plan.shards[number]
+        if packs {
+            _ = try packedShard(number)
+            packed.withLock { $0[number] = nil }
+        } else {
+            let file = try shardFile(number)
+            let header = try SafetensorsHeader(reading: file)
+            guard header.tensors.count == shard.tensorCount else {
+                throw ConversionFailure.differs(weight: "the header", file: file.path, bytes: shard.header.count)
+            }
+        }
+        try journal.synchronize()
+        openShards.withLock { $0[number] = nil }
+        try FileTree.rename(run.destination.workFile(shard.name), to: run.destination.file(shard.name))
+        try FileTree.synchronizeDirectory(run.destination.directory)
+        if packs { try FileTree.remove(run.destination.stageFile(shard, packs: true)) }
+        try journal.finished(shard: number)
+    }
+}
+
+/// One worker's memory, allocated as large as its weights need and never above its share of the budget.
+final class Arena {
+    let limit: Int
+    private var buffer = AlignedBuffer(byteCount: 64)
+
+    init(limit: Int) { self.limit = limit }
+
+    func memory(atLeast needed: Int, wanted: Int) -> UnsafeMutableRawBufferPointer {
+        let wanted = min(limit, max(needed, wanted))
+        if buffer.bytes.count < wanted { buffer = AlignedBuffer(byteCount: wanted) }
+        return buffer.slice(0..<min(buffer.bytes.count, limit))
+    }
+}

@@ -1,0 +1,148 @@
+import CKernels
+import Checkpoints
+import Crypto
+import Formats
+import Tensors
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Darwin)
+    import Darwin
+#endif
+
+extension WeightConverter {
+    /// Reads back what `file` holds, compares it with a fresh derivation, and digests it.
+    /// - Parameter offsets: where the planned tensors begin in `file`.
+    /// - Returns: the record and how many bytes differ.
+    func audit(
+        _ file: any ByteSource, offsets: [Int], memory: UnsafeMutableRawBufferPointer, counters: RunCounters, stop: StopToken
+    ) throws -> (record: WeightRecord, differences: Int) {
+        planned.road == .passthrough
+            ? try auditCopy(file, offsets, memory, counters, stop) : try auditTiles(file, offsets, memory, counters, stop)
+    }
+
+    private func auditCopy(
+        _ file: any ByteSource, _ offsets: [Int], _ memory: UnsafeMutableRawBufferPointer, _ counters: RunCounters, _ stop: StopToken
+    ) throws -> (record: WeightRecord, differences: Int) {
+        var differences = 0
+        var record = WeightRecord(digests: [])
+        let half = min(memory.count, 2 * Self.preferredTile) / 2 & ~63
+        for (stored, start) in zip(planned.passed(of: weight), offsets) {
+            var hash = SHA256()
+            var target = start
+            for run in copiedRuns(stored).ranges {
+                for first in stride(from: run.lowerBound, to: run.upperBound, by: half) {
+                    try checkStop(stop)
+                    let range = first..<min(first + half, run.upperBound)
+                    let original = UnsafeMutableRawBufferPointer(rebasing: memory[..<range.count])
+                    let written = UnsafeMutableRawBufferPointer(rebasing: memory[half..<(half + range.count)])
+                    try checkpoint.read(stored, range, into: original)
+                    differences += try readBack(file, written, ByteRuns(0..<range.count), at: target, expected: original)
+                    hash.update(bufferPointer: UnsafeRawBufferPointer(written))
+                    if stored.type == .bf16 { record.notFinite += countNotFinite(written) }
+                    counters.bytesAudited.add(range.count, ordering: .relaxed)
+                    target += range.count
+                }
+            }
+            let digest = Digest.hexadecimal(hash.finalize())
+            // What differs from the source is a fault of the copy, reported as such; what equals it speaks for the source.
+            if differences == 0, planned.split == nil { try sourceDigests.check(stored, digest, in: checkpoint) }
+            record.digests.append(digest)
+        }
+        return (record, differences)
+    }
+
+    private func countNotFinite(_ bytes: UnsafeMutableRawBufferPointer) -> Int {
+        ck_bf16_count_nonfinite(bytes.assumingMemoryBound(to: UInt16.self).baseAddress, bytes.count / 2)
+    }
+
+    /// Fills `buffer` from the file and counts the bytes that differ from `expected`.
+    private func readBack(
+        _ file: any ByteSource, _ buffer: UnsafeMutableRawBufferPointer, _ runs: ByteRuns, at offset: Int, expected: UnsafeMutableRawBufferPointer
+    ) throws -> Int {
+        let count = try file.read(into: buffer, runs, at: offset)
+        if count == expected.count, count == 0 || memcmp(buffer.baseAddress!, expected.baseAddress!, count) == 0 { return 0 }
+        return expected.count - count + (0..<count).count { buffer[$0] != expected[$0] }
+    }
+
+    private func auditTiles(
+        _ file: any ByteSource, _ offsets: [Int], _ memory: UnsafeMutableRawBufferPointer, _ counters: RunCounters, _ stop: StopToken
+    ) throws -> (record: WeightRecord, differences: Int) {
+        var hashes = planned.tensors.map { _ in SHA256() }
+        var sourceHashes = planned.view == nil && sourceDigests.cover(weight) ? weight.stored.map { _ in SHA256() } : []
+        let layout = try layoutOverWholeRange(memory, stop)
+        var record = WeightRecord(digests: [])
+        var differences = 0
+        var sums = ck_error_sums()
+        var amax: UInt16 = 0
+        for rows in TileSequence(rows: shape.rows, step: rowsPerTile(memory.count)) {
+            try checkStop(stop)
+            let expected = try produce(rows, layout, memory, counters)
+            let places = places(rows)
+            let written = target.slices(rows, in: UnsafeMutableRawBufferPointer(rebasing: memory[places.readBack]))
+            for (index, slice) in written.enumerated() {
+                let part = target.parts[index]
+                let runs = part.runs(of: rows, in: shape)
+                differences += try readBack(file, slice, runs, at: offsets[index], expected: expected[index])
+                if part.isInRowOrder(rows) { hashes[index].update(bufferPointer: UnsafeRawBufferPointer(slice)) }
+                counters.bytesAudited.add(slice.count, ordering: .relaxed)
+            }
+            if !sourceHashes.isEmpty {
+                for (index, slice) in source.slices(rows, in: UnsafeMutableRawBufferPointer(rebasing: memory[places.source])).enumerated()
+                where source.parts[index].isInRowOrder(rows) {
+                    sourceHashes[index].update(bufferPointer: UnsafeRawBufferPointer(slice))
+                }
+            }
+            if planned.road == .quantize {
+                amax = max(amax, measure(rows, written, memory, places, &sums))
+            } else if isPlainBF16 {
+                record.notFinite += countNotFinite(written[0])
+            }
+        }
+        // Parts whose tiles are not runs of the file are digested by themselves.
+        for index in hashes.indices where target.parts[index].isAlongRows {
+            try digest(file, at: offsets[index], planned.tensors[index].byteCount, memory, stop, &hashes[index])
+        }
+        for index in sourceHashes.indices where source.parts[index].isAlongRows {
+            let stored = weight.stored[index]
+            try digest(checkpoint.files[stored.file], at: stored.offset, stored.byteCount, memory, stop, &sourceHashes[index])
+        }
+        for (stored, hash) in zip(weight.stored, sourceHashes) {
+            try sourceDigests.check(stored, Digest.hexadecimal(hash.finalize()), in: checkpoint)
+        }
+        record.digests = hashes.map { Digest.hexadecimal($0.finalize()) }
+        if planned.road == .quantize {
+            record.error = WeightRecord.ErrorFigures(
+                sqnr: sums.noise == 0 ? .infinity : 10 * log10(sums.signal / sums.noise), maximum: Double(sums.max_abs),
+                amax: Double(BFloat16(bits: amax).value))
+        }
+        return (record, differences)
+    }
+
+    private func digest(
+        _ file: any ByteSource, at offset: Int, _ size: Int, _ memory: UnsafeMutableRawBufferPointer, _ stop: StopToken, _ hash: inout SHA256
+    ) throws {
+        for start in stride(from: 0, to: size, by: memory.count) {
+            try checkStop(stop)
+            let piece = UnsafeMutableRawBufferPointer(rebasing: memory[..<min(memory.count, size - start)])
+            let count = try file.read(into: piece, at: offset + start)
+            hash.update(bufferPointer: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(piece)[..<count]))
+        }
+    }
+
+    /// Adds the error of a quantized tile, row by row in a fixed order, so that the figures do not depend on the tiles.
+    /// - Returns: the largest magnitude of the source's values, as BF16 bits.
+    private func measure(
+        _ rows: Range<Int>, _ written: [UnsafeMutableRawBufferPointer], _ memory: UnsafeMutableRawBufferPointer, _ places: Places,
+        _ sums: inout ck_error_sums
+    ) -> UInt16 {
+        let columns = shape.columns
+        let reference = values(memory, places.values, rows.count * columns)
+        let decoded = values(memory, places.decoded, rows.count * columns)
+        planned.layout?.decode(written.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: shape, into: decoded)
+        for row in 0..<rows.count {
+            ck_bf16_error(KernelLevel.active.rawValue, reference.baseAddress! + row * columns, decoded.baseAddress! + row * columns, columns, &sums)
+        }
+        return ck_bf16_amax(KernelLevel.active.rawValue, reference.baseAddress, columns, rows.count, columns)
+    }
+}

@@ -83,13 +83,13 @@ public protocol Container: Sendable {
     /// the memory and the number of workers. Nil for safetensors, which is written in place.
     static var pack: (@Sendable (_ source: TensorFile, _ path: String, _ options: PackingOptions) throws -> Void)? { get }
 
-    /// Why tensors of `type` cannot be stored; nil if they can.
-    static func obstacle(to type: ScalarType) -> String?
+    /// Why these tensors cannot be stored in one file, naming the first; nil if they can.
+    static func obstacle(to tensors: [SafetensorsHeader.Declaration]) -> String?
 }
 
 extension Container {
     public static var isSingleFile: Bool { false }
-    public static func obstacle(to type: ScalarType) -> String? { nil }
+    public static func obstacle(to tensors: [SafetensorsHeader.Declaration]) -> String? { nil }
 
     static func has(_ name: String) -> Bool { endings.contains { name.hasSuffix($0) } }
 }

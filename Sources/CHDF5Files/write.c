@@ -91,9 +91,11 @@ static hid_t element_type(int type) {
 
 static int set_text(hid_t object, const char *name, const char *text) {
     hid_t type = H5Tcopy(H5T_C_S1), space = H5Screate(H5S_SCALAR);
-    H5Tset_size(type, strlen(text) + 1);
+    // Of variable length and UTF-8, which h5py gives back as str.
+    H5Tset_size(type, H5T_VARIABLE);
+    H5Tset_cset(type, H5T_CSET_UTF8);
     hid_t attribute = H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
-    int result = attribute < 0 || H5Awrite(attribute, type, text) < 0 ? -1 : 0;
+    int result = attribute < 0 || H5Awrite(attribute, type, &text) < 0 ? -1 : 0;
     if (attribute >= 0) H5Aclose(attribute);
     H5Tclose(type);
     H5Sclose(space);

@@ -159,7 +159,8 @@ extension Checkpoint {
         }
         files.append(bytes.finish(path: directory + "/model*-mp\(ranks).safetensors", files: files.flatMap(\.files)))
         fileNames.append("model*-mp\(ranks).safetensors")
-        safetensors.append(nil)
+        // No file holds a tensor under the name that it has here.
+        safetensors = files.map { _ in nil }
         return result
     }
 }

@@ -48,7 +48,7 @@ public struct Inventory: Sendable {
         layers = config["num_hidden_layers"]?.int
         routedExperts = ["n_routed_experts", "num_experts", "num_local_experts"].lazy.compactMap { config[$0]?.int }.first
         expertsPerToken = config["num_experts_per_tok"]?.int
-        shards = checkpoint.files.count
+        shards = Set(checkpoint.files.flatMap(\.files).map(\.path)).count
         quantization = checkpoint.quantization.map { $0.method.isEmpty ? "quantization_config without quant_method" : $0.method } ?? "none"
         count(checkpoint)
         largest = checkpoint.weights.sorted { ($0.storedBytes, $1.name) > ($1.storedBytes, $0.name) }.prefix(5)

@@ -50,7 +50,7 @@ public enum ConversionFailure: Failure, Equatable {
         case .memory(let needed, let weight, let budget):
             "--memory \(ByteSize(budget)) is too little: a tile of \(weight) needs \(ByteSize(needed)) of working memory; give at least that"
         case .destinationIsSource(let path): "\(path): the destination is the source itself, which is never modified; choose another directory"
-        case .destinationNotEmpty(let path, let reason): "\(path): \(reason); choose another directory or give --overwrite"
+        case .destinationNotEmpty(let path, let reason): "\(path): \(reason); choose another destination or give --overwrite"
         case .destinationBusy(let path): "\(path): another recast is writing here; wait for it or choose another directory"
         case .noSpace(let path, let needed, let free):
             "\(path): the output needs \(ByteSize(needed)) but only \(ByteSize(free)) are free; nothing was written"

@@ -52,6 +52,21 @@ public enum HDF5: Container {
         place.map { "model-\($0.number)-of-\($0.count).h5" } ?? "model.h5"
     }
 
+    /// A name becomes a path, so it must not lead elsewhere, nor be the group that another tensor lies in.
+    public static func obstacle(to tensors: [SafetensorsHeader.Declaration]) -> String? {
+        var groups = Set<Substring>()
+        for tensor in tensors {
+            let parts = tensor.name.split(separator: ".", omittingEmptySubsequences: false)
+            guard !parts.contains(where: { $0.isEmpty }), !tensor.name.utf8.contains(UInt8(ascii: "/")), !tensor.name.utf8.contains(0),
+                parts[0] != attachmentGroup
+            else { return "\(tensor.name): this name is no path of an HDF5 file" }
+            for place in tensor.name.indices where tensor.name[place] == "." { groups.insert(tensor.name[..<place]) }
+        }
+        return tensors.first { groups.contains($0.name[...]) }.map {
+            "\($0.name): other tensors' names begin with this one's, and an HDF5 file cannot hold both"
+        }
+    }
+
     public static let pack: (@Sendable (TensorFile, String, PackingOptions) throws -> Void)? = { source, path, options in
         try HDF5Writer(source, options).write(to: path)
     }

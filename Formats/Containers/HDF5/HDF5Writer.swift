@@ -16,22 +16,6 @@ struct HDF5Writer {
     init(_ source: TensorFile, _ options: PackingOptions) throws {
         self.source = source
         self.options = options
-        try Self.checkNames(source)
-    }
-
-    /// A name becomes a path, so it must not lead elsewhere, nor be the group that another tensor lies in.
-    private static func checkNames(_ source: TensorFile) throws {
-        var groups = Set<String>()
-        for tensor in source.tensors {
-            let parts = tensor.name.split(separator: ".", omittingEmptySubsequences: false)
-            guard !parts.contains(where: { $0.isEmpty }), !tensor.name.utf8.contains(UInt8(ascii: "/")), !tensor.name.utf8.contains(0),
-                parts[0] != HDF5.attachmentGroup
-            else { throw ContainerFailure(source.bytes.path, "tensor \(tensor.name) has a name that is no path of an HDF5 file") }
-            for count in 1..<max(1, parts.count) { groups.insert(parts[..<count].joined(separator: ".")) }
-        }
-        if let tensor = source.tensors.first(where: { groups.contains($0.name) }) {
-            throw ContainerFailure(source.bytes.path, "tensor \(tensor.name) is also the beginning of other tensors' names; HDF5 cannot hold both")
-        }
     }
 
     /// One worker's buffers: a chunk, its shuffled bytes, and the compressed ones.
@@ -47,28 +31,29 @@ struct HDF5Writer {
     }
 
     func write(to path: String) throws {
-        func failed(_ tensor: String) -> ContainerFailure { ContainerFailure(path, "libhdf5 could not write \(tensor)") }
+        // The library does not say why; a full disk is the usual reason.
+        let failed = { FileFailure(.write, path, reason: .ioError) }
         let file = HDF5.library.withLock { _ in ch5_create(path) }
         guard file >= 0 else { throw FileFailure(.create, path, reason: .ioError) }
         do {
             for tensor in source.tensors {
                 try options.checkpoint()
-                try write(tensor, to: file, path) { failed(tensor.name) }
+                try write(tensor, to: file, path, failed)
             }
             for attachment in options.attachments {
-                try write(attachment.bytes, as: HDF5.attachmentGroup + "/" + attachment.name, to: file) { failed(attachment.name) }
+                try write(attachment.bytes, as: HDF5.attachmentGroup + "/" + attachment.name, to: file, failed)
             }
         } catch {
             _ = HDF5.library.withLock { _ in ch5_close(file) }
             throw error
         }
-        guard HDF5.library.withLock({ _ in ch5_close(file) }) == 0 else { throw failed("the file") }
+        guard HDF5.library.withLock({ _ in ch5_close(file) }) == 0 else { throw failed() }
         try PositionedFile.openForWriting(path).synchronize()
     }
 
     // MARK: Datasets
 
-    private func write(_ bytes: [UInt8], as name: String, to file: Int64, _ failed: () -> ContainerFailure) throws {
+    private func write(_ bytes: [UInt8], as name: String, to file: Int64, _ failed: () -> FileFailure) throws {
         let dataset = create(file, name, CH5_U8, [bytes.count], chunk: nil, width: 1, dtype: nil, trueShape: nil)
         guard dataset >= 0 else { throw failed() }
         let status = HDF5.library.withLock { _ in
@@ -78,7 +63,7 @@ struct HDF5Writer {
         guard status == 0 else { throw failed() }
     }
 
-    private func write(_ tensor: StoredTensor, to file: Int64, _ path: String, _ failed: () -> ContainerFailure) throws {
+    private func write(_ tensor: StoredTensor, to file: Int64, _ path: String, _ failed: () -> FileFailure) throws {
         let (type, width) = Self.element(tensor.type)
         let isNative = !Self.needsName(tensor.type)
         let shape = tensor.type.bitWidth < 8 || tensor.type.bitWidth == 6 ? [tensor.byteCount] : tensor.shape
@@ -132,7 +117,7 @@ struct HDF5Writer {
         return chunk
     }
 
-    private func writeContiguous(_ tensor: StoredTensor, _ dataset: Int64, _ path: String, _ failed: () -> ContainerFailure) throws {
+    private func writeContiguous(_ tensor: StoredTensor, _ dataset: Int64, _ path: String, _ failed: () -> FileFailure) throws {
         let buffer = AlignedBuffer(byteCount: min(tensor.byteCount, 4 << 20))
         if tensor.byteCount <= buffer.bytes.count {
             let bytes = buffer.slice(0..<tensor.byteCount)
@@ -161,7 +146,7 @@ struct HDF5Writer {
     // MARK: Chunks
 
     private func writeChunks(
-        _ tensor: StoredTensor, _ shape: [Int], _ chunk: [Int], _ width: Int, _ dataset: Int64, _ failed: () -> ContainerFailure
+        _ tensor: StoredTensor, _ shape: [Int], _ chunk: [Int], _ width: Int, _ dataset: Int64, _ failed: () -> FileFailure
     ) throws {
         let counts = zip(shape, chunk).map { ceilingDivide($0, $1) }
         let total = counts.reduce(1, *)
@@ -207,7 +192,8 @@ struct HDF5Writer {
             bytes = UnsafeRawBufferPointer(shuffled)
         }
         if options.filter == .zstd {
-            space.count = compressor.compress(bytes, into: output, .general)
+            // Shuffled floats have no repetitions, and a search for them spoils the runs of literals.
+            space.count = compressor.compress(bytes, into: output, BytePlanes.width(of: tensor.type) > 1 ? .exponents : .general, parts: width)
         } else {
             var size = UInt(output.count)
             let status = compress2(

@@ -30,8 +30,8 @@ public enum TorchArchive: Container {
         try TorchWriter(source, options).write(to: path)
     }
 
-    public static func obstacle(to type: ScalarType) -> String? {
-        TorchType(type) == nil ? "PyTorch has no dtype for \(type.rawValue)" : nil
+    public static func obstacle(to tensors: [SafetensorsHeader.Declaration]) -> String? {
+        tensors.first { TorchType($0.type) == nil }.map { "\($0.name): PyTorch has no dtype for \($0.type.rawValue)" }
     }
 
     /// CRC-32 as zip files carry it, continued from `checksum`.

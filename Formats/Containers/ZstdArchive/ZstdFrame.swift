@@ -43,16 +43,25 @@ enum ZstdFrame {
 
         deinit { ZSTD_freeCCtx(context) }
 
-        static func bound(_ count: Int) -> Int { ZSTD_compressBound(count) }
+        static func bound(_ count: Int) -> Int { ZSTD_compressBound(count) + 64 }
 
         /// Compresses `source` into `target`, which has ``bound(_:)`` bytes; returns the frame's size. The frame carries a checksum.
-        func compress(_ source: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer, _ effort: Effort) -> Int {
+        /// - Parameter parts: equal parts whose bytes differ in kind: none shares a block, and so its code, with the next.
+        func compress(
+            _ source: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer, _ effort: Effort, parts: Int = 1
+        ) -> Int {
             ZSTD_CCtx_reset(context, ZSTD_reset_session_and_parameters)
             for (parameter, value) in effort.parameters { ZSTD_CCtx_setParameter(context, parameter, value) }
             ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1)
-            let size = ZSTD_compress2(context, target.baseAddress, target.count, source.baseAddress, source.count)
-            precondition(ZSTD_isError(size) == 0, "a frame larger than its bound")
-            return size
+            ZSTD_CCtx_setPledgedSrcSize(context, UInt64(source.count))
+            var input = ZSTD_inBuffer(src: source.baseAddress, size: 0, pos: 0)
+            var output = ZSTD_outBuffer(dst: target.baseAddress, size: target.count, pos: 0)
+            for part in 1...parts {
+                input.size = source.count / parts * part + (part == parts ? source.count % parts : 0)
+                let left = ZSTD_compressStream2(context, &output, &input, part == parts ? ZSTD_e_end : ZSTD_e_flush)
+                precondition(left == 0, "a frame larger than its bound")
+            }
+            return output.pos
         }
     }
 

@@ -35,9 +35,7 @@ extension ConversionPlan {
         for (number, units) in cuts.enumerated() {
             let name = Self.shardName(number, of: cuts.count, choice.dialect, output)
             let declarations = units.flatMap { draft.units[$0].declarations }
-            for declaration in declarations {
-                if let obstacle = output.container.obstacle(to: declaration.type) { throw ConversionFailure.usage("\(declaration.name): \(obstacle)") }
-            }
+            if let obstacle = output.container.obstacle(to: declarations) { throw ConversionFailure.usage(obstacle) }
             let copied = draft.copiedFile(units)
             guard let place = try Self.place(declarations, copied, checkpoint, choice.dialect) else {
                 throw ConversionFailure.tooLarge(tensor: declarations.first?.name ?? name)

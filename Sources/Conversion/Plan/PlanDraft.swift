@@ -54,6 +54,7 @@ struct PlanDraft {
                 if decision.isException { exceptions[decision.reason, default: []].append(weight.name) }
                 if decision.isUnquantizedLinear, unquantizedLinears.last != piece.module { unquantizedLinears.append(piece.module) }
                 var planned = try planned(weight, index, piece, decision, shape)
+                if let split = piece.split { try divide(&planned, weight, split) }
                 if let layout = planned.layout as? any WholeRangeLayout, planned.road == .quantize {
                     planned.rangeSources = [index] + layout.partners(of: weight.module).compactMap { places[$0[...]] }
                 }
@@ -104,7 +105,6 @@ struct PlanDraft {
         } else {
             planned.road = .quantize
         }
-        if let split = piece.split { try divide(&planned, weight, split) }
         return planned
     }
 

@@ -69,7 +69,7 @@ struct Destination {
         } else if !hasWork, sameIsFinished, options.resume {
             return .finished
         } else if !hasWork, !others.isEmpty {
-            let reason = sameIsFinished ? "this conversion is already finished here" : "the directory is not empty"
+            let reason = sameIsFinished ? "this conversion is already finished here" : isSingleFile ? "there is an output already" : "the directory is not empty"
             throw ConversionFailure.destinationNotEmpty(path: path, reason: reason)
         } else if hasWork, try !FileTree.list(workPath).contains("journal") {
             // Stopped between its last two steps, or before its first.

@@ -34,7 +34,7 @@ final class RunSchedule: @unchecked Sendable {
         for weight in plan.weights.indices where audits.contains(weight) { audited[shardOfWeight[weight]].append(weight) }
         auditsOfShard = audited
         auditsLeft = audited.map(\.count)
-        urgent = unfinished.filter { writesLeft[$0] == 0 }.sorted().map { .flush(shard: $0) }
+        urgent = unfinished.filter { writesLeft[$0] == 0 }.sorted().reversed().map { .flush(shard: $0) }
     }
 
     /// The next step; nil when there is nothing left or the run failed.

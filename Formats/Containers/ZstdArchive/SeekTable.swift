@@ -28,7 +28,7 @@ struct SeekTable: Sendable {
     }
 
     /// Reads and checks the table of `file`: its frames fill the file from the first byte to the table.
-    init(reading file: PositionedFile) throws {
+    init(reading file: any ByteSource) throws {
         let size = try file.size()
         func damaged(_ reason: String) -> ContainerFailure { ContainerFailure(file.path, reason) }
         guard size >= 8 + Self.footerSize else { throw damaged("\(size) bytes are too few for a zstd archive; copy it again") }
@@ -60,7 +60,7 @@ struct SeekTable: Sendable {
         if gap > 0 { try readPlanes(of: file, at: end, gap) }
     }
 
-    private mutating func readPlanes(of file: PositionedFile, at offset: Int, _ size: Int) throws {
+    private mutating func readPlanes(of file: any ByteSource, at offset: Int, _ size: Int) throws {
         guard size == 12 + frames.count else {
             throw ContainerFailure(file.path, "\(size) bytes between the last frame and the seek table are not accounted for; the archive is damaged")
         }

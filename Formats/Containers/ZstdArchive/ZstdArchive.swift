@@ -14,7 +14,10 @@ public enum ZstdArchive: Container {
     }
 
     /// Opens an archive. Its bytes are those of the safetensors file that it restores.
-    public static func open(_ file: PositionedFile) throws -> TensorFile { try Safetensors.open(bytes: SeekableZstd(file)) }
+    public static func open(_ file: PositionedFile) throws -> TensorFile { try open(bytes: file) }
+
+    /// Opens an archive that lies in any source of bytes.
+    public static func open(bytes: any ByteSource) throws -> TensorFile { try Safetensors.open(bytes: SeekableZstd(bytes)) }
 
     public static func fileName(_ place: (number: String, count: String)?) -> String { Safetensors.fileName(place) + ".zst" }
 
@@ -39,15 +42,15 @@ final class SeekableZstd: ByteSource {
     /// A chunk is restored in memory as a whole.
     static let chunkLimit = 256 << 20
 
-    private let file: PositionedFile
+    private let file: any ByteSource
     private let chunks: [Chunk]
     private let byteCount: Int
     private let number = DecodedChunks.shared.newFile()
 
     var path: String { file.path }
-    var files: [PositionedFile] { [file] }
+    var files: [PositionedFile] { file.files }
 
-    init(_ file: PositionedFile) throws {
+    init(_ file: any ByteSource) throws {
         self.file = file
         let table = try SeekTable(reading: file)
         var chunks: [Chunk] = []

@@ -111,6 +111,8 @@ final class RunWork: Sendable {
                 stop: stop)
             guard differences == 0 else {
                 try journal.rewrite(position)
+                // What the file was packed from may be at fault, so both are made again.
+                if packs { try FileTree.remove(run.destination.workFile(plan.shards[planned.shard].name)) }
                 throw ConversionFailure.differs(weight: converter.weight.name, file: file.path, bytes: differences)
             }
             recorded.withLock { $0[position] = record }
@@ -179,7 +181,15 @@ final class RunWork: Sendable {
             if let shard = open[number] { return shard }
             let shard = plan.shards[number]
             let path = run.destination.workFile(shard.name)
-            guard let file = try ContainerRegistry.open(path) else { throw CheckpointFailure.notACheckpointFile(path: path) }
+            let file: TensorFile
+            do {
+                guard let opened = try ContainerRegistry.open(path) else { throw CheckpointFailure.notACheckpointFile(path: path) }
+                file = opened
+            } catch {
+                // Damaged since it was packed: the next run packs it again.
+                try FileTree.remove(path)
+                throw error
+            }
             let promised = try SafetensorsHeader(shard.header, fileSize: shard.size).tensors
             let found = Dictionary(file.tensors.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
             var shifts: [String: Int] = [:]

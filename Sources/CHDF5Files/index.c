@@ -283,9 +283,10 @@ static void write_index(const char *path, int descriptor) {
     static output out;
     out.descriptor = descriptor;
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-    // A file that another process left open is read all the same: nobody writes to it any more.
-    setenv("HDF5_USE_FILE_LOCKING", "FALSE", 1);
-    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+    // Locks go with descriptors that children inherit, so they would outlive their file; and a finished file has no writers.
+    H5Pset_file_locking(access, 0, 1);
+    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, access);
     if (file < 0) {
         put_number(&out, CH5_FAILED, 1);
         const char *text = "libhdf5 cannot open it: it is damaged, truncated or was never closed";

@@ -43,6 +43,8 @@ int64_t ch5_create(const char *path) {
     // Links inside group headers (HDF5 1.8) keep a hundred thousand small groups small.
     H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V18);
     H5Pset_obj_track_times(creation, 0);
+    // See write_index in index.c.
+    H5Pset_file_locking(access, 0, 1);
     hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
     H5Pclose(access);
     H5Pclose(creation);
@@ -112,12 +114,32 @@ static int set_numbers(hid_t object, const char *name, int count, const uint64_t
     return result;
 }
 
+/// Makes the groups that a path leads through, without the times that the library would note in them: the same tensors give the same bytes.
+static int make_groups(hid_t file, const char *path) {
+    char *group = strdup(path);
+    if (!group) return -1;
+    hid_t creation = H5Pcreate(H5P_GROUP_CREATE);
+    H5Pset_obj_track_times(creation, 0);
+    int result = 0;
+    for (char *slash = strchr(group, '/'); slash && result == 0; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        if (H5Lexists(file, group, H5P_DEFAULT) <= 0) {
+            hid_t made = H5Gcreate2(file, group, H5P_DEFAULT, creation, H5P_DEFAULT);
+            if (made < 0) result = -1;
+            else H5Gclose(made);
+        }
+        *slash = '/';
+    }
+    H5Pclose(creation);
+    free(group);
+    return result;
+}
+
 int64_t ch5_create_dataset(int64_t file, const ch5_description *d) {
+    if (make_groups(file, d->name) < 0) return -1;
     hid_t type = element_type(d->type);
     hid_t space = d->rank == 0 ? H5Screate(H5S_SCALAR) : H5Screate_simple(d->rank, (const hsize_t *)d->shape, NULL);
-    hid_t creation = H5Pcreate(H5P_DATASET_CREATE), links = H5Pcreate(H5P_LINK_CREATE);
-    H5Pset_create_intermediate_group(links, 1);
-    // The same tensors give the same bytes: no times.
+    hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
     H5Pset_obj_track_times(creation, 0);
     // Every element is written.
     H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER);
@@ -130,14 +152,13 @@ int64_t ch5_create_dataset(int64_t file, const ch5_description *d) {
         H5Pset_layout(creation, H5D_CONTIGUOUS);
         H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY);
     }
-    hid_t dataset = H5Dcreate2(file, d->name, type, space, links, creation, H5P_DEFAULT);
+    hid_t dataset = H5Dcreate2(file, d->name, type, space, H5P_DEFAULT, creation, H5P_DEFAULT);
     if (dataset >= 0 && ((d->dtype && set_text(dataset, "safetensors_dtype", d->dtype) < 0)
                          || (d->true_rank >= 0 && set_numbers(dataset, "safetensors_shape", d->true_rank, d->true_shape) < 0))) {
         H5Dclose(dataset);
         dataset = -1;
     }
     H5Pclose(creation);
-    H5Pclose(links);
     H5Sclose(space);
     H5Tclose(type);
     return dataset;

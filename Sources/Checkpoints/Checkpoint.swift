@@ -140,5 +140,12 @@ public struct Checkpoint: Sendable {
         }
     }
 
+    /// The text of a side file; nil if there is none of this name.
+    public func sideFile(_ name: String, limit: Int) throws -> [UInt8]? {
+        guard let file = sideFiles.first(where: { $0.name == name }) else { return nil }
+        guard file.range.count <= limit else { throw FileFailure(.read, directory + "/" + name, reason: .fileTooLarge) }
+        return try file.bytes.read(file.range.count, at: file.range.lowerBound)
+    }
+
     public func fileName(of weight: Weight) -> String { fileNames[weight.stored[0].file] }
 }

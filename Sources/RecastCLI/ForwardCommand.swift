@@ -6,7 +6,7 @@ struct ForwardCommand: ParsableCommand {
         commandName: "forward", abstract: "Runs the reference forward pass and writes its logits.",
         discussion: "The logits are bit-identical for any number of jobs and any instruction set, so their digest can stand in a CI check.")
 
-    @Argument(help: "A directory, a safetensors file, or an index file.") var checkpoint: String
+    @Argument(help: "A directory, a tensor file, or an index file.") var checkpoint: String
     @OptionGroup var sequences: SequenceOptions
     @Option(help: ArgumentHelp("The safetensors file to write.", valueName: "file")) var logits: String?
     @Option(help: ArgumentHelp("Write a compact form of the logits, for `verify` to compare with.", valueName: "file")) var saveReference: String?

@@ -4,7 +4,7 @@ import Recast
 struct InspectCommand: ParsableCommand {
     static let configuration = CommandConfiguration(commandName: "inspect", abstract: "Says what a checkpoint consists of.")
 
-    @Argument(help: "A directory, a safetensors file, or an index file.") var source: String
+    @Argument(help: "A directory, a tensor file, or an index file.") var source: String
     @Flag(help: "One JSON document on standard output.") var json = false
     @Option(help: ArgumentHelp("List the weights whose names match, `*` standing for anything.", valueName: "glob")) var tensors: String?
 

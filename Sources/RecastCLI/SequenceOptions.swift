@@ -21,7 +21,9 @@ struct SequenceOptions: ParsableArguments {
         guard let text else { return nil }
         let bytes = try FileTree.read(text, limit: 1 << 30)
         guard let string = String(validating: bytes, as: UTF8.self) else { throw TokenizerFailure.notText(path: text) }
-        let tokenizer = try Tokenizer(reading: checkpoint.directory + "/tokenizer.json")
+        let path = checkpoint.directory + "/tokenizer.json"
+        let inside = try checkpoint.sideFile("tokenizer.json", limit: Tokenizer.sizeLimit)
+        let tokenizer = try inside.map { try Tokenizer(bytes: $0, path: path) } ?? Tokenizer(reading: path)
         let tokens = tokenizer.encode(string)
         guard !tokens.isEmpty else { throw TokenizerFailure.malformed(path: text, reason: "the text has no tokens") }
         return TokenBatch(cutting: tokens, length: sequenceLength, first: try beginning(checkpoint))
@@ -29,9 +31,8 @@ struct SequenceOptions: ParsableArguments {
 
     /// The token that begins every sequence, if `tokenizer_config.json` asks for one.
     private func beginning(_ checkpoint: Checkpoint) throws -> Int? {
-        let path = checkpoint.directory + "/tokenizer_config.json"
-        guard case .file = try FileTree.entry(path),
-            let config = try? JSONValue(parsing: FileTree.read(path, limit: Tokenizer.sizeLimit)), config["add_bos_token"]?.bool == true
+        guard let bytes = try checkpoint.sideFile("tokenizer_config.json", limit: Tokenizer.sizeLimit), let config = try? JSONValue(parsing: bytes),
+            config["add_bos_token"]?.bool == true
         else { return nil }
         return checkpoint.config["bos_token_id"]?.int
     }

@@ -14,8 +14,10 @@ public struct Tokenizer: Sendable {
 
     public static let sizeLimit = 256 << 20
 
-    public init(reading path: String) throws {
-        let bytes = try FileTree.read(path, limit: Self.sizeLimit)
+    public init(reading path: String) throws { try self.init(bytes: FileTree.read(path, limit: Self.sizeLimit), path: path) }
+
+    /// - Parameter path: where the text comes from, for messages.
+    public init(bytes: [UInt8], path: String) throws {
         let json: JSONValue
         do { json = try JSONValue(parsing: bytes) } catch {
             throw TokenizerFailure.malformed(path: path, reason: "the JSON text is malformed: \(error)")

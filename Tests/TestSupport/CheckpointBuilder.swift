@@ -175,10 +175,11 @@ public struct SyntheticModel {
 /// What a directory's tensor files hold: SHA-256, dtype and shape of each tensor.
 public func storedTensors(_ directory: String) throws -> [String: GoldenTensor] {
     var found: [String: GoldenTensor] = [:]
-    for name in try FileManager.default.contentsOfDirectory(atPath: directory).sorted() where name.hasSuffix(".safetensors") {
-        let file = try PositionedFile.openForReading(directory + "/" + name)
-        for tensor in try SafetensorsHeader(reading: file).tensors {
-            let digest = SHA256.hash(data: try file.read(tensor.byteCount, at: tensor.offset)).map {
+    for name in try FileManager.default.contentsOfDirectory(atPath: directory).sorted()
+    where ContainerRegistry.isTensorFile(name) && !ContainerRegistry.isIndex(name) {
+        guard let file = try ContainerRegistry.open(directory + "/" + name) else { continue }
+        for tensor in file.tensors {
+            let digest = SHA256.hash(data: try file.bytes.read(tensor.byteCount, at: tensor.offset)).map {
                 String($0 >> 4, radix: 16) + String($0 & 15, radix: 16)
             }.joined()
             found[tensor.name] = GoldenTensor(digest: digest, type: tensor.type.rawValue, shape: tensor.shape)
@@ -202,12 +203,13 @@ public func directoryContents(_ directory: String) throws -> [String: Data] {
 @discardableResult
 public func convert(
     _ source: String, _ destination: String, to target: String, recipe: Recipe = Recipe(), shardSize: Int? = nil,
-    container: any Container.Type = Safetensors.self, keepsByteOrder: Bool = false, filter: HDF5Filter = .zstd, modelParallel: Int? = nil,
+    container: (any Container.Type)? = nil, keepsByteOrder: Bool = false, filter: HDF5Filter = .zstd, modelParallel: Int? = nil,
     options: RunOptions = RunOptions()
 ) throws -> RunReport {
     let checkpoint = try Checkpoint(opening: source)
+    let single = ContainerRegistry.singleFile(destination)
     let output = OutputOptions(
-        container: container, shardSize: shardSize, isSingleFile: ContainerRegistry.singleFile(destination) != nil, keepsByteOrder: keepsByteOrder,
+        container: container ?? single ?? Safetensors.self, shardSize: shardSize, isSingleFile: single != nil, keepsByteOrder: keepsByteOrder,
         filter: filter)
     let plan = try ConversionPlan(
         converting: checkpoint, choice: LayoutChoice(target: target, recipe: recipe, modelParallel: modelParallel), output: output)

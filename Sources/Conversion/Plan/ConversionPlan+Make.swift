@@ -18,6 +18,9 @@ extension ConversionPlan {
         notes = checkpoint.findings
         source = try SourceFingerprint(checkpoint)
         sideFiles = checkpoint.sideFiles
+        if output.isSingleFile, !output.container.isSingleFile {
+            throw ConversionFailure.usage("a checkpoint cannot be one \(output.container.name) file; give a directory")
+        }
         if case .deepSeek = choice.dialect, output.container != Safetensors.self || output.shardSize != nil {
             throw ConversionFailure.usage("--model-parallel makes one safetensors file a rank; leave out --container and --shard-size")
         }

@@ -36,7 +36,9 @@ struct CheckpointFiles {
     }
 
     private init(directory: String) throws {
-        guard let found = ContainerRegistry.choose(among: try FileTree.list(directory)) else { throw CheckpointFailure.noTensorFiles(path: directory) }
+        guard let found = ContainerRegistry.choose(among: try FileTree.list(directory)) else {
+            throw CheckpointFailure.noTensorFiles(path: directory)
+        }
         if let index = found.index {
             try self.init(index: index, in: directory)
         } else {
@@ -50,7 +52,9 @@ struct CheckpointFiles {
         // An archive stands for the file that it restores.
         for place in index.files.indices {
             let file = index.files[place]
-            let found = try ContainerRegistry.candidates(for: file).first { if case .file? = try FileTree.entry(directory + "/" + $0) { true } else { false } }
+            let found = try ContainerRegistry.candidates(for: file).first {
+                if case .file? = try FileTree.entry(directory + "/" + $0) { true } else { false }
+            }
             guard let found else {
                 let tensor = index.fileOfTensor.filter { $0.value == place }.keys.min() ?? ""
                 throw SafetensorsFailure(directory + "/" + name, .indexMissingFile(file: file, tensor: tensor))
@@ -82,5 +86,8 @@ struct CheckpointFiles {
 
 extension String {
     /// Whether this names a file beside others, not one elsewhere.
-    var isPlainFileName: Bool { !isEmpty && self != "." && self != ".." && !utf8.contains { $0 == UInt8(ascii: "/") || $0 == 0 || $0 == UInt8(ascii: "\\") } && !hasPrefix(".") }
+    var isPlainFileName: Bool {
+        !isEmpty && self != "." && self != ".." && !utf8.contains { $0 == UInt8(ascii: "/") || $0 == 0 || $0 == UInt8(ascii: "\\") }
+            && !hasPrefix(".")
+    }
 }

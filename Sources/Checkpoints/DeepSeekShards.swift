@@ -33,7 +33,9 @@ public enum DeepSeekShards {
 
     /// DeepSeek's name of a tensor and how it is divided; nil for tensors that the inference code has no place for.
     public static func name(of tensor: String) -> (name: String, division: Division)? {
-        guard let place = position(tensor), let module = isIndexer(place.words) ? indexer(place) : modules.first(where: { $0.huggingFace == place.words[place.module] }) else { return nil }
+        guard let place = position(tensor),
+            let module = isIndexer(place.words) ? indexer(place) : modules.first(where: { $0.huggingFace == place.words[place.module] })
+        else { return nil }
         var words = place.words
         words[place.module] = Substring(module.deepSeek)
         if words[0] == "model" { words.removeFirst() }
@@ -44,7 +46,9 @@ public enum DeepSeekShards {
 
     /// Hugging Face's name of a tensor and how it was divided; nil for names that are not DeepSeek's.
     static func huggingFaceName(of tensor: String) -> (name: String, division: Division)? {
-        guard let place = position(tensor), let module = isIndexer(place.words) ? indexer(place) : modules.first(where: { $0.deepSeek == place.words[place.module] }) else { return nil }
+        guard let place = position(tensor),
+            let module = isIndexer(place.words) ? indexer(place) : modules.first(where: { $0.deepSeek == place.words[place.module] })
+        else { return nil }
         var words = place.words
         words[place.module] = Substring(module.huggingFace)
         let last = words.count - 1
@@ -149,7 +153,8 @@ extension Checkpoint {
                     rowBytes: rows == 0 ? 0 : first.byteCount / rows, isSideBySide: place.division == .columns)
                 tensor.shape[place.division == .rows ? 0 : 1] *= ranks
                 guard let size = Shape.byteCount(tensor.shape, tensor.type), size == joined.byteCount else {
-                    throw CheckpointFailure.contradiction(tensor: name, file: fileNames[first.file], reason: "has parts whose rows are no whole bytes")
+                    throw CheckpointFailure.contradiction(
+                        tensor: name, file: fileNames[first.file], reason: "has parts whose rows are no whole bytes")
                 }
                 tensor.byteCount = size
                 tensor.file = number

@@ -5,7 +5,7 @@ import Recast
 struct RecastBenchmarks: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "recast-benchmarks", abstract: "Speed as ratios measured in one run: kernels to memcpy, conversions to cp.",
-        subcommands: [KernelBenchmark.self, ConversionBenchmark.self])
+        subcommands: [KernelBenchmark.self, ConversionBenchmark.self, ArchiveBenchmark.self])
 }
 
 /// Times work in turns, so that a machine whose speed drifts slows all of it alike.

@@ -13,10 +13,13 @@ struct ConvertCommand: ParsableCommand {
     @Argument(help: "The directory to write; it is created if it is missing. A path that ends in .h5 is that file.") var destination: String
     @Option(help: "The layout of the weights.") var to: String
     @Option(help: ArgumentHelp("Rules that override the layout by pattern (YAML).", valueName: "file")) var recipe: String?
-    @Option(help: ArgumentHelp("How the output is stored: \(ContainerRegistry.containers.map { $0.name }.joined(separator: ", ")).", valueName: "container"))
+    @Option(
+        help: ArgumentHelp(
+            "How the output is stored: \(ContainerRegistry.containers.map { $0.name }.joined(separator: ", ")).", valueName: "container"))
     var container: String?
     @Flag(help: "Zstd archives: leave bytes in their order, so that `zstd -d` restores the files; larger.") var keepByteOrder = false
-    @Option(help: ArgumentHelp("HDF5: how chunks are compressed: \(HDF5Filter.allCases.map(\.rawValue).joined(separator: ", ")).", valueName: "filter"))
+    @Option(
+        help: ArgumentHelp("HDF5: how chunks are compressed: \(HDF5Filter.allCases.map(\.rawValue).joined(separator: ", ")).", valueName: "filter"))
     var hdf5Filter: String?
     @Option(help: ArgumentHelp("Divide the output among ranks of DeepSeek's inference code, as its convert.py does.", valueName: "ranks"))
     var modelParallel: Int?
@@ -71,9 +74,12 @@ struct ConvertCommand: ParsableCommand {
         var options = OutputOptions(shardSize: shardSize?.bytes, isSingleFile: single != nil, keepsByteOrder: keepByteOrder)
         if let container {
             guard let named = ContainerRegistry.container(named: container) else {
-                throw ValidationError("unknown container \"\(container)\"; known are \(ContainerRegistry.containers.map { $0.name }.joined(separator: ", "))")
+                throw ValidationError(
+                    "unknown container \"\(container)\"; known are \(ContainerRegistry.containers.map { $0.name }.joined(separator: ", "))")
             }
-            if let single, single != named { throw ValidationError("\(destination) is the name of a \(single.name) file, not of a directory for \(container)") }
+            if let single, single != named {
+                throw ValidationError("\(destination) is the name of a \(single.name) file, not of a directory for \(container)")
+            }
             options.container = named
         } else if let single {
             options.container = single

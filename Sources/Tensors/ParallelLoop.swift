@@ -7,6 +7,11 @@ public enum ParallelLoop {
     public static func run<State>(
         count: Int, workers: Int, state: @escaping @Sendable () -> State, body: @escaping @Sendable (Int, State) throws -> Void
     ) throws {
+        if workers <= 1 || count <= 1 {
+            let state = state()
+            for index in 0..<count { try body(index, state) }
+            return
+        }
         let shared = Shared()
         let group = DispatchGroup()
         for _ in 0..<max(1, min(workers, count)) {

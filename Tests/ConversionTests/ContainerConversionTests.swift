@@ -163,14 +163,17 @@ import Testing
         builder = CheckpointBuilder()
         builder.add("model.positions", .f6E2M3, [4], [0, 0, 0])
         try builder.write(to: folder.path)
-        if (try? Checkpoint(opening: folder.path).requirePairedScales()) != nil { #expect(throws: ConversionFailure.self) { try plan(TorchArchive.self) } }
+        if (try? Checkpoint(opening: folder.path).requirePairedScales()) != nil {
+            #expect(throws: ConversionFailure.self) { try plan(TorchArchive.self) }
+        }
     }
 
     /// Where a shard is the copy of a file, it is a copy to the last byte, header included.
     @Test func copiesKeepTheHeaderOfTheirFile() throws {
         let folder = try TemporaryDirectory()
         // Data in an order that no writer of ours would choose.
-        let header = #"{"b":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"__metadata__":{"note":"mine"},"a":{"dtype":"I64","shape":[1],"data_offsets":[2,10]}}"#
+        let header =
+            #"{"b":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"__metadata__":{"note":"mine"},"a":{"dtype":"I64","shape":[1],"data_offsets":[2,10]}}"#
         let text = Array(header.utf8) + [0x20, 0x20, 0x20]
         let bytes = CheckpointBuilder.bytes(Int64(text.count)) + text + [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
         try FileManager.default.createDirectory(atPath: folder.file("m"), withIntermediateDirectories: true)

@@ -9,7 +9,9 @@ import Testing
         var builder = CheckpointBuilder()
         var random = SeededGenerator(11)
         func bytes(_ count: Int) -> [UInt8] { (0..<count).map { _ in UInt8(truncatingIfNeeded: random.next()) } }
-        for (index, count) in [0, 1, 3, 100, 32 << 10, (32 << 10) + 1, (2 << 20) + 7].enumerated() { builder.add("u8.\(index)", .u8, [count], bytes(count)) }
+        for (index, count) in [0, 1, 3, 100, 32 << 10, (32 << 10) + 1, (2 << 20) + 7].enumerated() {
+            builder.add("u8.\(index)", .u8, [count], bytes(count))
+        }
         for (index, count) in [0, 1, 7, 16 << 10, (16 << 10) + 1, (1 << 20) + 5].enumerated() {
             builder.addBF16("bf16.\(index)", [count], &random)
             builder.add("f32.\(index)", .f32, [count], (0..<count).flatMap { _ in CheckpointBuilder.bytes(random.normal(1).bitPattern) })
@@ -111,7 +113,8 @@ import Testing
             case 0: bytes[Int.random(in: 0..<bytes.count, using: &random)] ^= 1 << UInt8.random(in: 0..<8, using: &random)
             case 1: bytes = Array(bytes.prefix(Int.random(in: 0..<bytes.count, using: &random)))
             case 2: bytes[bytes.count - 1 - Int.random(in: 0..<300, using: &random)] = UInt8.random(in: 0...255, using: &random)
-            default: bytes.replaceSubrange(bytes.count - 9..<bytes.count - 5, with: CheckpointBuilder.bytes(UInt32(truncatingIfNeeded: random.next())))
+            default:
+                bytes.replaceSubrange(bytes.count - 9..<bytes.count - 5, with: CheckpointBuilder.bytes(UInt32(truncatingIfNeeded: random.next())))
             }
             try Data(bytes).write(to: URL(fileURLWithPath: folder.file("b.zst")))
             do {

@@ -24,6 +24,26 @@ import Testing
         zip(a, b).allSatisfy { $0 == $1 || BFloat16(bits: $0).value.isNaN && BFloat16(bits: $1).value.isNaN }
     }
 
+    @Test(arguments: levels, [2, 4]) func planesAreTheRotatedBytes(_ level: KernelLevel, _ width: Int) {
+        var random = SeededGenerator(41)
+        for count in Self.sizes {
+            let numbers = (0..<count * width).map { _ in UInt8(truncatingIfNeeded: random.next()) }
+            var planes = [UInt8](repeating: 0, count: numbers.count)
+            var back = planes
+            ck_split_planes(level.rawValue, numbers, &planes, count, Int32(width))
+            for index in 0..<count {
+                let value = (0..<width).reduce(UInt64(0)) { $0 | UInt64(numbers[index * width + $1]) << UInt64(8 * $1) }
+                let bits = UInt64(8 * width)
+                let rotated = value << 1 | value >> (bits - 1)
+                for plane in 0..<width {
+                    #expect(planes[plane * count + index] == UInt8(truncatingIfNeeded: rotated >> UInt64(8 * (width - 1 - plane))))
+                }
+            }
+            ck_join_planes(level.rawValue, planes, &back, count, Int32(width))
+            #expect(back == numbers)
+        }
+    }
+
     @Test(arguments: levels) func e4m3DecodesLikeTheScalarLoop(_ level: KernelLevel) {
         var random = SeededGenerator(1)
         let scales: [Float] = [1, 1.1e-4, 3e38, 1e-38, .leastNonzeroMagnitude, 0, 0x1p-120, 0x1p118, 0x1p120, -2.5, .infinity, .nan, 448, 1 / 3]

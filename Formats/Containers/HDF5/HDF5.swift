@@ -39,7 +39,8 @@ public enum HDF5: Container {
         for dataset in index.datasets {
             let place = try dataset.place(in: file, size: size, &bytes)
             if dataset.path.hasPrefix(attachmentGroup + "/") {
-                attachments.append(.init(name: String(dataset.path.dropFirst(attachmentGroup.count + 1)), offset: place.offset, byteCount: place.byteCount))
+                attachments.append(
+                    .init(name: String(dataset.path.dropFirst(attachmentGroup.count + 1)), offset: place.offset, byteCount: place.byteCount))
             } else {
                 tensors.append(place)
             }

@@ -41,7 +41,8 @@ struct HDF5ChunkedData: ByteSegment {
         }
         for chunk in chunks where chunk.offset >= 0 {
             guard chunk.offset <= size, chunk.byteCount <= size - chunk.offset else {
-                throw refuse("has a chunk of \(chunk.byteCount) bytes at byte \(chunk.offset), which the file of \(size) bytes does not hold; it is truncated")
+                throw refuse(
+                    "has a chunk of \(chunk.byteCount) bytes at byte \(chunk.offset), which the file of \(size) bytes does not hold; it is truncated")
             }
         }
         var (joined, joinedChunk) = ([shape[shape.count - 1]], [chunk[shape.count - 1]])
@@ -121,7 +122,9 @@ struct HDF5ChunkedData: ByteSegment {
         guard try file.read(into: content.slice(0..<count), at: stored.offset) == count else { throw damaged() }
         for (position, filter) in filters.enumerated().reversed() where position >= 32 || stored.skippedFilters >> UInt32(position) & 1 == 0 {
             // What the filters before this one made of the chunk.
-            let applied = (0..<position).count { filters[$0].id == CH5_FILTER_FLETCHER32 && ($0 >= 32 || stored.skippedFilters >> UInt32($0) & 1 == 0) }
+            let applied = (0..<position).count {
+                filters[$0].id == CH5_FILTER_FLETCHER32 && ($0 >= 32 || stored.skippedFilters >> UInt32($0) & 1 == 0)
+            }
             let size = chunkBytes + 4 * applied
             let source = UnsafeRawBufferPointer(content.slice(0..<count))
             switch Int32(filter.id) {
@@ -134,7 +137,8 @@ struct HDF5ChunkedData: ByteSegment {
                 let element = filter.values.first ?? width
                 guard element > 0, element <= count else { throw damaged() }
                 ck_unshuffle(
-                    source.baseAddress?.assumingMemoryBound(to: UInt8.self), next.bytes.baseAddress?.assumingMemoryBound(to: UInt8.self), count, element)
+                    source.baseAddress?.assumingMemoryBound(to: UInt8.self), next.bytes.baseAddress?.assumingMemoryBound(to: UInt8.self), count,
+                    element)
                 content = next
             case CH5_FILTER_DEFLATE:
                 let next = AlignedBuffer(byteCount: size)

@@ -59,7 +59,8 @@ struct HDF5Dataset {
         guard Shape.byteCount(dimensions, type) == byteCount else {
             throw refuse("is \(type.rawValue) \(dimensions) by its attributes, but holds \(byteCount) bytes")
         }
-        var tensor = StoredTensor(name: path.split(separator: "/").joined(separator: "."), type: type, shape: dimensions, offset: 0, byteCount: byteCount)
+        var tensor = StoredTensor(
+            name: path.split(separator: "/").joined(separator: "."), type: type, shape: dimensions, offset: 0, byteCount: byteCount)
         guard byteCount > 0 else { return tensor }
         var segment: (any ByteSegment)?
         switch storage {

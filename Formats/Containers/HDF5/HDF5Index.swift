@@ -43,7 +43,9 @@ struct HDF5Index {
         guard !isTooLong else { throw ContainerFailure(path, "its index is longer than \(byteLimit) bytes; the file is damaged") }
         guard status == 0 else {
             throw ContainerFailure(
-                path, "libhdf5 gave up on it (\(status < 0 ? "signal \(-status)" : "status \(status)")); the file is damaged, copy it again or check it with h5dump")
+                path,
+                "libhdf5 gave up on it (\(status < 0 ? "signal \(-status)" : "status \(status)")); the file is damaged, copy it again or check it with h5dump"
+            )
         }
         return bytes
     }

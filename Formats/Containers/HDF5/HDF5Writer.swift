@@ -95,7 +95,8 @@ struct HDF5Writer {
                                 name: name, type: Int32(type.rawValue), rank: Int32(shape.count), shape: shape.baseAddress,
                                 chunk: chunk == nil ? nil : chunkPointer.baseAddress, shuffle: width > 1 ? 1 : 0,
                                 filter: options.filter == .zstd ? CH5_FILTER_ZSTD : options.filter == .deflate ? CH5_FILTER_DEFLATE : 0,
-                                level: Self.level, dtype: dtype, true_rank: trueShape.map { Int32($0.count) } ?? -1, true_shape: truePointer.baseAddress)
+                                level: Self.level, dtype: dtype, true_rank: trueShape.map { Int32($0.count) } ?? -1,
+                                true_shape: truePointer.baseAddress)
                             return HDF5.library.withLock { _ in ch5_create_dataset(file, &description) }
                         }
                         return dtype.map { $0.withCString { make($0) } } ?? make(nil)
@@ -188,7 +189,9 @@ struct HDF5Writer {
         try gather(tensor, shape, chunk, width, origin, into: content)
         var bytes = UnsafeRawBufferPointer(content)
         if width > 1 {
-            ck_shuffle(content.baseAddress?.assumingMemoryBound(to: UInt8.self), shuffled.baseAddress?.assumingMemoryBound(to: UInt8.self), chunkBytes, width)
+            ck_shuffle(
+                content.baseAddress?.assumingMemoryBound(to: UInt8.self), shuffled.baseAddress?.assumingMemoryBound(to: UInt8.self), chunkBytes, width
+            )
             bytes = UnsafeRawBufferPointer(shuffled)
         }
         if options.filter == .zstd {
@@ -197,7 +200,8 @@ struct HDF5Writer {
         } else {
             var size = UInt(output.count)
             let status = compress2(
-                output.baseAddress?.assumingMemoryBound(to: UInt8.self), &size, bytes.baseAddress?.assumingMemoryBound(to: UInt8.self), UInt(bytes.count),
+                output.baseAddress?.assumingMemoryBound(to: UInt8.self), &size, bytes.baseAddress?.assumingMemoryBound(to: UInt8.self),
+                UInt(bytes.count),
                 Int32(Self.level))
             precondition(status == Z_OK, "a chunk larger than its bound")
             space.count = Int(size)

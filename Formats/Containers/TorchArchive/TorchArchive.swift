@@ -64,7 +64,8 @@ private struct TorchReader {
         guard pickles.count == 1, let entry = pickles.first else {
             throw ContainerFailure(
                 file.path,
-                "the zip holds \(pickles.count) data.pkl where a checkpoint holds one; this is no file of torch.save (a TorchScript model or other zip?)")
+                "the zip holds \(pickles.count) data.pkl where a checkpoint holds one; this is no file of torch.save (a TorchScript model or other zip?)"
+            )
         }
         root = String(entry.name.dropLast("data.pkl".count))
         guard entries[root + "constants.pkl"] == nil else {
@@ -78,7 +79,9 @@ private struct TorchReader {
             throw ContainerFailure(file.path, "the checksum of its data.pkl is wrong; the file is damaged, copy it again")
         }
         let order = try entries[root + "byteorder"].map { String(decoding: try file.read(min($0.byteCount, 16), at: $0.offset), as: UTF8.self) }
-        guard [nil, "little", "big"].contains(order) else { throw ContainerFailure(file.path, "its byte order is \"\(order ?? "")\", neither little nor big") }
+        guard [nil, "little", "big"].contains(order) else {
+            throw ContainerFailure(file.path, "its byte order is \"\(order ?? "")\", neither little nor big")
+        }
         isBigEndian = order == "big"
     }
 
@@ -109,7 +112,9 @@ private struct TorchReader {
 
     /// The dictionary of tensors itself, or the one that a training checkpoint wraps in another with its other state.
     private static func stateDictionary(_ value: PickleValue) -> PickleValue {
-        guard case .dictionary(let outer) = value, !outer.items.contains(where: { if case .tensor = $0.value { true } else { false } }) else { return value }
+        guard case .dictionary(let outer) = value, !outer.items.contains(where: { if case .tensor = $0.value { true } else { false } }) else {
+            return value
+        }
         for name in ["state_dict", "model_state_dict", "model", "module"] {
             for item in outer.items {
                 if case .string(name) = item.key, case .dictionary = item.value { return item.value }
@@ -148,7 +153,9 @@ private struct TorchReader {
     /// Where a tensor's bytes are: in its storage's entry, or gathered from there.
     private func place(_ name: String, _ tensor: TorchTensor, _ bytes: inout SegmentedBytes.Builder) throws -> StoredTensor {
         func refuse(_ reason: String) -> ContainerFailure { ContainerFailure(file.path, "tensor \(name) \(reason)") }
-        guard let entry = entries[root + "data/" + tensor.storage.key] else { throw refuse("lies in the storage \"\(tensor.storage.key)\", which the zip does not hold") }
+        guard let entry = entries[root + "data/" + tensor.storage.key] else {
+            throw refuse("lies in the storage \"\(tensor.storage.key)\", which the zip does not hold")
+        }
         let width = tensor.type.byteCount
         guard let byteCount = Shape.byteCount(tensor.shape, tensor.type.scalar), tensor.strides.count == tensor.shape.count, tensor.offset >= 0,
             tensor.strides.allSatisfy({ $0 >= 0 })

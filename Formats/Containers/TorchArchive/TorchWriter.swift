@@ -45,7 +45,8 @@ struct TorchWriter {
         func text(_ name: String, _ bytes: [UInt8]) -> Entry { Entry(name: Self.root + name, byteCount: bytes.count, content: .bytes(bytes)) }
         entries =
             [
-                text("data.pkl", pickle.finish()), text(".format_version", Array("1".utf8)), text(".storage_alignment", Array("\(Self.alignment)".utf8)),
+                text("data.pkl", pickle.finish()), text(".format_version", Array("1".utf8)),
+                text(".storage_alignment", Array("\(Self.alignment)".utf8)),
                 text("byteorder", Array("little".utf8)),
             ] + data + [text("version", Array("3\n".utf8))]
         for index in entries.indices { place(index) }

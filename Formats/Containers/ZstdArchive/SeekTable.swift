@@ -65,8 +65,10 @@ struct SeekTable: Sendable {
             throw ContainerFailure(file.path, "\(size) bytes between the last frame and the seek table are not accounted for; the archive is damaged")
         }
         let frame = try file.read(size, at: offset)
-        guard frame.count == size, frame.word(at: 0) == Self.planesMagic, frame.word(at: 4) == UInt32(size - 8), frame.word(at: 8) == Self.planesMark else {
-            throw ContainerFailure(file.path, "the frame before the seek table at byte \(offset) is not known here; was the archive made by a newer version?")
+        guard frame.count == size, frame.word(at: 0) == Self.planesMagic, frame.word(at: 4) == UInt32(size - 8), frame.word(at: 8) == Self.planesMark
+        else {
+            throw ContainerFailure(
+                file.path, "the frame before the seek table at byte \(offset) is not known here; was the archive made by a newer version?")
         }
         planes = Array(frame[12...])
         guard planes.allSatisfy({ [0, 2, 4].contains($0) }) else {

@@ -24,6 +24,11 @@ public enum ZstdArchive: Container {
     public static let pack: (@Sendable (TensorFile, String, PackingOptions) throws -> Void)? = { source, path, options in
         try ZstdArchiveWriter(source, options).write(to: path)
     }
+
+    /// Hands an archive of `source` to `sink`, piece by piece in order.
+    public static func pack(_ source: TensorFile, _ options: PackingOptions, _ sink: (UnsafeRawBufferPointer) throws -> Void) throws {
+        try ZstdArchiveWriter(source, options).write(sink)
+    }
 }
 
 /// The restored bytes of a seekable zstd file, byte planes undone.
@@ -60,7 +65,8 @@ final class SeekableZstd: ByteSource {
             let frames = table.frames[index..<min(index + count, table.frames.count)]
             let size = frames.reduce(0) { $0 + $1.restored }
             guard frames.count == count, frames.allSatisfy({ $0.restored * count == size }), count == 1 || size % count == 0 else {
-                throw ContainerFailure(file.path, "frame \(index) does not have the \(count) equal byte planes that it promises; the archive is damaged")
+                throw ContainerFailure(
+                    file.path, "frame \(index) does not have the \(count) equal byte planes that it promises; the archive is damaged")
             }
             guard size <= Self.chunkLimit else {
                 throw ContainerFailure(

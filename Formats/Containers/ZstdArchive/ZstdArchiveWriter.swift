@@ -60,12 +60,17 @@ struct ZstdArchiveWriter {
     /// One worker's buffers: a chunk, its planes, and the frames.
     private final class Workspace: Sendable {
         static var byteCount: Int { 2 * chunkSize + frameBound }
-        private static var frameBound: Int { 4 * PartBound.aligned(ZstdFrame.Compressor.bound(chunkSize / 4)) + PartBound.aligned(ZstdFrame.Compressor.bound(chunkSize)) }
+        private static var frameBound: Int {
+            4 * PartBound.aligned(ZstdFrame.Compressor.bound(chunkSize / 4)) + PartBound.aligned(ZstdFrame.Compressor.bound(chunkSize))
+        }
         private enum PartBound { static func aligned(_ size: Int) -> Int { (size + 63) & ~63 } }
 
         /// Invariant: a workspace is used by one thread at a time; the writer looks at it when its worker is done.
         let memory = AlignedBuffer(byteCount: byteCount)
+        nonisolated(unsafe) let compressor: ZstdFrame.Compressor
         nonisolated(unsafe) var frames: [Int] = []
+
+        init() throws { compressor = try ZstdFrame.Compressor() }
 
         var chunk: UnsafeMutableRawBufferPointer { memory.slice(0..<chunkSize) }
         var planes: UnsafeMutableRawBufferPointer { memory.slice(chunkSize..<2 * chunkSize) }
@@ -74,37 +79,47 @@ struct ZstdArchiveWriter {
 
     func write(to path: String) throws {
         let file = try PositionedFile.openForWriting(path, truncate: true)
-        var table = SeekTable()
         var end = 0
+        try write { bytes in
+            try file.write(bytes, at: end)
+            end += bytes.count
+        }
+        try file.synchronize()
+    }
+
+    /// Hands the archive to `sink`, piece by piece in order.
+    func write(_ sink: (UnsafeRawBufferPointer) throws -> Void) throws {
+        var table = SeekTable()
         // Waves of chunks: compressed side by side, written in order, so that the file does not depend on who was faster.
-        let wave = max(1, min(pieces.count, options.memory / Workspace.byteCount, 4 * options.workers))
-        let spaces = (0..<wave).map { _ in Workspace() }
+        let wave = max(1, min(pieces.count, options.memory / Workspace.byteCount, 8 * options.workers))
+        let spaces = try (0..<wave).map { _ in try Workspace() }
         for first in stride(from: 0, to: pieces.count, by: wave) {
             try options.checkpoint()
             let count = min(wave, pieces.count - first)
-            try ParallelLoop.run(count: count, workers: options.workers, state: { Result { try ZstdFrame.Compressor() } }) { index, compressor in
-                try compress(pieces[first + index], spaces[index], compressor.get())
+            try ParallelLoop.run(count: count, workers: options.workers, state: {}) { index, _ in
+                try compress(pieces[first + index], spaces[index])
             }
             for index in 0..<count {
                 let piece = pieces[first + index]
                 var start = 0
                 for (number, size) in spaces[index].frames.enumerated() {
-                    try file.write(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(spaces[index].output)[start..<start + size]), at: end)
+                    try sink(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(spaces[index].output)[start..<start + size]))
                     table.append(
-                        compressed: size, restored: piece.range.count / piece.planes, planes: number == 0 && piece.planes > 1 ? UInt8(piece.planes) : 0)
-                    end += size
+                        compressed: size, restored: piece.range.count / piece.planes,
+                        planes: number == 0 && piece.planes > 1 ? UInt8(piece.planes) : 0)
                     start += size
                 }
             }
         }
-        try file.write(table.bytes, at: end)
-        try file.synchronize()
+        try table.bytes.withUnsafeBytes { try sink($0) }
     }
 
-    private func compress(_ piece: Piece, _ space: Workspace, _ compressor: ZstdFrame.Compressor) throws {
+    private func compress(_ piece: Piece, _ space: Workspace) throws {
+        let compressor = space.compressor
         let chunk = UnsafeMutableRawBufferPointer(rebasing: space.chunk[..<piece.range.count])
         guard try source.bytes.read(into: chunk, at: piece.range.lowerBound) == piece.range.count else {
-            throw ContainerFailure(source.bytes.path, "the file ended at byte \(piece.range.lowerBound) while it was packed; restore it and run again")
+            throw ContainerFailure(
+                source.bytes.path, "the file ended at byte \(piece.range.lowerBound) while it was packed; restore it and run again")
         }
         space.frames = []
         let output = space.output

@@ -1,7 +1,8 @@
 import CZstd
+import Synchronization
 import Tensors
 
-/// One zstd frame, compressed and restored whole, by facebook/zstd's library. Contexts are made anew by each thread that needs one.
+/// One zstd frame, compressed and restored whole, by facebook/zstd's library.
 enum ZstdFrame {
     static let magic: UInt32 = 0xFD2F_B528
     /// Skippable frames are 0x184D2A50 ... 0x184D2A5F (RFC 8878, section 3.1.2).
@@ -65,8 +66,25 @@ enum ZstdFrame {
         }
     }
 
-    /// Restores a frame into exactly `target`; nil if it is damaged or has another size.
+    /// Contexts that wait for the next frame: making one costs as much as restoring a small frame.
+    private final class Decompressors: Sendable {
+        private let idle = Mutex<[Context]>([])
+
+        private struct Context: @unchecked Sendable { var pointer: OpaquePointer }
+
+        /// Lends a context to `body`; nil if there is no memory for one.
+        func lend(_ body: (OpaquePointer) -> Bool) -> Bool {
+            guard let context = idle.withLock({ $0.popLast() }) ?? ZSTD_createDCtx().map({ Context(pointer: $0) }) else { return false }
+            // Whatever a damaged frame left behind ends with the next one's beginning.
+            defer { idle.withLock { $0.append(context) } }
+            return body(context.pointer)
+        }
+    }
+
+    private static let decompressors = Decompressors()
+
+    /// Restores a frame into exactly `target`; false if it is damaged or has another size.
     static func decompress(_ source: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer) -> Bool {
-        ZSTD_decompress(target.baseAddress, target.count, source.baseAddress, source.count) == target.count
+        decompressors.lend { ZSTD_decompressDCtx($0, target.baseAddress, target.count, source.baseAddress, source.count) == target.count }
     }
 }

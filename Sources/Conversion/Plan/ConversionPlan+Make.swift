@@ -104,7 +104,8 @@ extension ConversionPlan {
             return SafetensorsHeader.layout(declarations, metadata: [("format", dialect == .mlx ? "mlx" : "pt")])
         }
         let offsets = Dictionary(
-            checkpoint.weights.lazy.flatMap(\.stored).filter { $0.file == copied }.map { ($0.name, $0.offset) }, uniquingKeysWith: { first, _ in first })
+            checkpoint.weights.lazy.flatMap(\.stored).filter { $0.file == copied }.map { ($0.name, $0.offset) },
+            uniquingKeysWith: { first, _ in first })
         let header = try checkpoint.files[copied].read(held.dataOffset, at: 0)
         return (header, declarations.map { offsets[$0.name] ?? 0 }, try checkpoint.files[copied].size())
     }

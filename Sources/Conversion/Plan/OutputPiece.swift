@@ -88,7 +88,8 @@ extension Dialect {
                 let expert = Int(words[at + 1]), expert < model.experts
             else {
                 throw ConversionFailure.usage(
-                    "\(weight.name): \(model.experts) experts (n_routed_experts) cannot be dealt to \(ranks) ranks; give a --model-parallel that divides them")
+                    "\(weight.name): \(model.experts) experts (n_routed_experts) cannot be dealt to \(ranks) ranks; give a --model-parallel that divides them"
+                )
             }
             return [OutputPiece(module: module, rank: DeepSeekShards.rank(ofExpert: expert, count: model.experts, ranks: ranks))]
         }

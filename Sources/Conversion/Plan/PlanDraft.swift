@@ -112,7 +112,8 @@ struct PlanDraft {
     private func divide(_ planned: inout PlannedWeight, _ weight: Weight, _ split: TensorSplit) throws {
         let size = split.axis < weight.dimensions.count ? weight.dimensions[split.axis] : 0
         guard size > 0, size % split.count == 0, split.axis == 0 || weight.dimensions.count == 2 else {
-            throw ConversionFailure.usage("\(weight.name): \(weight.dimensions) cannot be divided among \(split.count) ranks; give a smaller --model-parallel")
+            throw ConversionFailure.usage(
+                "\(weight.name): \(weight.dimensions) cannot be divided among \(split.count) ranks; give a smaller --model-parallel")
         }
         if let blocks = planned.layout as? BlockScaledFP8Layout {
             let block = split.axis == 0 ? blocks.blockRows : blocks.blockColumns
@@ -125,7 +126,8 @@ struct PlanDraft {
         switch planned.road {
         case .passthrough: planned.split = split
         case .repack:
-            throw ConversionFailure.usage("\(weight.name): convert to \(planned.layout?.name ?? "") first, then divide with --to keep --model-parallel")
+            throw ConversionFailure.usage(
+                "\(weight.name): convert to \(planned.layout?.name ?? "") first, then divide with --to keep --model-parallel")
         case .cast, .dequantize, .quantize: planned.view = WeightView(split, of: weight)
         }
     }
@@ -133,7 +135,8 @@ struct PlanDraft {
     /// Kernels for BF16 and FP8 blocks are all that DeepSeek's inference code has.
     private func refuseUnreadable(_ weight: Weight, _ layout: (any WeightLayout)?) throws {
         guard let layout, !layout.isDense, !(layout is BlockScaledFP8Layout) else { return }
-        throw ConversionFailure.usage("\(weight.name): DeepSeek's inference code reads BF16 and FP8 blocks, not \(layout.name); give --to bf16 or fp8-block")
+        throw ConversionFailure.usage(
+            "\(weight.name): DeepSeek's inference code reads BF16 and FP8 blocks, not \(layout.name); give --to bf16 or fp8-block")
     }
 
     /// The exact way from one layout to another, if there is one; why not is remembered.
@@ -215,7 +218,9 @@ struct PlanDraft {
     {
         var declarations = Self.declarations(of: planned, weight, planned.view?.shape ?? shape)
         if case .deepSeek = choice.dialect {
-            for index in declarations.indices { declarations[index].name = DeepSeekShards.name(of: declarations[index].name)?.name ?? declarations[index].name }
+            for index in declarations.indices {
+                declarations[index].name = DeepSeekShards.name(of: declarations[index].name)?.name ?? declarations[index].name
+            }
         }
         guard let stack = piece.stack else {
             if let files = scattered(planned, weight) {

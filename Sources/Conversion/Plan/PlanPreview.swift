@@ -45,14 +45,17 @@ public struct PlanPreview {
             let way = row.key.road == .passthrough ? "\(row.key.from), passed through" : "\(row.key.from) -> \(row.key.to), \(row.key.road.rawValue)"
             lines.append("\(row.weights.grouped) x \(row.key.kind): \(way) [\(row.key.reason)]")
         }
-        lines.append("\(plan.weights.count { $0.isPrincipal }.grouped) weights into \(plan.shards.count) files, \(ByteSize(plan.outputBytes)); nothing was written")
+        lines.append(
+            "\(plan.weights.count { $0.isPrincipal }.grouped) weights into \(plan.shards.count) files, \(ByteSize(plan.outputBytes)); nothing was written"
+        )
         lines += plan.notes.map { "note: \($0)" }
         return lines.joined(separator: "\n")
     }
 
     public var json: JSONObject {
         [
-            "schema": .int(1), "plan": .string(plan.fingerprint), "to": .string(plan.targetName), "weights": .int(plan.weights.count { $0.isPrincipal }),
+            "schema": .int(1), "plan": .string(plan.fingerprint), "to": .string(plan.targetName),
+            "weights": .int(plan.weights.count { $0.isPrincipal }),
             "bytes_written": .int(plan.outputBytes),
             "shards": .array(plan.shards.map { .object(["name": .string($0.name), "bytes": .int($0.size), "weights": .int($0.weights.count)]) }),
             "roads": .array(

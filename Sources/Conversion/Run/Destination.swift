@@ -60,7 +60,9 @@ struct Destination {
         default: throw ConversionFailure.destinationNotEmpty(path: directory, reason: "this is a file, not a directory")
         }
         // Beside a single file may lie what will.
-        if isSingleFile { entries = entries.filter { $0 == workName || $0 == manifestName || directory + "/" + $0 == path || "./" + $0 == "./" + path } }
+        if isSingleFile {
+            entries = entries.filter { $0 == workName || $0 == manifestName || directory + "/" + $0 == path || "./" + $0 == "./" + path }
+        }
         let hasWork = entries.contains(workName)
         let others = entries.filter { $0 != workName }
         let sameIsFinished = others.contains(manifestName) && manifestPlan() == plan.fingerprint && isComplete(plan)
@@ -69,7 +71,9 @@ struct Destination {
         } else if !hasWork, sameIsFinished, options.resume {
             return .finished
         } else if !hasWork, !others.isEmpty {
-            let reason = sameIsFinished ? "this conversion is already finished here" : isSingleFile ? "there is an output already" : "the directory is not empty"
+            let reason =
+                sameIsFinished
+                ? "this conversion is already finished here" : isSingleFile ? "there is an output already" : "the directory is not empty"
             throw ConversionFailure.destinationNotEmpty(path: path, reason: reason)
         } else if hasWork, try !FileTree.list(workPath).contains("journal") {
             // Stopped between its last two steps, or before its first.

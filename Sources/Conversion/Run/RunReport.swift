@@ -77,7 +77,8 @@ public struct RunReport: Sendable {
         }
         let head: [(String, JSONValue)] = [
             ("schema", .int(1)), ("plan", .string(plan.fingerprint)), ("tool", .string("recast \(recastVersion)")),
-            ("to", .string(plan.targetName)), ("container", .string(plan.output.summary)), ("recipe", .array(plan.recipe.summary.map(JSONValue.string))),
+            ("to", .string(plan.targetName)), ("container", .string(plan.output.summary)),
+            ("recipe", .array(plan.recipe.summary.map(JSONValue.string))),
             ("source", .object(["config_sha256": .string(plan.source.configDigest), "files": .array(files)])),
             ("audit", .object(audit.json)), ("claim", .string(audit.sentence)),
             ("notes", .array(plan.notes.map { .string("\($0)") })),
@@ -98,7 +99,9 @@ public struct RunReport: Sendable {
             ]
             if let view = planned.view {
                 entry["rows"] = .array([.int(view.rows.lowerBound), .int(view.rows.upperBound)])
-                if view.columns.count < weight.shape.columns { entry["columns"] = .array([.int(view.columns.lowerBound), .int(view.columns.upperBound)]) }
+                if view.columns.count < weight.shape.columns {
+                    entry["columns"] = .array([.int(view.columns.lowerBound), .int(view.columns.upperBound)])
+                }
                 entry["transposed"] = .bool(view.isTransposed)
             }
             if let split = planned.split {

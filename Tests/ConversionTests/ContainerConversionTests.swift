@@ -35,7 +35,7 @@ import Testing
         #expect(there.audit.roads[.passthrough] == there.audit.tensors && there.audit.differences == 0)
         try convert(folder.file("there"), folder.file("back"), to: "keep")
         #expect(try tensorFiles(folder.file("back")) == tensorFiles(source))
-        #expect(try FileManager.default.contentsEqual(atPath: folder.file("back/tokenizer.json"), andPath: source + "/tokenizer.json"))
+        #expect(FileManager.default.contentsEqual(atPath: folder.file("back/tokenizer.json"), andPath: source + "/tokenizer.json"))
         let config = try JSONValue(parsing: [UInt8](Data(contentsOf: URL(fileURLWithPath: folder.file("back/config.json")))))
         let original = try Checkpoint(opening: source).config
         #expect(config == original)
@@ -196,6 +196,21 @@ import Testing
         #expect(try Checkpoint(opening: folder.file("many")).files.count > 20)
         try convert(folder.file("many"), folder.file("again"), to: "keep", shardSize: 1 << 30)
         #expect(try tensorFiles(folder.file("again")) == tensorFiles(folder.file("one")))
+    }
+
+    /// A single file of any container is a reference and a candidate like any other.
+    @Test func verifyTakesFilesOfEveryContainer() throws {
+        let folder = try TemporaryDirectory()
+        try convert(Fixtures.fp8Model, folder.file("one"), to: "keep", shardSize: 1 << 30)
+        try convert(folder.file("one"), folder.file("zstd"), to: "keep", container: ZstdArchive.self)
+        try convert(folder.file("one"), folder.file("torch"), to: "keep", container: TorchArchive.self)
+        try convert(folder.file("one"), folder.file("m.h5"), to: "keep")
+        for path in ["one/model.safetensors", "zstd/model.safetensors.zst", "torch/pytorch_model.bin", "m.h5"] {
+            let reference = try ParityReference(opening: folder.file(path))
+            let checkpoint = try #require(reference.checkpoint, "\(path)")
+            let audit = try WeightAudit(reference: checkpoint, candidate: Checkpoint(opening: Fixtures.fp8Model))
+            #expect(audit.weights.allSatisfy { $0.isIdentical } && audit.weights.count == 221, "\(path)")
+        }
     }
 
     /// The forward pass does not know where its weights come from.

@@ -64,4 +64,47 @@ import Testing
             }
         }
     }
+
+    // MARK: The pages' worked examples
+
+    func pack(_ builder: CheckpointBuilder, _ container: any Container.Type, _ folder: TemporaryDirectory) throws -> [UInt8] {
+        try builder.write(to: folder.path)
+        let opened = try ContainerRegistry.open(folder.file("model.safetensors"))
+        let source = try #require(opened)
+        let packer = container.pack
+        let pack = try #require(packer)
+        try pack(source, folder.file("packed"), PackingOptions())
+        return [UInt8](try Data(contentsOf: URL(fileURLWithPath: folder.file("packed"))))
+    }
+
+    @Test func thePickleIsThatOfThePage() throws {
+        let folder = try TemporaryDirectory()
+        var builder = CheckpointBuilder()
+        builder.add("w", .f32, [2], [0, 0, 0x80, 0x3F, 0, 0, 0, 0x40])
+        let file = try pack(builder, TorchArchive.self, folder)
+        var pickle: [UInt8] = [0x80, 2, 0x7D, 0x28, 0x58, 1, 0, 0, 0, 0x77, 0x63] + Array("torch._utils\n_rebuild_tensor_v2\n".utf8)
+        pickle += [0x28, 0x28, 0x58, 7, 0, 0, 0] + Array("storage".utf8) + [0x63] + Array("torch\nFloatStorage\n".utf8)
+        pickle += [0x58, 1, 0, 0, 0, 0x30, 0x58, 3, 0, 0, 0] + Array("cpu".utf8) + [0x4A, 2, 0, 0, 0, 0x74, 0x51, 0x4A, 0, 0, 0, 0]
+        pickle += [0x28, 0x4A, 2, 0, 0, 0, 0x74, 0x28, 0x4A, 1, 0, 0, 0, 0x74, 0x89, 0x63] + Array("collections\nOrderedDict\n".utf8)
+        pickle += [0x29, 0x52, 0x74, 0x52, 0x75, 0x2E]
+        let isThere = Data(file).range(of: Data(pickle)) != nil
+        #expect(isThere)
+        let data = try #require(Data(file).range(of: Data([0, 0, 0x80, 0x3F, 0, 0, 0, 0x40])))
+        #expect(data.lowerBound % 64 == 0)
+    }
+
+    @Test func theDatasetIsThatOfThePage() throws {
+        let folder = try TemporaryDirectory()
+        var builder = CheckpointBuilder()
+        let numbers: [UInt8] = [0x80, 0x3F, 0xC0, 0xBF, 0x00, 0x3C, 0x00, 0x40]
+        builder.add("w", .bf16, [2, 2], numbers)
+        let file = try pack(builder, HDF5.self, folder)
+        let isThere = Data(file).range(of: Data(numbers)) != nil
+        #expect(isThere)
+        let opened = try ContainerRegistry.open(folder.file("packed"))
+        let dataset = try #require(opened)
+        #expect(dataset.tensors.map(\.summary) == ["BF16 [2, 2]"])
+        let stored = try dataset.bytes.read(8, at: dataset.tensors[0].offset)
+        #expect(stored == numbers)
+    }
 }

@@ -119,7 +119,9 @@ try:
     count, total = write(work + '/full', model(options.layers), options.shards, options.layers)
     print(f'{count:,} tensors, {total:,} bytes of data in sparse files')
     for arguments in (['inspect', work + '/full'], ['convert', work + '/full', work + '/out', '--to', 'bf16', '--dry-run'],
-                      *(['convert', work + '/full', work + '/out', '--to', layout, '--dry-run'] for layout in ('int4-g128', 'nvfp4', 'mlx-4bit'))):
+                      *(['convert', work + '/full', work + '/out', '--to', layout, '--dry-run'] for layout in ('int4-g128', 'nvfp4', 'mlx-4bit')),
+                      ['convert', work + '/full', work + '/out', '--to', 'keep', '--container', 'zstd', '--dry-run'],
+                      ['convert', work + '/full', work + '/out', '--to', 'keep', '--model-parallel', '16', '--dry-run']):
         report, seconds, peak = measure([options.recast, *arguments, '--json'])
         print(f'{arguments[0]} {" ".join(arguments[3:])}: {seconds:.2f} s, peak memory {peak / 1e6:.0f} MB')
         if peak > 300e6:
@@ -141,6 +143,13 @@ try:
             failures.append(f'the conversion to {layout} took {peak / 1e6:.0f} MB')
         if more and (report['audit']['repacked'] < 48 or report['audit']['quantized']):
             failures.append(f'{source} to {layout} was not repacked')
+    # The same layer in BF16 through every container, and back out of it.
+    for source, name, *more in (('layer', 'bf16', '--to', 'bf16'), *(('bf16', name, '--to', 'keep', '--container', name) for name in ('zstd', 'torch', 'hdf5')),
+                                *((name, name + '-back', '--to', 'keep', '--container', 'safetensors') for name in ('zstd', 'torch', 'hdf5'))):
+        report, seconds, peak = measure([options.recast, 'convert', f'{work}/{source}', f'{work}/{name}', *more, '--memory', str(budget), '--json'])
+        print(f'one layer, {source} to {name} with --memory 256MiB: {seconds:.2f} s, peak memory {peak / 1e6:.0f} MB, {report["output_bytes"]:,} bytes')
+        if peak > budget + 150e6:
+            failures.append(f'the conversion to {name} took {peak / 1e6:.0f} MB')
     report, seconds, peak = measure([options.recast, 'verify', work + '/awq', work + '/gptq-asym', '--exact', '--memory', str(budget), '--json'])
     print(f'verify --exact of the two: {seconds:.2f} s, peak memory {peak / 1e6:.0f} MB')
     if not report['passed'] or peak > budget + 150e6:

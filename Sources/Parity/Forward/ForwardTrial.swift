@@ -15,6 +15,11 @@ public enum ParityReference: Sendable {
     public init(opening path: String) throws {
         if case .file = try FileTree.entry(path), !path.hasSuffix(".json") {
             let file = try PositionedFile.openForReading(path)
+            let start = try file.read(min(64, file.size()), at: 0)
+            guard ContainerRegistry.container(of: path, start: start) == Safetensors.self else {
+                self = .checkpoint(try Checkpoint(opening: path))
+                return
+            }
             let header = try SafetensorsHeader(reading: file)
             if header.metadata.contains(where: { $0.key == CompactReference.metadataKey }) {
                 self = .compact(try CompactReference(header, file))

@@ -1,3 +1,5 @@
+import Tensors
+
 #if canImport(Glibc)
     import Glibc
 #elseif canImport(Darwin)
@@ -12,12 +14,15 @@ public final class Activations: @unchecked Sendable {
     public let columns: Int
     public let base: UnsafeMutablePointer<Float>
 
-    public init(rows: Int, columns: Int) {
-        self.rows = rows
-        self.columns = columns
+    /// - Throws: ``OutOfMemory`` if the system refuses the memory, as it can if a budget is larger than the machine.
+    public init(rows: Int, columns: Int) throws(OutOfMemory) {
         // Sizes follow the tokens and weights whose shapes were checked, and were held against the budget before the run.
         // Zeroed by the system as the pages are first touched, by whichever worker touches them.
-        guard let memory = calloc(max(1, rows * columns), MemoryLayout<Float>.stride) else { fatalError("out of memory") }
+        guard let memory = calloc(max(1, rows * columns), MemoryLayout<Float>.stride) else {
+            throw OutOfMemory(byteCount: rows * columns * MemoryLayout<Float>.stride)
+        }
+        self.rows = rows
+        self.columns = columns
         base = memory.assumingMemoryBound(to: Float.self)
     }
 
@@ -28,15 +33,15 @@ public final class Activations: @unchecked Sendable {
     /// A copy of all values. Pointers into the matrix are for those who hold the matrix in a variable while they use them.
     public var values: [Float] { Array(UnsafeBufferPointer(start: base, count: rows * columns)) }
 
-    func copy() -> Activations {
-        let copy = Activations(rows: rows, columns: columns)
+    func copy() throws(OutOfMemory) -> Activations {
+        let copy = try Activations(rows: rows, columns: columns)
         copy.base.update(from: base, count: rows * columns)
         return copy
     }
 
     /// Rows of this matrix, by index.
-    func gathered(_ indices: [Int]) -> Activations {
-        let result = Activations(rows: indices.count, columns: columns)
+    func gathered(_ indices: [Int]) throws(OutOfMemory) -> Activations {
+        let result = try Activations(rows: indices.count, columns: columns)
         for (row, index) in indices.enumerated() { result[row].update(from: self[index], count: columns) }
         return result
     }

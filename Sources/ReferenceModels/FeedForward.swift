@@ -15,7 +15,7 @@ struct FeedForward {
     /// One network over all tokens.
     private func dense(_ x: Activations, prefix: String, width: Int) throws -> Activations {
         guard x.rows > stretch else { return try mlps([(prefix, x)], width: width)[0] }
-        let result = Activations(rows: x.rows, columns: configuration.hiddenSize)
+        let result = try Activations(rows: x.rows, columns: configuration.hiddenSize)
         for rows in TileSequence(rows: x.rows, step: stretch) {
             let part = try mlps([(prefix, x.gathered(Array(rows)))], width: width)[0]
             result[rows.lowerBound].update(from: part.base, count: rows.count * result.columns)
@@ -75,14 +75,14 @@ struct FeedForward {
         for token in routing.experts.indices {
             for (expert, weight) in zip(routing.experts[token], routing.weights[token]) { members[expert, default: []].append((token, weight)) }
         }
-        let output = Activations(rows: x.rows, columns: x.columns)
+        let output = try Activations(rows: x.rows, columns: x.columns)
         let chosen = members.keys.sorted()
         guard let first = chosen.first else { return output }
         let width = try width(prefix + "experts.\(first).", configuration.expertSize)
         let precision = weights.precision
         // A few experts at a time keep all workers busy without holding every expert's activations.
         for batch in Self.batches(chosen.map { ($0, members[$0] ?? []) }, stretch: stretch) {
-            let inputs = batch.map { (prefix: prefix + "experts.\($0.expert).", x: x.gathered($0.members.map(\.token))) }
+            let inputs = try batch.map { (prefix: prefix + "experts.\($0.expert).", x: try x.gathered($0.members.map(\.token))) }
             let results = try mlps(inputs, width: width)
             let parts = zip(batch, results).map { (members: $0.members, result: $1) }
             // Stripes of columns in parallel: every element is added to by one worker, experts in order.

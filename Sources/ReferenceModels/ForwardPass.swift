@@ -99,12 +99,12 @@ public final class ForwardPass {
         let pairs = tokens.ranges.flatMap { $0.dropLast() }
         let sequences = MultiTokenPrediction.rows(of: tokens)
         let embedding = weights.contains(prefix + "embed_tokens.weight") ? prefix + "embed_tokens.weight" : "model.embed_tokens.weight"
-        let z = Activations(rows: pairs.count, columns: c.hiddenSize)
+        let z = try Activations(rows: pairs.count, columns: c.hiddenSize)
         for rows in TileSequence(rows: pairs.count, step: stretch) {
             let next = try weights.rows(embedding, [c.vocabulary, c.hiddenSize], rows.map { tokens.all[pairs[$0] + 1] })
             let embedded = try norm(prefix + "enorm.weight", next)
             let previous = try norm(prefix + "hnorm.weight", hidden.gathered(rows.map { pairs[$0] }))
-            let joined = Activations(rows: next.rows, columns: 2 * c.hiddenSize)
+            let joined = try Activations(rows: next.rows, columns: 2 * c.hiddenSize)
             for row in 0..<next.rows {
                 joined[row].update(from: embedded[row], count: c.hiddenSize)
                 (joined[row] + c.hiddenSize).update(from: previous[row], count: c.hiddenSize)

@@ -31,7 +31,7 @@ struct LatentAttention {
         let keyValue = try weights.linear(prefix + "kv_b_proj.weight", latent, outputs: c.heads * (keyNope + c.valueSize))
 
         let table = rotary.table(length: sequences.map(\.count).max() ?? 0, precision: weights.precision)
-        let output = Activations(rows: x.rows, columns: c.heads * c.valueSize)
+        let output = try Activations(rows: x.rows, columns: c.heads * c.valueSize)
         // Rotate once: q per head, the shared key part per token.
         let precision = weights.precision
         try ParallelLoop.run(count: sequences.count, workers: weights.workers, state: {}) { number, _ in
@@ -52,7 +52,7 @@ struct LatentAttention {
         }
         let count = sequences.count * c.heads
         try ParallelLoop.run(count: count, workers: weights.workers, state: {}) { index, _ in
-            attend(query, compressed, keyValue, sequences[index / c.heads], head: index % c.heads, into: output)
+            try attend(query, compressed, keyValue, sequences[index / c.heads], head: index % c.heads, into: output)
         }
         if precision == .bf16 { precision.round(output) }
         return try weights.linear(prefix + "o_proj.weight", output, outputs: c.hiddenSize)
@@ -61,32 +61,32 @@ struct LatentAttention {
     /// One head over one sequence: softmax(q k^T s) v with a causal mask.
     private func attend(
         _ query: Activations, _ compressed: Activations, _ keyValue: Activations, _ sequence: Range<Int>, head h: Int, into output: Activations
-    ) {
+    ) throws {
         let c = configuration
         let head = c.nopeSize + c.ropeSize
         let length = sequence.count
         let level = KernelLevel.active.rawValue
         let width = Int(CK_PANEL)
-        let keys = Activations(rows: length, columns: head)
+        let keys = try Activations(rows: length, columns: head)
         for (row, token) in sequence.enumerated() {
             keys[row].update(from: keyValue[token] + h * (c.nopeSize + c.valueSize), count: c.nopeSize)
             (keys[row] + c.nopeSize).update(from: compressed[token] + c.latentRank, count: c.ropeSize)
         }
         let block = Int(CK_TOKEN_BLOCK)
         let panels = ceilingDivide(length, width)
-        let keyPanels = Activations(rows: panels * head, columns: width)
+        let keyPanels = try Activations(rows: panels * head, columns: width)
         for panel in 0..<panels {
             let first = panel * width
             ck_pack_f32_panel(keys[first], head, min(width, length - first), head, keyPanels[panel * head])
         }
-        let valuePanels = Activations(rows: ceilingDivide(c.valueSize, width) * length, columns: width)
+        let valuePanels = try Activations(rows: ceilingDivide(c.valueSize, width) * length, columns: width)
         for (row, token) in sequence.enumerated() {
             let value = keyValue[token] + h * (c.nopeSize + c.valueSize) + c.nopeSize
             for n in 0..<c.valueSize { valuePanels[n / width * length + row][n % width] = value[n] }
         }
         let precision = weights.precision
-        let scores = Activations(rows: block, columns: length)
-        let packed = Activations(rows: max(head, length), columns: block)
+        let scores = try Activations(rows: block, columns: length)
+        let packed = try Activations(rows: max(head, length), columns: block)
         for first in stride(from: 0, to: length, by: block) {
             let tokens = min(block, length - first)
             // Keys after the block's last token are masked: they are neither computed nor summed.

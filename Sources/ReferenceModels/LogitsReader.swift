@@ -35,7 +35,7 @@ public struct LogitsReader: Sendable {
     public func rows(_ name: String, firstSequence: Int, ranges: [Range<Int>], _ rows: Range<Int>) throws -> Activations {
         guard let tensor = tensors[name], let width = tensor.shape.last else { throw ReferenceFailure.missingWeight(name) }
         let length = tensor.shape[tensor.shape.count - 2]
-        let result = Activations(rows: rows.count, columns: width)
+        let result = try Activations(rows: rows.count, columns: width)
         for (number, range) in ranges.enumerated() {
             let part = range.clamped(to: rows)
             guard !part.isEmpty else { continue }

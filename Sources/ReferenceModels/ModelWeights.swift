@@ -34,7 +34,7 @@ public struct ModelWeights: Sendable {
     /// A whole small weight (norms, biases) as F32.
     func vector(_ name: String, count: Int) throws -> [Float] {
         let weight = try weight(name, [count])
-        let values = Activations(rows: 1, columns: count)
+        let values = try Activations(rows: 1, columns: count)
         let buffer = AlignedBuffer(byteCount: Self.scratchBytes(weight, 0..<count))
         try decode(weight, 0..<count, buffer, floats: values.base)
         return values.values
@@ -43,10 +43,10 @@ public struct ModelWeights: Sendable {
     /// Rows of an embedding, one for each of `indices`.
     func rows(_ name: String, _ shape: [Int], _ indices: [Int]) throws -> Activations {
         let weight = try weight(name, shape)
-        let result = Activations(rows: indices.count, columns: shape[1])
+        let result = try Activations(rows: indices.count, columns: shape[1])
         let step = weight.layout?.rowAlignment ?? 1
         let buffer = AlignedBuffer(byteCount: Self.scratchBytes(weight, 0..<min(step, shape[0])))
-        let tile = Activations(rows: step, columns: shape[1])
+        let tile = try Activations(rows: step, columns: shape[1])
         for (row, index) in indices.enumerated() {
             let start = index / step * step
             try decode(weight, start..<min(start + step, shape[0]), buffer, floats: tile.base)
@@ -122,7 +122,7 @@ public struct ModelWeights: Sendable {
         let count = columns ?? x.columns
         let norm = RMSNorm(weight: try vector(name, count: count), epsilon: epsilon, precision: precision)
         let part = part ?? 0..<x.rows
-        let result = Activations(rows: part.count, columns: count)
+        let result = try Activations(rows: part.count, columns: count)
         try forRows(part.count) { rows in
             for row in rows { norm.apply(x[part.lowerBound + row], to: result[row]) }
         }
@@ -179,10 +179,10 @@ public struct ModelWeights: Sendable {
 
     func product(_ name: String, _ input: Activations, outputs: Int) throws -> Product {
         let weight = try weight(name, [outputs, input.columns])
-        var product = Product(weight: weight, input: input, output: Activations(rows: input.rows, columns: outputs))
+        var product = Product(weight: weight, input: input, output: try Activations(rows: input.rows, columns: outputs))
         if precision == .fp8, let layout = weight.layout as? BlockScaledFP8Layout {
             guard layout.blockColumns == 128 else { throw ReferenceFailure.activations(weight: name, columns: layout.blockColumns) }
-            (product.input, product.inputScales) = input.quantized()
+            (product.input, product.inputScales) = try input.quantized()
         }
         return product
     }
@@ -190,7 +190,7 @@ public struct ModelWeights: Sendable {
     /// A product whose result stays F32 in every precision: the router's logits.
     func exactLinear(_ name: String, _ input: Activations, outputs: Int) throws -> Activations {
         let product = Product(
-            weight: try weight(name, [outputs, input.columns]), input: input, output: Activations(rows: input.rows, columns: outputs))
+            weight: try weight(name, [outputs, input.columns]), input: input, output: try Activations(rows: input.rows, columns: outputs))
         try ModelWeights(checkpoint, workers: workers).run([product])
         return product.output
     }
@@ -255,8 +255,8 @@ public struct ModelWeights: Sendable {
         let width = Int(CK_PANEL)
         let level = KernelLevel.active.rawValue
         let blocks = ceilingDivide(depth, 128)
-        let sums = Activations(rows: Int(CK_TOKEN_BLOCK), columns: width)
-        let scales = Activations(rows: 1, columns: width)
+        let sums = try Activations(rows: Int(CK_TOKEN_BLOCK), columns: width)
+        let scales = try Activations(rows: 1, columns: width)
         try withCodes(product.weight, layout, rows, scratch.stored) { codes, scaleOf in
             for first in stride(from: 0, to: rows.count, by: width) {
                 let outputs = min(width, rows.count - first)

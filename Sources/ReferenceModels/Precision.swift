@@ -24,9 +24,9 @@ public enum Precision: String, Sendable, CaseIterable {
 
 extension Activations {
     /// E4M3 values and scales of each token's tiles of 128 channels; the last tile may be short.
-    func quantized() -> (values: Activations, scales: Activations) {
-        let values = copy()
-        let scales = Activations(rows: rows, columns: ceilingDivide(columns, 128))
+    func quantized() throws -> (values: Activations, scales: Activations) {
+        let values = try copy()
+        let scales = try Activations(rows: rows, columns: ceilingDivide(columns, 128))
         for row in 0..<rows { ck_quantize_activations(values[row], columns, scales[row]) }
         return (values, scales)
     }

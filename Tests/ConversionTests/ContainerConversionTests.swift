@@ -58,29 +58,6 @@ import Testing
         #expect(try directoryContents(folder.file("a")) == directoryContents(folder.file("b")))
     }
 
-    /// Stops a run when its journal has so many lines.
-    func interrupt(_ destination: String, _ container: any Container.Type, after lines: Int) throws -> Bool {
-        let checkpoint = try Checkpoint(opening: Fixtures.fp8Model)
-        let plan = try ConversionPlan(
-            converting: checkpoint, choice: LayoutChoice(target: "bf16"), output: OutputOptions(container: container))
-        let stop = StopToken()
-        let watch = Thread {
-            while !stop.isStopped {
-                let journal = (try? String(contentsOfFile: destination + "/.recast/journal", encoding: .utf8)) ?? ""
-                if journal.split(separator: "\n").count > lines { stop.stop() }
-            }
-        }
-        watch.start()
-        defer { stop.stop() }
-        do {
-            _ = try ConversionRun(plan: plan, checkpoint: checkpoint, destination: destination, options: RunOptions(jobs: 1)).execute(stop: stop)
-            return false
-        } catch let failure as ConversionFailure {
-            #expect(failure.kind == .interrupted)
-            return true
-        }
-    }
-
     @Test(arguments: containers) func anInterruptedRunContinuesToTheSameBytes(_ name: String) throws {
         let folder = try TemporaryDirectory()
         let container = try container(name)
@@ -89,7 +66,7 @@ import Testing
         var stopped = 0
         for lines in [1, 56, 80, 115, 200, 350] {
             let target = folder.file("run-\(lines)")
-            if try interrupt(target, container, after: lines) {
+            if try interruptedConversion(Fixtures.fp8Model, target, to: "bf16", container: container, afterJournalLines: lines) {
                 stopped += 1
                 try convert(Fixtures.fp8Model, target, to: "bf16", container: container)
             }
@@ -106,7 +83,7 @@ import Testing
         var damaged = 0
         for lines in [30, 57] {
             let target = folder.file("run-\(lines)")
-            guard try interrupt(target, container, after: lines) else { continue }
+            guard try interruptedConversion(Fixtures.fp8Model, target, to: "bf16", container: container, afterJournalLines: lines) else { continue }
             // What was audited is on the disk and trusted.
             if try String(contentsOfFile: target + "/.recast/journal", encoding: .utf8).contains("audited") { continue }
             for file in try FileManager.default.contentsOfDirectory(atPath: target + "/.recast") where file != "journal" {

@@ -52,26 +52,8 @@ import Testing
         #expect(try directoryContents(source) == before)
     }
 
-    /// Stops a run after a number of progress reports or at once, for a state that is half done.
     func interrupt(_ source: String, _ destination: String, after weights: Int) throws -> Bool {
-        let checkpoint = try Checkpoint(opening: source)
-        let plan = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: "int4-g32"))
-        let stop = StopToken()
-        let watch = Thread {
-            while !stop.isStopped {
-                let journal = (try? String(contentsOfFile: destination + "/.recast/journal", encoding: .utf8)) ?? ""
-                if journal.split(separator: "\n").count > weights { stop.stop() }
-            }
-        }
-        watch.start()
-        defer { stop.stop() }
-        do {
-            _ = try ConversionRun(plan: plan, checkpoint: checkpoint, destination: destination, options: RunOptions(jobs: 1)).execute(stop: stop)
-            return false
-        } catch let failure as ConversionFailure {
-            #expect(failure.kind == .interrupted)
-            return true
-        }
+        try interruptedConversion(source, destination, to: "int4-g32", afterJournalLines: weights)
     }
 
     @Test func anInterruptedRunContinuesToTheSameBytes() throws {

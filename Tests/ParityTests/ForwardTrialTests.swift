@@ -85,7 +85,7 @@ import Testing
     @Test func damagedReferencesAreRefused() throws {
         let folder = try TemporaryDirectory()
         let recorder = CompactReference.Recorder(TokenBatch([[1, 2, 3]]), vocabulary: 384, width: 8)
-        recorder.add(Activations(rows: 3, columns: 384))
+        recorder.add(try Activations(rows: 3, columns: 384))
         try recorder.write(to: folder.file("r.safetensors"))
         let good = try Data(contentsOf: URL(fileURLWithPath: folder.file("r.safetensors")))
         _ = try ParityReference(opening: folder.file("r.safetensors"))

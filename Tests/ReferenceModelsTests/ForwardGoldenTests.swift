@@ -120,4 +120,10 @@ import Testing
         // A sequence alone gives the bits that it has among others.
         #expect(try bits(TokenBatch([Array(tokens.all[tokens.ranges[0]])]), jobs: 2) == reference)
     }
+
+    /// A budget larger than the machine is an error with a sentence, not a trap.
+    @Test func refusedMemoryIsAnError() {
+        #expect(throws: OutOfMemory.self) { try Activations(rows: 1 << 40, columns: 1 << 20) }
+        #expect(OutOfMemory(byteCount: 1 << 40).kind == .system)
+    }
 }

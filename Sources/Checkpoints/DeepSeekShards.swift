@@ -45,7 +45,7 @@ public enum DeepSeekShards {
     }
 
     /// Hugging Face's name of a tensor and how it was divided; nil for names that are not DeepSeek's.
-    static func huggingFaceName(of tensor: String) -> (name: String, division: Division)? {
+    public static func huggingFaceName(of tensor: String) -> (name: String, division: Division)? {
         guard let place = position(tensor),
             let module = isIndexer(place.words) ? indexer(place) : modules.first(where: { $0.deepSeek == place.words[place.module] })
         else { return nil }
@@ -65,7 +65,8 @@ public enum DeepSeekShards {
         return words.count >= 2 ? (words, words.count - 2) : nil
     }
 
-    /// V3.2's sparse attention has the same names in both, and every rank has all of it.
+    /// V3.2's sparse attention has the same names in both, and every rank has all of it
+    /// (deepseek-ai/DeepSeek-V3.2-Exp:inference/convert.py).
     private static func isIndexer(_ words: [Substring]) -> Bool { words.contains("indexer") }
 
     private static func indexer(_ place: (words: [Substring], module: Int)) -> (huggingFace: String, deepSeek: String, division: Division)? {

@@ -105,4 +105,29 @@ import Testing
             #expect(failure.description.contains("is on 1 of 2 ranks"))
         }
     }
+
+    /// deepseek-ai/DeepSeek-V3.2-Exp:inference/convert.py: every rank has the whole indexer, under its own names.
+    @Test func namesAreThoseOfTheInferenceCode() {
+        let layer = "model.layers.3."
+        let names: [(String, String, DeepSeekShards.Division)] = [
+            ("model.embed_tokens.weight", "embed.weight", .rows), ("lm_head.weight", "head.weight", .rows),
+            ("model.norm.weight", "norm.weight", .whole),
+            (layer + "self_attn.q_b_proj.weight", "layers.3.attn.wq_b.weight", .rows),
+            (layer + "self_attn.o_proj.weight_scale_inv", "layers.3.attn.wo.scale", .columns),
+            (layer + "mlp.gate.e_score_correction_bias", "layers.3.ffn.gate.bias", .whole),
+            (layer + "mlp.experts.7.down_proj.weight", "layers.3.ffn.experts.7.w2.weight", .whole),
+            (layer + "mlp.shared_experts.down_proj.weight", "layers.3.ffn.shared_experts.w2.weight", .columns),
+            (layer + "self_attn.indexer.wq_b.weight_scale_inv", "layers.3.attn.indexer.wq_b.scale", .whole),
+            (layer + "self_attn.indexer.wk.weight", "layers.3.attn.indexer.wk.weight", .whole),
+            (layer + "self_attn.indexer.k_norm.bias", "layers.3.attn.indexer.k_norm.bias", .whole),
+            (layer + "self_attn.indexer.weights_proj.weight", "layers.3.attn.indexer.weights_proj.weight", .whole),
+        ]
+        for (tensor, name, division) in names {
+            #expect(DeepSeekShards.name(of: tensor)?.name == name)
+            #expect(DeepSeekShards.name(of: tensor)?.division == division, "\(tensor)")
+            #expect(DeepSeekShards.huggingFaceName(of: name)?.name == tensor)
+            #expect(DeepSeekShards.huggingFaceName(of: name)?.division == division, "\(name)")
+        }
+        #expect(DeepSeekShards.name(of: "model.layers.61.eh_proj.weight") == nil)
+    }
 }

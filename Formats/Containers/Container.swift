@@ -71,6 +71,12 @@ public protocol Container: Sendable {
     /// Whether a whole checkpoint can be one file of this kind, `config.json` included.
     static var isSingleFile: Bool { get }
 
+    /// Whether its files are safetensors files, as they are or when they are restored, so that a file can be kept header and all.
+    static var wrapsSafetensors: Bool { get }
+
+    /// What the index calls a file: a wrapped one goes by the name that it has when it is restored.
+    static func listedName(of fileName: String) -> String
+
     /// Whether a file that begins with `start` (64 bytes, or the whole file) is of this kind.
     static func recognises(_ start: [UInt8]) -> Bool
 
@@ -89,6 +95,8 @@ public protocol Container: Sendable {
 
 extension Container {
     public static var isSingleFile: Bool { false }
+    public static var wrapsSafetensors: Bool { false }
+    public static func listedName(of fileName: String) -> String { fileName }
     public static func obstacle(to tensors: [SafetensorsHeader.Declaration]) -> String? { nil }
 
     static func has(_ name: String) -> Bool { endings.contains { name.hasSuffix($0) } }

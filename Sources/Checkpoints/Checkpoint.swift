@@ -82,7 +82,9 @@ public struct Checkpoint: Sendable {
             let file = try PositionedFile.openForReading(directory + "/" + name)
             sideFiles.append(SideFile(name: name, bytes: file, range: 0..<(try file.size())))
         }
-        for attachment in attachments where attachment.name != "config.json" && attachment.name.isPlainFileName { sideFiles.append(attachment) }
+        for attachment in attachments where attachment.name != "config.json" {
+            if SafetensorsIndex.isPlainName(attachment.name), !attachment.name.hasPrefix(".") { sideFiles.append(attachment) }
+        }
         if let attachment = attachments.first(where: { $0.name == "config.json" }) {
             config = try Self.readConfig(directory + "/" + fileNames[0] + ":config.json", attachment.range.count) {
                 try attachment.bytes.read(attachment.range.count, at: attachment.range.lowerBound)

@@ -83,11 +83,3 @@ struct CheckpointFiles {
         }
     }
 }
-
-extension String {
-    /// Whether this names a file beside others, not one elsewhere.
-    var isPlainFileName: Bool {
-        !isEmpty && self != "." && self != ".." && !utf8.contains { $0 == UInt8(ascii: "/") || $0 == 0 || $0 == UInt8(ascii: "\\") }
-            && !hasPrefix(".")
-    }
-}

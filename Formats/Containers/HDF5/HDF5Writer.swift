@@ -13,21 +13,21 @@ struct HDF5Writer {
     private let source: TensorFile
     private let options: PackingOptions
 
-    init(_ source: TensorFile, _ options: PackingOptions) throws {
+    init(_ source: TensorFile, _ options: PackingOptions) {
         self.source = source
         self.options = options
     }
 
     /// One worker's buffers: a chunk, its shuffled bytes, and the compressed ones.
     private final class Workspace: Sendable {
-        static var byteCount: Int { 2 * chunkSize + bound }
-        static var bound: Int { max(ZstdFrame.Compressor.bound(chunkSize), Int(compressBound(UInt(chunkSize)))) }
+        /// For chunks of `size` bytes.
+        static func byteCount(_ size: Int) -> Int { 2 * size + max(ZstdFrame.Compressor.bound(size), Int(compressBound(UInt(size)))) }
 
         /// Invariant: a workspace is used by one thread at a time; the writer looks at it when its worker is done.
         let memory: AlignedBuffer
         nonisolated(unsafe) var count = 0
 
-        init(_ size: Int) { memory = AlignedBuffer(byteCount: 2 * size + max(ZstdFrame.Compressor.bound(size), Int(compressBound(UInt(size))))) }
+        init(_ size: Int) { memory = AlignedBuffer(byteCount: Self.byteCount(size)) }
     }
 
     func write(to path: String) throws {
@@ -66,7 +66,7 @@ struct HDF5Writer {
     private func write(_ tensor: StoredTensor, to file: Int64, _ path: String, _ failed: () -> FileFailure) throws {
         let (type, width) = Self.element(tensor.type)
         let isNative = !Self.needsName(tensor.type)
-        let shape = tensor.type.bitWidth < 8 || tensor.type.bitWidth == 6 ? [tensor.byteCount] : tensor.shape
+        let shape = tensor.type.bitWidth < 8 ? [tensor.byteCount] : tensor.shape
         let isChunked = tensor.byteCount >= Self.smallTensor && !shape.isEmpty && options.filter != .none
         let chunk = isChunked ? Self.chunk(shape, width) : nil
         let dataset = create(
@@ -152,7 +152,7 @@ struct HDF5Writer {
         let counts = zip(shape, chunk).map { ceilingDivide($0, $1) }
         let total = counts.reduce(1, *)
         let chunkBytes = chunk.reduce(width, *)
-        let wave = max(1, min(total, options.memory / Workspace.byteCount, 4 * options.workers))
+        let wave = max(1, min(total, options.memory / Workspace.byteCount(chunkBytes), 4 * options.workers))
         let spaces = (0..<wave).map { _ in Workspace(chunkBytes) }
         @Sendable func origin(_ number: Int) -> [Int] {
             var rest = number

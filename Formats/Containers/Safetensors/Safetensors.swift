@@ -5,6 +5,7 @@ public enum Safetensors: Container {
     public static let name = "safetensors"
     public static let endings = [".safetensors"]
     public static let indexName = SafetensorsIndex.fileName
+    public static let wrapsSafetensors = true
 
     public static func recognises(_ start: [UInt8]) -> Bool {
         // The length of a header is below 2^27, so that the first bytes of other containers are none.

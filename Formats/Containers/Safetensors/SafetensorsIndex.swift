@@ -50,7 +50,8 @@ public struct SafetensorsIndex: Sendable {
         guard found else { throw SafetensorsFailure(path, .indexWithoutMap) }
     }
 
-    static func isPlainName(_ name: String) -> Bool {
+    /// Whether this names a file beside others, not one elsewhere.
+    public static func isPlainName(_ name: String) -> Bool {
         !name.isEmpty && name != "." && name != ".." && !name.utf8.contains { $0 == UInt8(ascii: "/") || $0 == 0 || $0 == UInt8(ascii: "\\") }
     }
 

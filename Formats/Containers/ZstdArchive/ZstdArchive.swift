@@ -6,6 +6,9 @@ public enum ZstdArchive: Container {
     public static let endings = [".safetensors.zst"]
     /// Of the restored files, so that `zstd -d` leaves a checkpoint that any reader opens.
     public static let indexName = SafetensorsIndex.fileName
+    public static let wrapsSafetensors = true
+
+    public static func listedName(of fileName: String) -> String { String(fileName.dropLast(".zst".count)) }
 
     public static func recognises(_ start: [UInt8]) -> Bool {
         guard start.count >= 4 else { return false }

@@ -61,9 +61,8 @@ struct ZstdArchiveWriter {
     private final class Workspace: Sendable {
         static var byteCount: Int { 2 * chunkSize + frameBound }
         private static var frameBound: Int {
-            4 * PartBound.aligned(ZstdFrame.Compressor.bound(chunkSize / 4)) + PartBound.aligned(ZstdFrame.Compressor.bound(chunkSize))
+            max(ZstdFrame.Compressor.bound(chunkSize), 4 * ZstdFrame.Compressor.bound(chunkSize / 4))
         }
-        private enum PartBound { static func aligned(_ size: Int) -> Int { (size + 63) & ~63 } }
 
         /// Invariant: a workspace is used by one thread at a time; the writer looks at it when its worker is done.
         let memory = AlignedBuffer(byteCount: byteCount)

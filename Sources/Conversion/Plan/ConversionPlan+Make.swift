@@ -76,8 +76,7 @@ extension ConversionPlan {
         if cuts.count > 1, case .deepSeek = choice.dialect {
             // The ranks' file names say it all.
         } else if cuts.count > 1 {
-            // An archive is listed as the file that it restores.
-            let map = weightMap.map { ($0.tensor, output.container == ZstdArchive.self ? String($0.file.dropLast(".zst".count)) : $0.file) }
+            let map = weightMap.map { ($0.tensor, output.container.listedName(of: $0.file)) }
             texts.append((output.container.indexName, SafetensorsIndex.text(weightMap: map, totalSize: dataBytes)))
         }
         if checkpoint.config.object?.members.isEmpty == false {

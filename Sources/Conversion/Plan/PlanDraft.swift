@@ -305,7 +305,7 @@ struct PlanDraft {
 
     /// The source file that a shard would be a copy of: all its tensors, all passed through, under their names.
     func copiedFile(_ cut: [Int]) -> Int? {
-        guard let first = cut.first, output.container == Safetensors.self || output.container == ZstdArchive.self, choice.dialect == .huggingFace
+        guard let first = cut.first, output.container.wrapsSafetensors, choice.dialect == .huggingFace
         else { return nil }
         let leader = units[first].members[0].weight
         guard let file = leader.passed(of: checkpoint.weights[leader.source]).first?.file else { return nil }

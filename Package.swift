@@ -52,9 +52,10 @@ let package = Package(
             name: "Formats", dependencies: ["CHDF5Files", "CKernels", "CZlib", "CZstd", "StrictJSON", "Tensors"], path: "Formats",
             exclude: formatFolders.map { $0 + "/FORMAT.md" }, swiftSettings: strict),
         .target(name: "Checkpoints", dependencies: ["Formats", "StrictJSON", "Tensors"], swiftSettings: strict),
+        .target(name: "Quantization", dependencies: ["CKernels", "Formats", "Tensors"], swiftSettings: strict),
         .target(
             name: "Conversion",
-            dependencies: ["CKernels", "Checkpoints", "Formats", "StrictJSON", "Tensors", .product(name: "Crypto", package: "swift-crypto"), "Yams"],
+            dependencies: ["CKernels", "Checkpoints", "Formats", "Quantization", "StrictJSON", "Tensors", .product(name: "Crypto", package: "swift-crypto"), "Yams"],
             swiftSettings: strict),
         .target(
             name: "Parity",
@@ -71,7 +72,9 @@ let package = Package(
             swiftSettings: strict),
         .target(
             name: "Recast",
-            dependencies: ["Checkpoints", "Conversion", "Formats", "Parity", "ReferenceModels", "StrictJSON", "Tensors", "Tokenizers"],
+            dependencies: [
+                "Checkpoints", "Conversion", "Formats", "Parity", "Quantization", "ReferenceModels", "StrictJSON", "Tensors", "Tokenizers",
+            ],
             swiftSettings: strict),
         .executableTarget(
             name: "RecastCLI", dependencies: ["Recast", .product(name: "ArgumentParser", package: "swift-argument-parser")],
@@ -86,6 +89,7 @@ let package = Package(
         .testTarget(name: "TensorsTests", dependencies: ["CKernels", "Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(
             name: "FormatsTests", dependencies: ["Recast", "TestSupport", .product(name: "Crypto", package: "swift-crypto")], swiftSettings: strict),
+        .testTarget(name: "QuantizationTests", dependencies: ["CKernels", "Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "CheckpointsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "ConversionTests", dependencies: ["Parity", "Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "ReferenceModelsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),

@@ -16,6 +16,16 @@ public struct GroupParameters: Sendable, Equatable {
     }
 }
 
+/// Which zero points an integer-coded layout can store.
+public enum ZeroPoints: Sendable, Equatable {
+    /// The middle code, 2^(bits - 1), for every group.
+    case middle
+    /// Whole numbers in this range.
+    case whole(ClosedRange<Int>)
+    /// Any: a bias is stored instead.
+    case bias
+}
+
 /// A layout of unsigned integer codes with ``GroupParameters`` for every run of columns. Two such layouts of the same width and
 /// group size hold the same weight in different orders, so one can be made of the other without rounding anything.
 public protocol IntegerCodedLayout: WeightLayout {
@@ -28,6 +38,7 @@ public protocol IntegerCodedLayout: WeightLayout {
     var hasContiguousGroups: Bool { get }
     /// Whether values are scale * code + bias; otherwise scale * (code - zero).
     var hasBias: Bool { get }
+    var zeroPoints: ZeroPoints { get }
 
     /// Writes the codes of a tile, `[rows, columns]`.
     func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>)
@@ -53,8 +64,9 @@ public protocol IntegerCodedLayout: WeightLayout {
 extension IntegerCodedLayout {
     public var hasContiguousGroups: Bool { true }
     public var hasBias: Bool { false }
+    public var zeroPoints: ZeroPoints { .middle }
 
-    func groupCount(_ shape: MatrixShape) -> Int { groupSize.map { ceilingDivide(shape.columns, $0) } ?? 1 }
+    public func groupCount(_ shape: MatrixShape) -> Int { groupSize.map { ceilingDivide(shape.columns, $0) } ?? 1 }
 
     func rounded(_ value: Float) -> Float { scaleType.rounded(value) }
 
@@ -125,7 +137,7 @@ extension IntegerCodedLayout {
 
 extension ScalarType {
     /// The nearest number of this type; F32 for all types that are no narrower floating type.
-    func rounded(_ value: Float) -> Float {
+    public func rounded(_ value: Float) -> Float {
         switch self {
         case .bf16: BFloat16(rounding: value).value
         case .f16: Binary16(rounding: value).value

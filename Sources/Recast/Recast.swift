@@ -3,6 +3,7 @@
 @_exported import Conversion
 @_exported import Formats
 @_exported import Parity
+@_exported import Quantization
 @_exported import ReferenceModels
 @_exported import StrictJSON
 @_exported import Tensors

@@ -19,6 +19,7 @@ public struct AWQLayout: IntegerCodedLayout, Equatable {
     public var name: String { groupSize == 128 ? "awq" : "awq-" + (groupSize.map { "g\($0)" } ?? "channel") }
     public var rowAlignment: Int { 8 }
     public var preferredRows: Int { 1024 }
+    public var zeroPoints: ZeroPoints { .whole(0...15) }
 
     /// Where in a word the code of channel 8 * word + c lies: AutoAWQ packs the channels in the order 0 2 4 6 1 3 5 7.
     static let shifts: [UInt32] = [0, 16, 4, 20, 8, 24, 12, 28]

@@ -45,6 +45,7 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
     public var rowAlignment: Int { 32 / (bits & -bits) }
     public var preferredRows: Int { 512 }
     public var hasContiguousGroups: Bool { !isOrdered }
+    public var zeroPoints: ZeroPoints { symmetric ? .middle : .whole((version == 1 ? 1 : 0)...(1 << bits) - 1) }
 
     public func parts(of shape: MatrixShape) -> [WeightPart] {
         let groups = groupCount(shape)

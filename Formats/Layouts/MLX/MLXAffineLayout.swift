@@ -20,6 +20,7 @@ public struct MLXAffineLayout: IntegerCodedLayout, Equatable {
 
     public var groupSize: Int? { group }
     public var hasBias: Bool { true }
+    public var zeroPoints: ZeroPoints { .bias }
     /// The encoder begins at the edge of larger magnitude, from which the codes may go down.
     public var hasSignedScales: Bool { true }
     public var name: String { "mlx-\(bits)bit" + (group == 64 ? "" : "-g\(group)") }

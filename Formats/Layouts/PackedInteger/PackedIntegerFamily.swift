@@ -2,14 +2,26 @@ import Tensors
 
 /// `X.weight_packed` with `X.weight_scale`, `X.weight_shape` and, when asymmetric, `X.weight_zero_point`.
 public enum PackedIntegerFamily: LayoutFamily {
-    public static let targets = [
-        PackedIntegerLayout(bits: 4, groupSize: 128), PackedIntegerLayout(bits: 4, groupSize: 32),
-        PackedIntegerLayout(bits: 4, groupSize: 128, symmetric: false), PackedIntegerLayout(bits: 8, groupSize: nil),
-    ].map { layout in
-        // transformers 5.17 stacks experts without their zero points.
-        let peers = layout.symmetric ? CompressedTensorsConfig.peers : .init(encoder: "llm-compressor 0.14", readers: "compressed-tensors 0.19")
-        return LayoutTarget(layout.name, layout, peers: peers)
-    }
+    public static let targets: [LayoutTarget] = {
+        let listed = [
+            PackedIntegerLayout(bits: 4, groupSize: 128), PackedIntegerLayout(bits: 4, groupSize: 32),
+            PackedIntegerLayout(bits: 4, groupSize: 128, symmetric: false), PackedIntegerLayout(bits: 8, groupSize: nil),
+        ]
+        var others: [PackedIntegerLayout] = []
+        for bits in 2...8 {
+            for size in [128, 64, 32] {
+                for symmetric in [true, false] {
+                    let layout = PackedIntegerLayout(bits: bits, groupSize: size, symmetric: symmetric)
+                    if !listed.contains(layout) { others.append(layout) }
+                }
+            }
+        }
+        return (listed + others).map { layout in
+            // transformers 5.17 stacks experts without their zero points.
+            let peers = layout.symmetric ? CompressedTensorsConfig.peers : .init(encoder: "llm-compressor 0.14", readers: "compressed-tensors 0.19")
+            return LayoutTarget(layout.name, layout, isListed: listed.contains(layout), peers: peers)
+        }
+    }()
 
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let packed = module["weight_packed"], packed.type == .i32 else { return nil }

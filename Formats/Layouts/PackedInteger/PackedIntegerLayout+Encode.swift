@@ -9,7 +9,10 @@ extension PackedIntegerLayout {
     public func encode(
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
-        guard bits == 8 && symmetric || bits == 4 && (groupSize ?? shape.columns) % 2 == 0, scaleType == .bf16 else { throw .readOnly }
+        guard scaleType == .bf16 else { throw .readOnly }
+        guard bits == 8 && symmetric || bits == 4 && (groupSize ?? shape.columns) % 2 == 0 else {
+            return try encodeAnyWidth(values, rows: rows, shape: shape, into: parts)
+        }
         guard let source = values.baseAddress, let packed = parts[0].scalars(UInt8.self).baseAddress else { return }
         let level = KernelLevel.active.rawValue
         let groups = groups(shape)
@@ -44,6 +47,35 @@ extension PackedIntegerLayout {
                 encodeRows(zeros.baseAddress)
             }
         }
+    }
+
+    /// The same arithmetic for widths that have no kernels.
+    private func encodeAnyWidth(
+        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
+    ) throws(EncodingFault) {
+        guard let source = values.baseAddress else { return }
+        func bf16(_ value: Float) -> Float { BFloat16(rounding: value).value }
+        let (count, size) = (groups(shape), groupSize ?? shape.columns)
+        let (half, levels) = (Float(1 << (bits - 1)), Float((1 << bits) - 1))
+        var codes = [UInt8](repeating: 0, count: rows.count * shape.columns)
+        var parameters: [GroupParameters] = []
+        for index in 0..<rows.count * count {
+            let start = index / count * shape.columns + index % count * size
+            let length = min(size, shape.columns - index % count * size)
+            var least: UInt16 = 0, greatest: UInt16 = 0
+            ck_bf16_range(KernelLevel.active.rawValue, source + start, length, &least, &greatest)
+            guard least & 0x7FFF < 0x7F80, greatest & 0x7FFF < 0x7F80 else { throw .notFinite(row: rows.lowerBound + index / count) }
+            let low = min(BFloat16(bits: least).value, 0), high = max(BFloat16(bits: greatest).value, 0)
+            var scale = symmetric ? bf16(max(-low, high) / (levels / 2)) : bf16(bf16(high - low) / levels)
+            if scale == 0 { scale = 0x1p-7 }
+            let zero = symmetric ? 0 : min(max(bf16(-half - bf16(low / scale)), -half), half - 1).rounded(.toNearestOrEven)
+            for column in start..<start + length {
+                let value = bf16(bf16(BFloat16(bits: source[column]).value / scale) + zero)
+                codes[column] = UInt8(min(max(value, -half), half - 1).rounded(.toNearestOrEven) + half)
+            }
+            parameters.append(GroupParameters(scale: scale, zero: zero + half))
+        }
+        store(codes: codes, groups: parameters, rows: rows, shape: shape, into: parts)
     }
 
     private func chooseScales(

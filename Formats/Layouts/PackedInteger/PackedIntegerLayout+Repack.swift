@@ -1,6 +1,8 @@
 import Tensors
 
 extension PackedIntegerLayout: IntegerCodedLayout {
+    public var zeroPoints: ZeroPoints { symmetric ? .middle : .whole(0...(1 << bits) - 1) }
+
     public func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
         BitStream.unpackRows(parts[0], bits: bits, wordsPerRow: wordsPerRow(shape), rows: rows.count, columns: shape.columns, into: codes)
     }

@@ -5,7 +5,7 @@ import Tensors
 /// Element i of a row lies at bit i * bits of the row's words, lowest bits first, stored with an offset of 2^(bits - 1).
 /// Reference: vllm-project/compressed-tensors:compressors/pack_quantized/helpers.py (`pack_to_int32`).
 public struct PackedIntegerLayout: WeightLayout, Equatable {
-    /// 1...8 are read; 4 and 8 are written.
+    /// 1...8.
     public var bits: Int
     /// Columns that share a scale; nil for one scale a row.
     public var groupSize: Int?

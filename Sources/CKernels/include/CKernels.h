@@ -134,6 +134,24 @@ void ck_exp(int level, float *values, size_t count);
 /// gate = silu(gate) * up with silu(x) = x / (1 + e^-x); `rounds` to BF16 after each of the two steps.
 void ck_silu_gate(int level, float *gate, const float *up, size_t count, int rounds);
 
+/// Rounds weights to codes c = clamp(rint((w - bias) / scale), 0, greatest) and sums over the group, h being the importance: h e^2
+/// with e = w - (scale c + bias), h c w, h c^2, h c, h w, h.
+void ck_grid_sums(int level, const float *weights, const float *importance, size_t count, float scale, float bias, float greatest, float *sums);
+
+/// Those codes.
+void ck_nearest_codes(int level, const float *weights, size_t count, float scale, float bias, float greatest, uint8_t *codes);
+
+/// Rounds `width` columns of CK_PANEL rows one after another. Everything is [column][row]; `values` are the targets, and
+/// the error of each column against `weights`, times feedback[column][later], is added to the targets of later columns.
+void ck_feedback_round(int level, float *values, const float *weights, const float *feedback, size_t stride, size_t width,
+                       const float *scales, const float *biases, float greatest, float *errors, uint8_t *codes);
+
+/// Solves x factor^T = x in place for CK_PANEL rows, `x` being [column][row] and `factor` upper triangular.
+void ck_solve_rows(int level, float *x, const float *factor, size_t stride, size_t width);
+
+/// The first `count` columns of `depth` rows as packed[k][t], t < width; missing columns are zero.
+void ck_pack_columns(const float *x, size_t stride, size_t depth, size_t count, size_t width, float *packed);
+
 /// Splits `count` floats of `width` 2 or 4 bytes into byte planes, the exponent's first (see byte_planes.c), and back.
 void ck_split_planes(int level, const uint8_t *source, uint8_t *planes, size_t count, int width);
 void ck_join_planes(int level, const uint8_t *planes, uint8_t *target, size_t count, int width);

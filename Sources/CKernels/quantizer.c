@@ -1,0 +1,123 @@
+// What quantizers do for every weight: sums of a group's errors, and rounding with error feedback over blocks of 16 rows. All
+// additions have a fixed order; the loops run over independent lanes, so the bits are those of the plain loop at every level.
+#include "CKernels.h"
+#include "scalar.h"
+
+enum { LANES = 16, ROWS = CK_PANEL };
+
+#define CK_BODY static inline __attribute__((always_inline))
+
+CK_BODY float nearest_code(float value, float greatest) {
+    float code = rintf(value);
+    code = code < 0.0f ? 0.0f : code;
+    return code > greatest ? greatest : code;
+}
+
+CK_BODY void grid_sums(const float *weights, const float *importance, size_t count, float scale, float bias, float greatest, float *sums) {
+    float lanes[6][LANES] = {{0}};
+    float inverse = 1.0f / scale;
+    for (size_t start = 0; start < count; start += LANES) {
+        size_t width = count - start < LANES ? count - start : LANES;
+        float w[LANES] = {0}, h[LANES] = {0};
+        memcpy(w, weights + start, width * sizeof(float));
+        memcpy(h, importance + start, width * sizeof(float));
+        for (int i = 0; i < LANES; i++) {
+            float code = nearest_code((w[i] - bias) * inverse, greatest);
+            float error = w[i] - fmaf(scale, code, bias);
+            float weighted = h[i] * code;
+            lanes[0][i] = fmaf(h[i] * error, error, lanes[0][i]);
+            lanes[1][i] = fmaf(weighted, w[i], lanes[1][i]);
+            lanes[2][i] = fmaf(weighted, code, lanes[2][i]);
+            lanes[3][i] += weighted;
+            lanes[4][i] = fmaf(h[i], w[i], lanes[4][i]);
+            lanes[5][i] += h[i];
+        }
+    }
+    for (int sum = 0; sum < 6; sum++) {
+        float total = 0.0f;
+        for (int i = 0; i < LANES; i++) total += lanes[sum][i];
+        sums[sum] = total;
+    }
+}
+
+CK_BODY void nearest_codes(const float *weights, size_t count, float scale, float bias, float greatest, uint8_t *codes) {
+    float inverse = 1.0f / scale;
+    for (size_t i = 0; i < count; i++) codes[i] = (uint8_t)nearest_code((weights[i] - bias) * inverse, greatest);
+}
+
+CK_BODY void feedback_round(float *values, const float *weights, const float *feedback, size_t stride, size_t width, const float *scales,
+                            const float *biases, float greatest, float *errors, uint8_t *codes) {
+    for (size_t i = 0; i < width; i++) {
+        float *v = values + i * ROWS, *e = errors + i * ROWS;
+        const float *s = scales + i * ROWS, *b = biases + i * ROWS, *w = weights + i * ROWS;
+        for (int t = 0; t < ROWS; t++) {
+            float code = nearest_code((v[t] - b[t]) / s[t], greatest);
+            codes[i * ROWS + (size_t)t] = (uint8_t)code;
+            e[t] = w[t] - fmaf(s[t], code, b[t]);
+        }
+        for (size_t j = i + 1; j < width; j++) {
+            float factor = feedback[i * stride + j];
+            float *later = values + j * ROWS;
+            for (int t = 0; t < ROWS; t++) later[t] = fmaf(e[t], factor, later[t]);
+        }
+    }
+}
+
+CK_BODY void solve_rows(float *x, const float *factor, size_t stride, size_t width) {
+    for (size_t c = width; c-- > 0;) {
+        float diagonal = factor[c * stride + c];
+        float *solved = x + c * ROWS;
+        for (int t = 0; t < ROWS; t++) solved[t] /= diagonal;
+        for (size_t j = 0; j < c; j++) {
+            float f = -factor[j * stride + c];
+            float *other = x + j * ROWS;
+            for (int t = 0; t < ROWS; t++) other[t] = fmaf(solved[t], f, other[t]);
+        }
+    }
+}
+
+#if defined(__x86_64__)
+#define CK_DISPATCH(NAME, PARAMETERS, ARGUMENTS)                                                  \
+    CK_TARGET_AVX512 static void NAME##_avx512 PARAMETERS { NAME ARGUMENTS; }                     \
+    CK_TARGET_AVX2 static void NAME##_avx2 PARAMETERS { NAME ARGUMENTS; }                         \
+    static void NAME##_plain PARAMETERS { NAME ARGUMENTS; }
+#define CK_CALL(NAME, ARGUMENTS)                          \
+    if (level == CK_AVX512) NAME##_avx512 ARGUMENTS;      \
+    else if (level == CK_AVX2) NAME##_avx2 ARGUMENTS;     \
+    else NAME##_plain ARGUMENTS
+#else
+#define CK_DISPATCH(NAME, PARAMETERS, ARGUMENTS)
+#define CK_CALL(NAME, ARGUMENTS) (void)level; NAME ARGUMENTS
+#endif
+
+CK_DISPATCH(grid_sums, (const float *weights, const float *importance, size_t count, float scale, float bias, float greatest, float *sums),
+            (weights, importance, count, scale, bias, greatest, sums))
+CK_DISPATCH(nearest_codes, (const float *weights, size_t count, float scale, float bias, float greatest, uint8_t *codes),
+            (weights, count, scale, bias, greatest, codes))
+CK_DISPATCH(feedback_round,
+            (float *values, const float *weights, const float *feedback, size_t stride, size_t width, const float *scales, const float *biases,
+             float greatest, float *errors, uint8_t *codes),
+            (values, weights, feedback, stride, width, scales, biases, greatest, errors, codes))
+CK_DISPATCH(solve_rows, (float *x, const float *factor, size_t stride, size_t width), (x, factor, stride, width))
+
+void ck_grid_sums(int level, const float *weights, const float *importance, size_t count, float scale, float bias, float greatest, float *sums) {
+    CK_CALL(grid_sums, (weights, importance, count, scale, bias, greatest, sums));
+}
+
+void ck_nearest_codes(int level, const float *weights, size_t count, float scale, float bias, float greatest, uint8_t *codes) {
+    CK_CALL(nearest_codes, (weights, count, scale, bias, greatest, codes));
+}
+
+void ck_feedback_round(int level, float *values, const float *weights, const float *feedback, size_t stride, size_t width,
+                       const float *scales, const float *biases, float greatest, float *errors, uint8_t *codes) {
+    CK_CALL(feedback_round, (values, weights, feedback, stride, width, scales, biases, greatest, errors, codes));
+}
+
+void ck_solve_rows(int level, float *x, const float *factor, size_t stride, size_t width) { CK_CALL(solve_rows, (x, factor, stride, width)); }
+
+void ck_pack_columns(const float *x, size_t stride, size_t depth, size_t count, size_t width, float *packed) {
+    for (size_t k = 0; k < depth; k++) {
+        memcpy(packed + k * width, x + k * stride, count * sizeof(float));
+        for (size_t t = count; t < width; t++) packed[k * width + t] = 0.0f;
+    }
+}

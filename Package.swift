@@ -58,6 +58,9 @@ let package = Package(
             dependencies: ["CKernels", "Checkpoints", "Formats", "Quantization", "StrictJSON", "Tensors", .product(name: "Crypto", package: "swift-crypto"), "Yams"],
             swiftSettings: strict),
         .target(
+            name: "Calibration", dependencies: ["Checkpoints", "Conversion", "Formats", "Quantization", "ReferenceModels", "Tensors"],
+            swiftSettings: strict),
+        .target(
             name: "Parity",
             dependencies: [
                 "CKernels", "Checkpoints", "Conversion", "Formats", "ReferenceModels", "StrictJSON", "Tensors",
@@ -73,7 +76,7 @@ let package = Package(
         .target(
             name: "Recast",
             dependencies: [
-                "Checkpoints", "Conversion", "Formats", "Parity", "Quantization", "ReferenceModels", "StrictJSON", "Tensors", "Tokenizers",
+                "Calibration", "Checkpoints", "Conversion", "Formats", "Parity", "Quantization", "ReferenceModels", "StrictJSON", "Tensors", "Tokenizers",
             ],
             swiftSettings: strict),
         .executableTarget(

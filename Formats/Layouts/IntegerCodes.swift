@@ -103,6 +103,14 @@ extension IntegerCodedLayout {
         }
     }
 
+    /// The parameters of a tile, `[rows, groups]`.
+    public func groups(of parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape) -> [GroupParameters] {
+        let count = rows.count * groupCount(shape)
+        var groups = [GroupParameters](repeating: GroupParameters(scale: 0, zero: 0), count: count)
+        groups.withUnsafeMutableBufferPointer { readGroups(parts, rows: rows, shape: shape, into: $0.baseAddress!) }
+        return groups
+    }
+
     /// Writes the exact values, scale * (code - zero), which a F32 holds: codes and scales together have fewer than 24 bits.
     public func decodeExactly(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutablePointer<Float>

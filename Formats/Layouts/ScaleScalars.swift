@@ -5,7 +5,7 @@ extension ScalarType {
     public var isScale: Bool { [.f32, .bf16, .f16, .f8E8M0].contains(self) }
 
     /// One stored scale as F32.
-    func float(in bytes: UnsafeRawBufferPointer, at index: Int) -> Float {
+    package func float(in bytes: UnsafeRawBufferPointer, at index: Int) -> Float {
         switch self {
         case .f32: bytes.scalars(Float.self)[index]
         case .f16: Binary16(bits: bytes.scalars(UInt16.self)[index]).value
@@ -15,7 +15,7 @@ extension ScalarType {
         }
     }
 
-    func store(_ value: Float, in bytes: UnsafeMutableRawBufferPointer, at index: Int) {
+    package func store(_ value: Float, in bytes: UnsafeMutableRawBufferPointer, at index: Int) {
         switch self {
         case .f32: bytes.scalars(Float.self)[index] = value
         case .f16: bytes.scalars(UInt16.self)[index] = Binary16(rounding: value).bits

@@ -124,10 +124,10 @@ public enum EncodingFault: Error, Equatable {
 extension UnsafeRawBufferPointer {
     /// Invariant: the planner aligns every part of a tile in its buffer to 64 bytes, so any scalar type may be bound here.
     @inline(__always)
-    func scalars<Scalar: BitwiseCopyable>(_ type: Scalar.Type) -> UnsafeBufferPointer<Scalar> { assumingMemoryBound(to: type) }
+    package func scalars<Scalar: BitwiseCopyable>(_ type: Scalar.Type) -> UnsafeBufferPointer<Scalar> { assumingMemoryBound(to: type) }
 }
 
 extension UnsafeMutableRawBufferPointer {
     @inline(__always)
-    func scalars<Scalar: BitwiseCopyable>(_ type: Scalar.Type) -> UnsafeMutableBufferPointer<Scalar> { assumingMemoryBound(to: type) }
+    package func scalars<Scalar: BitwiseCopyable>(_ type: Scalar.Type) -> UnsafeMutableBufferPointer<Scalar> { assumingMemoryBound(to: type) }
 }

@@ -70,3 +70,21 @@ extension Checkpoint {
         }
     }
 }
+
+extension Checkpoint {
+    /// The BF16 values of some rows, which are cut at the layout's row alignment.
+    public func values(of weight: Weight, rows: Range<Int>) throws -> [UInt16] {
+        let parts = PartLayout(parts: weight.parts, shape: weight.shape)
+        let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
+        let slices = parts.slices(rows, in: buffer.bytes)
+        try read(weight, parts: parts.parts, rows: rows, into: slices)
+        return withExtendedLifetime(buffer) {
+            [UInt16](unsafeUninitializedCapacity: rows.count * weight.shape.columns) { values, count in
+                count = rows.count * weight.shape.columns
+                weight.layout?.decode(
+                    slices.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: weight.shape,
+                    into: UnsafeMutableBufferPointer(rebasing: values[..<count]))
+            }
+        }
+    }
+}

@@ -1,4 +1,5 @@
 // The whole library under one name.
+@_exported import Calibration
 @_exported import Checkpoints
 @_exported import Conversion
 @_exported import Formats

@@ -13,6 +13,7 @@ struct ConvertCommand: ParsableCommand {
     @Argument(help: "The directory to write; it is created if it is missing. A path that ends in .h5 is that file.") var destination: String
     @Option(help: "The layout of the weights.") var to: String
     @Option(help: ArgumentHelp("Rules that override the layout by pattern (YAML).", valueName: "file")) var recipe: String?
+    @OptionGroup var quantization: QuantizationOptions
     @Option(
         help: ArgumentHelp(
             "How the output is stored: \(ContainerRegistry.containers.map { $0.name }.joined(separator: ", ")).", valueName: "container"))
@@ -42,8 +43,11 @@ struct ConvertCommand: ParsableCommand {
     }
 
     func run() throws {
-        let choice = try LayoutChoice(target: to, recipe: readRecipe(), modelParallel: modelParallel)
         let checkpoint = try Checkpoint(opening: source)
+        let recipe = try recipe.map { try Recipe(reading: $0) } ?? Recipe()
+        let evidence = try quantization.evidence(recipe, tokenizerOf: checkpoint)
+        let choice = try LayoutChoice(
+            target: to, recipe: recipe, quantizer: quantization.quantizer, evidence: evidence.summary, modelParallel: modelParallel)
         var plan = try ConversionPlan(converting: checkpoint, choice: choice, output: output(), requireExact: requireExact)
         plan.notes += try ScaleCheck.findings(in: checkpoint)
         if dryRun {
@@ -53,12 +57,14 @@ struct ConvertCommand: ParsableCommand {
         }
         if !quiet { plan.notes.forEach { Console.error("note: \($0)") } }
         let interruption = Interruption()
-        let run = ConversionRun(
-            plan: plan, checkpoint: checkpoint, destination: destination,
-            options: RunOptions(memory: memory.bytes, jobs: jobs, overwrite: overwrite, resume: resume))
+        let options = RunOptions(memory: memory.bytes, jobs: jobs, overwrite: overwrite, resume: resume)
         var progress = ProgressLine(isQuiet: quiet)
         let report: RunReport
         do {
+            let calibration = try evidence.prepare(checkpoint, plan, options, interruption.token, isQuiet: quiet)
+            let run = ConversionRun(
+                plan: plan, checkpoint: checkpoint, destination: destination, statistics: calibration.statistics, calibration: calibration.stage,
+                options: options)
             report = try run.execute(stop: interruption.token) { progress.show($0.line) }
         } catch {
             progress.end()
@@ -94,12 +100,6 @@ struct ConvertCommand: ParsableCommand {
             options.filter = filter
         }
         return options
-    }
-
-    private func readRecipe() throws -> Recipe {
-        guard let recipe else { return Recipe() }
-        let bytes = try FileTree.read(recipe, limit: 1 << 20)
-        return try Recipe(yaml: String(decoding: bytes, as: UTF8.self), path: recipe)
     }
 
     private func show(_ report: RunReport, _ plan: ConversionPlan) {

@@ -8,7 +8,9 @@ struct RecastCommand: ParsableCommand {
         commandName: "recast",
         abstract: "Converts, quantizes and verifies DeepSeek-V3-class checkpoints on a CPU, within a memory budget.",
         version: recastVersion,
-        subcommands: [InspectCommand.self, ConvertCommand.self, VerifyCommand.self, ForwardCommand.self, LayoutsCommand.self])
+        subcommands: [
+            InspectCommand.self, ConvertCommand.self, VerifyCommand.self, ForwardCommand.self, CalibrateCommand.self, LayoutsCommand.self,
+        ])
 
     static func main() {
         // A closed pipe ends the output, not the process: the write fails and is reported.

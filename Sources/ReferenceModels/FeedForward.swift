@@ -11,6 +11,13 @@ struct FeedForward {
     let prefix: String
     /// Tokens whose inner activations are held at once.
     let stretch: Int
+    let observer: (any WeightObserver)?
+    /// Tokens, from the first, that the observer sees.
+    let observed: Int
+    let layer: Int
+
+    /// How many inputs at most stand for those of an expert that few tokens reach.
+    static let pooledLimit = 4096
 
     /// One network over all tokens.
     private func dense(_ x: Activations, prefix: String, width: Int) throws -> Activations {
@@ -25,6 +32,14 @@ struct FeedForward {
 
     /// Several networks at once, each on its own tokens.
     private func mlps(_ members: [(prefix: String, x: Activations)], width: Int) throws -> [Activations] {
+        let gates = try inner(members, width: width)
+        let downs = try zip(members, gates).map { try weights.product($0.prefix + "down_proj.weight", $1, outputs: configuration.hiddenSize) }
+        try weights.run(downs)
+        return downs.map(\.output)
+    }
+
+    /// silu(gate(x)) * up(x)
+    private func inner(_ members: [(prefix: String, x: Activations)], width: Int) throws -> [Activations] {
         let gates = try members.map { try weights.product($0.prefix + "gate_proj.weight", $0.x, outputs: width) }
         let ups = try members.map { try weights.product($0.prefix + "up_proj.weight", $0.x, outputs: width) }
         try weights.run(gates + ups)
@@ -36,9 +51,33 @@ struct FeedForward {
             let part = rows[item].1
             ck_silu_gate(KernelLevel.active.rawValue, gate[part.lowerBound], up[part.lowerBound], part.count * gate.columns, rounds)
         }
-        let downs = try zip(members, gates).map { try weights.product($0.prefix + "down_proj.weight", $1.output, outputs: configuration.hiddenSize) }
-        try weights.run(downs)
-        return downs.map(\.output)
+        return gates.map(\.output)
+    }
+
+    /// Shows the weights of one network to the observer, with the inputs of some tokens.
+    private func observe(
+        _ observer: any WeightObserver, prefix: String, width: Int, _ x: Activations, tokens: [Int], pooled: [Int]? = nil
+    ) throws {
+        func pieces(_ tokens: [Int], _ body: (Activations) throws -> Void) throws {
+            for part in TileSequence(rows: tokens.count, step: stretch) { try body(x.gathered(Array(tokens[part]))) }
+        }
+        func outer(_ tokens: [Int]) -> ObservedInputs {
+            ObservedInputs(columns: x.columns, count: tokens.count) { body in try pieces(tokens, body) }
+        }
+        func inside(_ tokens: [Int]) -> ObservedInputs {
+            ObservedInputs(columns: width, count: tokens.count) { body in try pieces(tokens) { try body(inner([(prefix, $0)], width: width)[0]) } }
+        }
+        try observer.willUse(["gate_proj", "up_proj"].map { prefix + $0 + ".weight" }, inputs: outer(tokens), pooled: pooled.map(outer))
+        try observer.willUse([prefix + "down_proj.weight"], inputs: inside(tokens), pooled: pooled.map(inside))
+    }
+
+    private static func names(_ prefix: String) -> [String] { ["gate_proj", "up_proj", "down_proj"].map { prefix + $0 + ".weight" } }
+
+    /// One network over all tokens, shown to the observer first.
+    private func observedDense(_ x: Activations, prefix: String, width: Int) throws -> Activations {
+        if let observer { try observe(observer, prefix: prefix, width: width, x, tokens: Array(0..<observed)) }
+        defer { observer?.didUse(Self.names(prefix)) }
+        return try dense(x, prefix: prefix, width: width)
     }
 
     /// The inner width: as configured, or that of the stored gate projection.
@@ -53,24 +92,25 @@ struct FeedForward {
 
     func apply(_ x: Activations, isMixture: Bool) throws -> (output: Activations, routing: Routing?) {
         guard isMixture, let router = configuration.router else {
-            return (try dense(x, prefix: prefix, width: width(prefix, configuration.intermediateSize)), nil)
+            return (try observedDense(x, prefix: prefix, width: width(prefix, configuration.intermediateSize)), nil)
         }
         let logits = try weights.exactLinear(prefix + "gate.weight", x, outputs: router.experts)
         let biasName = prefix + "gate.e_score_correction_bias"
         let bias =
             router.hasSelectionBias && weights.contains(biasName)
             ? try weights.vector(biasName, count: router.experts) : [Float](repeating: 0, count: router.experts)
-        let routing = ExpertRouter(configuration: router, bias: bias).route(logits)
-        let output = try experts(x, routing)
+        let routing = try observer?.routing(layer: layer) ?? ExpertRouter(configuration: router, bias: bias).route(logits)
+        let output = try experts(x, routing, count: router.experts)
         if router.sharedExperts > 0 {
             let shared = prefix + "shared_experts."
-            try weights.add(dense(x, prefix: shared, width: width(shared)), to: output)
+            try weights.add(observedDense(x, prefix: shared, width: width(shared)), to: output)
         }
         return (output, routing)
     }
 
-    /// The routed part: sum of w_e Expert_e(x), experts in ascending order. Only experts that a token chose are read.
-    private func experts(_ x: Activations, _ routing: Routing) throws -> Activations {
+    /// The routed part: sum of w_e Expert_e(x), experts in ascending order. Only experts that a token chose are read, unless they are
+    /// to be observed.
+    private func experts(_ x: Activations, _ routing: Routing, count: Int) throws -> Activations {
         var members: [Int: [(token: Int, weight: Float)]] = [:]
         for token in routing.experts.indices {
             for (expert, weight) in zip(routing.experts[token], routing.weights[token]) { members[expert, default: []].append((token, weight)) }
@@ -79,25 +119,39 @@ struct FeedForward {
         let chosen = members.keys.sorted()
         guard let first = chosen.first else { return output }
         let width = try width(prefix + "experts.\(first).", configuration.expertSize)
+        guard let observer else {
+            // A few experts at a time keep all workers busy without holding every expert's activations.
+            for batch in Self.batches(chosen.map { ($0, members[$0] ?? []) }, stretch: stretch) { try add(batch, x, width, to: output) }
+            return output
+        }
+        let step = max(1, ceilingDivide(observed, Self.pooledLimit))
+        let pooled = Array(stride(from: 0, to: observed, by: step))
+        for expert in 0..<count {
+            let prefix = prefix + "experts.\(expert)."
+            let share = members[expert] ?? []
+            try observe(observer, prefix: prefix, width: width, x, tokens: share.map(\.token).filter { $0 < observed }, pooled: pooled)
+            for batch in Self.batches([(expert, share)], stretch: stretch) { try add(batch, x, width, to: output) }
+            observer.didUse(Self.names(prefix))
+        }
+        return output
+    }
+
+    private func add(_ batch: [Share], _ x: Activations, _ width: Int, to output: Activations) throws {
+        let inputs = try batch.map { (prefix: prefix + "experts.\($0.expert).", x: try x.gathered($0.members.map(\.token))) }
+        let results = try mlps(inputs, width: width)
+        let parts = zip(batch, results).map { (members: $0.members, result: $1) }
         let precision = weights.precision
-        // A few experts at a time keep all workers busy without holding every expert's activations.
-        for batch in Self.batches(chosen.map { ($0, members[$0] ?? []) }, stretch: stretch) {
-            let inputs = try batch.map { (prefix: prefix + "experts.\($0.expert).", x: try x.gathered($0.members.map(\.token))) }
-            let results = try mlps(inputs, width: width)
-            let parts = zip(batch, results).map { (members: $0.members, result: $1) }
-            // Stripes of columns in parallel: every element is added to by one worker, experts in order.
-            let stripe = 64
-            try ParallelLoop.run(count: ceilingDivide(x.columns, stripe), workers: weights.workers, state: {}) { index, _ in
-                let columns = index * stripe..<min(x.columns, (index + 1) * stripe)
-                for part in parts {
-                    for (row, member) in part.members.enumerated() {
-                        let (target, source) = (output[member.token], part.result[row])
-                        for i in columns { target[i] = precision.round(target[i] + precision.round(source[i] * member.weight)) }
-                    }
+        // Stripes of columns in parallel: every element is added to by one worker, experts in order.
+        let stripe = 64
+        try ParallelLoop.run(count: ceilingDivide(x.columns, stripe), workers: weights.workers, state: {}) { index, _ in
+            let columns = index * stripe..<min(x.columns, (index + 1) * stripe)
+            for part in parts {
+                for (row, member) in part.members.enumerated() {
+                    let (target, source) = (output[member.token], part.result[row])
+                    for i in columns { target[i] = precision.round(target[i] + precision.round(source[i] * member.weight)) }
                 }
             }
         }
-        return output
     }
 
     typealias Share = (expert: Int, members: [(token: Int, weight: Float)])

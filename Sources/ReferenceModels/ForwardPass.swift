@@ -18,13 +18,23 @@ public final class ForwardPass {
 
     /// Tokens whose wide activations are held at once.
     private let stretch: Int
+    private let observer: (any WeightObserver)?
+    /// Sequences, from the first, whose tokens the observer sees.
+    private let observedSequences: Int
 
-    /// - Parameter passes: how many passes run side by side within the memory budget.
+    /// - Parameters:
+    ///   - passes: how many passes run side by side within the memory budget.
+    ///   - overlay: weights that are used in place of the checkpoint's.
+    ///   - observer: is shown the weights before they are used, with the inputs of the first `observedSequences` (nil: all).
     public init(
-        _ checkpoint: Checkpoint, tokens: TokenBatch, precision: Precision = .f32, passes: Int = 1, options: RunOptions = RunOptions()
+        _ checkpoint: Checkpoint, tokens: TokenBatch, precision: Precision = .f32, passes: Int = 1, overlay: WeightOverlay? = nil,
+        observer: (any WeightObserver)? = nil, observedSequences: Int? = nil, options: RunOptions = RunOptions()
     ) throws {
+        self.observer = observer
+        self.observedSequences = observedSequences ?? tokens.ranges.count
         configuration = try ModelConfiguration(config: checkpoint.config)
-        weights = try ModelWeights(checkpoint, workers: max(1, options.jobs ?? ProcessFigures.processorCount), precision: precision)
+        weights = try ModelWeights(
+            checkpoint, workers: max(1, options.jobs ?? ProcessFigures.processorCount), precision: precision, overlay: overlay)
         self.tokens = tokens
         try tokens.check(vocabulary: configuration.vocabulary)
         let budget = try ActivationBudget(configuration, tokens, passes: passes, memory: options.memory)
@@ -39,6 +49,13 @@ public final class ForwardPass {
 
     public var isDone: Bool { layer == configuration.layers }
 
+    /// Goes on from a residual stream that an earlier pass had before `layer`.
+    public func resume(at layer: Int, hidden: Activations) {
+        precondition(hidden.rows == tokens.count && hidden.columns == configuration.hiddenSize, "a residual stream of another batch")
+        self.hidden = hidden
+        self.layer = layer
+    }
+
     /// Runs the next layer: h += Attention(RMSNorm(h)); h += MLP(RMSNorm(h)).
     /// - Returns: the routing, in a layer with experts.
     @discardableResult
@@ -51,13 +68,30 @@ public final class ForwardPass {
     private func run(layer: Int, on hidden: Activations, sequences: [Range<Int>]) throws -> Routing? {
         let prefix = "model.layers.\(layer)."
         let attention = LatentAttention(configuration: configuration, weights: weights, rotary: rotary, prefix: prefix + "self_attn.")
+        let seen = sequences.prefix(observedSequences)
+        let observed = seen.last?.upperBound ?? 0
+        if let observer {
+            try attention.observe(
+                observer,
+                { body in
+                    for group in self.stretches(of: Array(seen)) {
+                        let rows = group[0].lowerBound..<group[group.count - 1].upperBound
+                        try body(
+                            self.norm(prefix + "input_layernorm.weight", hidden, rows),
+                            group.map { $0.lowerBound - rows.lowerBound..<$0.upperBound - rows.lowerBound })
+                    }
+                }, count: observed)
+        }
         for group in stretches(of: sequences) {
             let rows = group[0].lowerBound..<group[group.count - 1].upperBound
             let x = try norm(prefix + "input_layernorm.weight", hidden, rows)
             let shifted = group.map { $0.lowerBound - rows.lowerBound..<$0.upperBound - rows.lowerBound }
             try weights.add(attention.apply(x, sequences: shifted), to: hidden, at: rows.lowerBound)
         }
-        let feedForward = FeedForward(configuration: configuration, weights: weights, prefix: prefix + "mlp.", stretch: stretch)
+        observer?.didUse(attention.names)
+        let feedForward = FeedForward(
+            configuration: configuration, weights: weights, prefix: prefix + "mlp.", stretch: stretch, observer: observer, observed: observed,
+            layer: layer)
         let (output, routing) = try feedForward.apply(
             norm(prefix + "post_attention_layernorm.weight", hidden), isMixture: layer >= configuration.denseLayers)
         try weights.add(output, to: hidden)

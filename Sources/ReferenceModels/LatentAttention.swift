@@ -12,23 +12,65 @@ struct LatentAttention {
     /// The inner norms take 1e-6 whatever the configuration says, as in both reference implementations.
     static let innerEpsilon = 1e-6
 
+    private var queryNames: [String] { [prefix + (configuration.queryRank == nil ? "q_proj.weight" : "q_a_proj.weight")] }
+    private var compressedName: String { prefix + "kv_a_proj_with_mqa.weight" }
+
+    /// The names of all weights, and where they are observed: each with the inputs of those that share them.
+    func observe(_ observer: any WeightObserver, _ pieces: @escaping (_ body: (Activations, [Range<Int>]) throws -> Void) throws -> Void, count: Int)
+        throws
+    {
+        let c = configuration
+        try observer.willUse(
+            queryNames + [compressedName], inputs: ObservedInputs(columns: c.hiddenSize, count: count) { body in try pieces { x, _ in try body(x) } },
+            pooled: nil)
+        if let rank = c.queryRank {
+            let inputs = ObservedInputs(columns: rank, count: count) { body in try pieces { x, _ in try body(queryLatent(x, rank)) } }
+            try observer.willUse([prefix + "q_b_proj.weight"], inputs: inputs, pooled: nil)
+        }
+        let latents = ObservedInputs(columns: c.latentRank, count: count) { body in try pieces { x, _ in try body(latent(compressed(x))) } }
+        try observer.willUse([prefix + "kv_b_proj.weight"], inputs: latents, pooled: nil)
+        let heads = ObservedInputs(columns: c.heads * c.valueSize, count: count) { body in
+            try pieces { x, sequences in try body(self.heads(x, sequences: sequences)) }
+        }
+        try observer.willUse([prefix + "o_proj.weight"], inputs: heads, pooled: nil)
+    }
+
+    var names: [String] {
+        queryNames + [compressedName] + ["q_b_proj.weight", "kv_b_proj.weight", "o_proj.weight"].map { prefix + $0 }
+    }
+
+    private func queryLatent(_ x: Activations, _ rank: Int) throws -> Activations {
+        let low = try weights.linear(prefix + "q_a_proj.weight", x, outputs: rank)
+        return try weights.normalise(low, by: prefix + "q_a_layernorm.weight", epsilon: Self.innerEpsilon)
+    }
+
+    /// [latent | rope part of the key, one for all heads]
+    private func compressed(_ x: Activations) throws -> Activations {
+        try weights.linear(compressedName, x, outputs: configuration.latentRank + configuration.ropeSize)
+    }
+
+    private func latent(_ compressed: Activations) throws -> Activations {
+        try weights.normalise(
+            compressed, by: prefix + "kv_a_layernorm.weight", columns: configuration.latentRank, epsilon: Self.innerEpsilon)
+    }
+
     /// `x` is [tokens, hidden]; `sequences` are the runs of tokens that see each other.
     func apply(_ x: Activations, sequences: [Range<Int>]) throws -> Activations {
+        try weights.linear(prefix + "o_proj.weight", heads(x, sequences: sequences), outputs: configuration.hiddenSize)
+    }
+
+    /// The outputs of all heads, before they are projected.
+    private func heads(_ x: Activations, sequences: [Range<Int>]) throws -> Activations {
         let c = configuration
         let keyNope = c.nopeSize, rope = c.ropeSize, head = keyNope + rope
         let query: Activations
         if let rank = c.queryRank {
-            let low = try weights.linear(prefix + "q_a_proj.weight", x, outputs: rank)
-            let latent = try weights.normalise(low, by: prefix + "q_a_layernorm.weight", epsilon: Self.innerEpsilon)
-            query = try weights.linear(prefix + "q_b_proj.weight", latent, outputs: c.heads * head)
+            query = try weights.linear(prefix + "q_b_proj.weight", queryLatent(x, rank), outputs: c.heads * head)
         } else {
             query = try weights.linear(prefix + "q_proj.weight", x, outputs: c.heads * head)
         }
-        // [latent | rope part of the key, one for all heads]
-        let compressed = try weights.linear(prefix + "kv_a_proj_with_mqa.weight", x, outputs: c.latentRank + rope)
-        let latent = try weights.normalise(
-            compressed, by: prefix + "kv_a_layernorm.weight", columns: c.latentRank, epsilon: Self.innerEpsilon)
-        let keyValue = try weights.linear(prefix + "kv_b_proj.weight", latent, outputs: c.heads * (keyNope + c.valueSize))
+        let compressed = try compressed(x)
+        let keyValue = try weights.linear(prefix + "kv_b_proj.weight", latent(compressed), outputs: c.heads * (keyNope + c.valueSize))
 
         let table = rotary.table(length: sequences.map(\.count).max() ?? 0, precision: weights.precision)
         let output = try Activations(rows: x.rows, columns: c.heads * c.valueSize)
@@ -55,7 +97,7 @@ struct LatentAttention {
             try attend(query, compressed, keyValue, sequences[index / c.heads], head: index % c.heads, into: output)
         }
         if precision == .bf16 { precision.round(output) }
-        return try weights.linear(prefix + "o_proj.weight", output, outputs: c.hiddenSize)
+        return output
     }
 
     /// One head over one sequence: softmax(q k^T s) v with a causal mask.

@@ -12,9 +12,12 @@ public struct ModelWeights: Sendable {
     public var workerCount: Int { workers }
     let precision: Precision
     private let places: [String: Int]
+    /// What is used in place of the checkpoint's weights.
+    let overlay: WeightOverlay?
 
-    public init(_ checkpoint: Checkpoint, workers: Int, precision: Precision = .f32) throws {
+    public init(_ checkpoint: Checkpoint, workers: Int, precision: Precision = .f32, overlay: WeightOverlay? = nil) throws {
         try checkpoint.requirePairedScales()
+        self.overlay = overlay
         self.precision = precision
         self.checkpoint = checkpoint
         self.workers = workers
@@ -25,7 +28,8 @@ public struct ModelWeights: Sendable {
 
     func weight(_ name: String, _ shape: [Int]) throws -> Weight {
         guard let place = places[name] else { throw ReferenceFailure.missingWeight(name) }
-        let weight = checkpoint.weights[place]
+        var weight = checkpoint.weights[place]
+        if let entry = overlay?[name] { weight.layout = entry.layout }
         guard weight.dimensions == shape else { throw ReferenceFailure.shape(weight: name, found: weight.dimensions, expected: shape) }
         guard weight.layout != nil else { throw ReferenceFailure.notAWeight(name) }
         return weight
@@ -93,7 +97,11 @@ public struct ModelWeights: Sendable {
         let parts = PartLayout(parts: weight.parts, shape: weight.shape)
         let valueBytes = PartLayout.aligned(rows.count * weight.shape.columns * 4)
         let slices = parts.slices(rows, in: buffer.slice(valueBytes..<(valueBytes + parts.byteCount(rows))))
-        try checkpoint.read(weight, parts: parts.parts, rows: rows, into: slices)
+        if let entry = overlay?[weight.name] {
+            for (index, part) in parts.parts.enumerated() { entry.parts[index].copy(part.runs(of: rows, in: weight.shape), to: slices[index]) }
+        } else {
+            try checkpoint.read(weight, parts: parts.parts, rows: rows, into: slices)
+        }
         return (buffer.slice(0..<valueBytes), slices)
     }
 
@@ -191,7 +199,7 @@ public struct ModelWeights: Sendable {
     func exactLinear(_ name: String, _ input: Activations, outputs: Int) throws -> Activations {
         let product = Product(
             weight: try weight(name, [outputs, input.columns]), input: input, output: try Activations(rows: input.rows, columns: outputs))
-        try ModelWeights(checkpoint, workers: workers).run([product])
+        try ModelWeights(checkpoint, workers: workers, overlay: overlay).run([product])
         return product.output
     }
 

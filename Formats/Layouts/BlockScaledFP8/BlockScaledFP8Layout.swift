@@ -87,7 +87,7 @@ public struct BlockScaledFP8Layout: WeightLayout, Equatable {
 
 extension Float {
     /// 2^ceil(log2(self)) of a positive normal number.
-    var roundedUpToPowerOfTwo: Float {
+    package var roundedUpToPowerOfTwo: Float {
         significand == 1 ? self : Float(sign: .plus, exponent: Int(exponent) + 1, significand: 1)
     }
 }

@@ -14,6 +14,8 @@ extension ConversionPlan {
         try checkpoint.requirePairedScales()
         targetName = choice.targetName
         recipe = choice.recipe
+        quantizer = choice.quantizer
+        evidence = choice.evidence
         self.output = output
         notes = checkpoint.findings
         source = try SourceFingerprint(checkpoint)
@@ -130,7 +132,11 @@ extension ConversionPlan {
         var lines = ["recast plan 2", targetName, output.summary] + recipe.summary
         lines += source.files.map { "\($0.name) \($0.size) \($0.headerDigest)" } + [source.configDigest]
         lines += shards.map { "\($0.name) \($0.size) \(Digest.of($0.header))" }
-        lines += weights.map { "\($0.source) \($0.road.rawValue) \($0.layout?.name ?? "-")" }
+        if quantizer != .rtn || !evidence.isEmpty { lines += [quantizer.rawValue, evidence] }
+        lines += weights.map { weight in
+            let way = weight.road == .quantize && weight.quantizer != .rtn ? " " + weight.quantizer.rawValue : ""
+            return "\(weight.source) \(weight.road.rawValue) \(weight.layout?.name ?? "-")" + way
+        }
         lines += texts.map { "\($0.name) \(Digest.of($0.bytes))" } + sideFiles.map(\.name)
         return Digest.of(lines.joined(separator: "\n"))
     }

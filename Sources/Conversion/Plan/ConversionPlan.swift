@@ -1,5 +1,6 @@
 import Checkpoints
 import Formats
+import Quantization
 import StrictJSON
 import Tensors
 
@@ -50,6 +51,8 @@ public struct PlannedWeight: Sendable {
     public var stackIndex: Int?
     /// Weights of the source whose values share one range with this one's, for layouts that need the range beforehand.
     public var rangeSources: [Int] = []
+    /// How codes and scales are chosen, where they are.
+    public var quantizer: QuantizerName = .rtn
 
     /// Whether this is the weight itself, not scales of it that go into another file.
     public var isPrincipal: Bool { carried.map { $0.first == 0 } ?? true }
@@ -79,6 +82,9 @@ public struct PlannedShard: Sendable, Equatable {
 public struct ConversionPlan: Sendable {
     public var targetName: String
     public var recipe: Recipe
+    /// Of weights for which the recipe names none, and what it learns from.
+    public var quantizer: QuantizerName
+    public var evidence: String
     public var output: OutputOptions
     /// In the order of shards, and of the source inside a shard.
     public var weights: [PlannedWeight]
@@ -92,6 +98,11 @@ public struct ConversionPlan: Sendable {
     /// Identifies source, recipe and every output byte range.
     public var fingerprint: String
     public var source: SourceFingerprint
+
+    /// Positions of weights that take more than their own values: they are written by a ``CalibrationStage``.
+    public var calibrated: [Int] {
+        weights.indices.filter { weights[$0].road == .quantize && weights[$0].quantizer.needs == .hessian && weights[$0].view == nil }
+    }
 
     public var outputBytes: Int { shards.reduce(0) { $0 + $1.size } }
 }

@@ -1,7 +1,7 @@
 import Crypto
 
 /// SHA-256 in hexadecimal.
-enum Digest {
+package enum Digest {
     static func hexadecimal(_ bytes: some Sequence<UInt8>) -> String {
         var text = ""
         text.reserveCapacity(64)
@@ -14,5 +14,5 @@ enum Digest {
 
     static func of(_ bytes: [UInt8]) -> String { hexadecimal(SHA256.hash(data: bytes)) }
 
-    static func of(_ text: String) -> String { of(Array(text.utf8)) }
+    package static func of(_ text: String) -> String { of(Array(text.utf8)) }
 }

@@ -89,6 +89,7 @@ struct PlanDraft {
         if case .deepSeek = choice.dialect { try refuseUnreadable(weight, decision.layout ?? weight.layout) }
         guard let layout = decision.layout, let stored = weight.layout else { return planned }
         planned.layout = layout
+        planned.quantizer = decision.quantizer
         if piece.view != nil {
             // A rearrangement of the same numbers, or numbers made of codes, or codes made of numbers.
             planned.road = !layout.isDense ? .quantize : stored.isDense ? (stored.name == layout.name ? .repack : .cast) : .dequantize

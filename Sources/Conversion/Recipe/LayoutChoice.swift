@@ -1,5 +1,6 @@
 import Checkpoints
 import Formats
+import Quantization
 import Tensors
 
 /// Decides the layout of every weight: the recipe first, then what the field keeps unquantized, then the target.
@@ -14,6 +15,8 @@ public struct LayoutChoice: Sendable {
         public var isException = false
         /// A linear layer left unquantized although the default rules would quantize it: consumers must be told.
         public var isUnquantizedLinear = false
+        /// How codes and scales are chosen, if any are.
+        public var quantizer: QuantizerName = .rtn
     }
 
     public static let keepName = "keep"
@@ -25,9 +28,17 @@ public struct LayoutChoice: Sendable {
     public let recipe: Recipe
     /// Who reads the output.
     public let dialect: Dialect
+    /// Of weights for which the recipe names none.
+    public let quantizer: QuantizerName
+    /// What quantizers learn from (tokens, statistics, settings), in words or digests: it identifies the output with all else.
+    public let evidence: String
 
     /// - Parameter modelParallel: divide the output among this many ranks of DeepSeek's inference code.
-    public init(target name: String, recipe: Recipe = Recipe(), modelParallel: Int? = nil) throws {
+    public init(
+        target name: String, recipe: Recipe = Recipe(), quantizer: QuantizerName = .rtn, evidence: String = "", modelParallel: Int? = nil
+    ) throws {
+        self.quantizer = quantizer
+        self.evidence = evidence
         try Self.check(target: name) { .usage($0) }
         let found = LayoutRegistry.target(named: name)
         targetName = name
@@ -78,6 +89,9 @@ public struct LayoutChoice: Sendable {
         "lm_head", "re:.*embed_tokens$", "re:.*mlp.gate$", "re:.*norm$", "re:.*eh_proj$", "re:.*shared_head.*",
     ]
 
+    /// Every quantizer that some weight may take.
+    public var quantizers: Set<QuantizerName> { Set(recipe.rules.map { $0.quantizer ?? quantizer } + [quantizer]) }
+
     /// Decides for one weight, or for a matrix made of it that has other `dimensions`. `used` collects the indices of recipe rules
     /// that matched.
     public func decide(_ weight: Weight, as dimensions: [Int]? = nil, used: inout Set<Int>) throws -> Decision {
@@ -88,7 +102,7 @@ public struct LayoutChoice: Sendable {
             guard let layout = LayoutRegistry.target(named: rule.target)?.layout else {
                 return Decision(layout: nil, reason: reason, isUnquantizedLinear: weight.layout?.isDense == true && Self.isLinear(weight))
             }
-            return fit(weight, layout, reason, dimensions)
+            return try fit(weight, layout, reason, dimensions, rule.quantizer ?? quantizer)
         }
         guard let target else { return Decision(layout: nil, reason: "keep: as stored") }
         guard let stored = weight.layout else { return Decision(layout: nil, reason: "not a floating weight: as stored") }
@@ -101,9 +115,11 @@ public struct LayoutChoice: Sendable {
             return decision
         }
         if let besideExperts, !WeightName.isRoutedExpert(weight.name) {
-            return fit(weight, besideExperts, "--to \(targetName), beside the experts", dimensions)
+            return try fit(
+                weight, besideExperts, "--to \(targetName), beside the experts", dimensions,
+                SearchedEncoding.obstacle(besideExperts, quantizer) == nil ? quantizer : .rtn)
         }
-        return fit(weight, target, "--to \(targetName)", dimensions)
+        return try fit(weight, target, "--to \(targetName)", dimensions, quantizer)
     }
 
     private func decideDense(_ weight: Weight, _ stored: any WeightLayout, _ target: any WeightLayout) -> Decision {
@@ -132,13 +148,18 @@ public struct LayoutChoice: Sendable {
 
     private static func isLinear(_ weight: Weight) -> Bool { keptReason(weight) == nil }
 
-    private func fit(_ weight: Weight, _ layout: any WeightLayout, _ reason: String, _ dimensions: [Int]) -> Decision {
+    private func fit(
+        _ weight: Weight, _ layout: any WeightLayout, _ reason: String, _ dimensions: [Int], _ quantizer: QuantizerName
+    ) throws -> Decision {
         guard weight.layout != nil else { return Decision(layout: nil, reason: "not a floating weight: as stored", isException: true) }
         if layout.isDense { return Decision(layout: layout, reason: reason, isUnquantizedLinear: Self.isLinear(weight)) }
         var obstacle = layout.obstacle(to: MatrixShape(dimensions))
         if dimensions.count != 2 { obstacle = "\(dimensions.count)-dimensional weights cannot be \(layout.name)" }
         if weight.count == 0 { obstacle = "the tensor is empty" }
-        guard let obstacle else { return Decision(layout: layout, reason: reason) }
+        guard let obstacle else {
+            if let reason = SearchedEncoding.obstacle(layout, quantizer) { throw ConversionFailure.usage(reason) }
+            return Decision(layout: layout, reason: reason, quantizer: quantizer)
+        }
         return Decision(layout: DenseLayout(.bf16), reason: "left unquantized: \(obstacle)", isException: true, isUnquantizedLinear: true)
     }
 }

@@ -1,4 +1,6 @@
 import Formats
+import Quantization
+import Tensors
 import Yams
 
 /// Ordered rules that override the default choice of layouts. The first rule that matches a weight decides.
@@ -7,6 +9,7 @@ import Yams
 /// rules:
 ///   - match: "*.mlp.experts.*"      # a glob over names; "re:..." is a regular expression
 ///     to: int4-g32
+///     quantizer: mse                # that of the command by default
 ///   - match: "*.self_attn.*"
 ///     to: keep                      # as stored
 /// ```
@@ -15,16 +18,23 @@ public struct Recipe: Sendable, Equatable {
         public var pattern: ModulePattern
         /// A layout's name, or `keep`.
         public var target: String
+        /// Nil for the quantizer of the conversion.
+        public var quantizer: QuantizerName?
 
-        public init(pattern: ModulePattern, target: String) {
+        public init(pattern: ModulePattern, target: String, quantizer: QuantizerName? = nil) {
             self.pattern = pattern
             self.target = target
+            self.quantizer = quantizer
         }
     }
 
     public var rules: [Rule]
 
     public init(rules: [Rule] = []) { self.rules = rules }
+
+    public init(reading path: String) throws {
+        try self.init(yaml: String(decoding: FileTree.read(path, limit: 1 << 20), as: UTF8.self), path: path)
+    }
 
     /// Parses YAML. Unknown keys and layouts are errors: an option that does nothing hides a mistake.
     public init(yaml text: String, path: String) throws {
@@ -38,17 +48,33 @@ public struct Recipe: Sendable, Equatable {
         rules = try list.enumerated().map { index, entry in
             let place = "rule \(index + 1)"
             guard let entry = entry as? [String: Any] else { throw failure("\(place): expected `match:` and `to:`") }
-            if let stray = entry.keys.first(where: { $0 != "match" && $0 != "to" }) { throw failure("\(place): unknown key \"\(stray)\"") }
+            if let stray = entry.keys.first(where: { !["match", "to", "quantizer"].contains($0) }) {
+                throw failure("\(place): unknown key \"\(stray)\"")
+            }
             guard let match = entry["match"] as? String, let target = entry["to"] as? String else {
                 throw failure("\(place): `match` and `to` must both be given as text")
             }
             try LayoutChoice.check(target: target) { failure("\(place): \($0)") }
-            do { return Rule(pattern: try ModulePattern(match), target: target) } catch {
+            let named = entry["quantizer"].map { "\($0)" }
+            let quantizer = named.flatMap { QuantizerName(rawValue: $0) }
+            if let named, quantizer == nil {
+                throw failure("\(place): unknown quantizer \"\(named)\"; known are \(QuantizerName.allCases.map(\.rawValue).joined(separator: ", "))")
+            }
+            do { return Rule(pattern: try ModulePattern(match), target: target, quantizer: quantizer) } catch {
                 throw failure("\(place): \"\(match)\" is not a regular expression: \(error)")
             }
         }
     }
 
     /// The rules as YAML again, for the manifest.
-    public var summary: [String] { rules.map { "\($0.pattern) -> \($0.target)" } }
+    public var summary: [String] { rules.map { "\($0.pattern) -> \($0.target)" + ($0.quantizer.map { " by \($0.rawValue)" } ?? "") } }
+
+    /// The rules as YAML, for ``init(yaml:path:)`` to read.
+    public var yaml: String {
+        "rules:\n"
+            + rules.map { rule in
+                "  - match: \"\(rule.pattern.description.replacing("\\", with: "\\\\").replacing("\"", with: "\\\""))\"\n    to: \(rule.target)\n"
+                    + (rule.quantizer.map { "    quantizer: \($0.rawValue)\n" } ?? "")
+            }.joined()
+    }
 }

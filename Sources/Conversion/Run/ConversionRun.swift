@@ -1,5 +1,6 @@
 import Checkpoints
 import Formats
+import Quantization
 import Synchronization
 import Tensors
 
@@ -9,8 +10,19 @@ public struct ConversionRun: Sendable {
     public let checkpoint: Checkpoint
     public let options: RunOptions
     let destination: Destination
+    /// For weights whose quantizer asks for it.
+    let statistics: InputStatistics?
+    private let calibration: (any CalibrationStage)?
 
-    public init(plan: ConversionPlan, checkpoint: Checkpoint, destination: String, options: RunOptions = RunOptions()) {
+    /// - Parameters:
+    ///   - statistics: for the importance of columns.
+    ///   - calibration: writes the plan's ``ConversionPlan/calibrated`` weights, as many as it can; the others are quantized without.
+    public init(
+        plan: ConversionPlan, checkpoint: Checkpoint, destination: String, statistics: InputStatistics? = nil,
+        calibration: (any CalibrationStage)? = nil, options: RunOptions = RunOptions()
+    ) {
+        self.statistics = statistics
+        self.calibration = calibration
         self.plan = plan
         self.checkpoint = checkpoint
         self.options = options
@@ -37,7 +49,9 @@ public struct ConversionRun: Sendable {
         }
 
         defer { journal.unlock() }
-        let work = try RunWork(run: self, journal: journal, finished: finished)
+        var state = finished
+        if let calibration, !state.isCalibrationDone { state = try calibrate(calibration, journal, state, stop) }
+        let work = try RunWork(run: self, journal: journal, finished: state)
         try checkSpace(for: work.bytesToWrite)
         let counters = RunCounters()
         counters.weightsDone.store(finished.audited.count, ordering: .relaxed)
@@ -58,6 +72,30 @@ public struct ConversionRun: Sendable {
         report.bytesWritten = counters.bytesWritten.load(ordering: .relaxed)
         report.seconds = ProcessFigures.now - started
         return report
+    }
+
+    /// Runs the calibration stage; what comes back is the journal's state after it.
+    private func calibrate(_ stage: any CalibrationStage, _ journal: Journal, _ finished: Journal.State, _ stop: StopToken) throws -> Journal.State {
+        var state = finished
+        let work = try RunWork(run: self, journal: journal, finished: finished)
+        try checkSpace(for: work.bytesToWrite)
+        let output = CalibrationOutput(work: work, statePath: destination.workFile("calibration.state"), options: options)
+        if try FileTree.entry(output.statePath) != nil, try !work.hasShardFiles(of: Array(state.calibrated.keys)) {
+            try FileTree.remove(output.statePath)
+            state.calibrated = [:]
+        }
+        do {
+            try stage.run(into: output, stop: stop)
+        } catch is CancellationError {
+            try? journal.synchronize()
+            throw ConversionFailure.interrupted(done: 0, total: plan.weights.count)
+        }
+        try work.synchronizeShards()
+        try journal.calibrationDone()
+        if try FileTree.entry(output.statePath) != nil { try FileTree.remove(output.statePath) }
+        state.calibrated.merge(work.calibrated) { $1 }
+        state.isCalibrationDone = true
+        return state
     }
 
     private func outputBytes() throws -> Int {
@@ -83,7 +121,7 @@ public struct ConversionRun: Sendable {
         var needed = 0
         var largest = ""
         for planned in plan.weights {
-            let converter = WeightConverter(checkpoint, planned)
+            let converter = WeightConverter(checkpoint, planned, statistics: statistics)
             if converter.minimumBytes > needed { (needed, largest) = (converter.minimumBytes, converter.weight.name) }
         }
         guard needed <= options.memory else { throw ConversionFailure.memory(needed: needed, weight: largest, budget: options.memory) }

@@ -11,6 +11,9 @@ final class Journal: Sendable {
         var audited: [Int: WeightRecord] = [:]
         /// Shards that are under their final name.
         var shards = Set<Int>()
+        /// Weights that a calibration stage wrote, with the digests of their tensors.
+        var calibrated: [Int: [String]] = [:]
+        var isCalibrationDone = false
     }
 
     private struct Tail { var offset: Int }
@@ -34,6 +37,12 @@ final class Journal: Sendable {
                 state.audited[weight] = record
             } else if let shard = event["shard"]?.int {
                 state.shards.insert(shard)
+            } else if let weight = event["calibrated"]?.int, let digests = event["sha256"]?.array?.compactMap(\.string) {
+                state.calibrated[weight] = digests
+            } else if event["calibration"]?.string == "done" {
+                state.isCalibrationDone = true
+            } else if event["calibration"]?.string == "void" {
+                (state.calibrated, state.isCalibrationDone) = ([:], false)
             } else if let weight = event["rewrite"]?.int {
                 state.written.remove(weight)
                 state.audited[weight] = nil
@@ -69,6 +78,18 @@ final class Journal: Sendable {
 
     /// The weight's bytes turned out wrong; the next run writes them again.
     func rewrite(_ weight: Int) throws { try append(["rewrite": .int(weight)]) }
+
+    func calibrated(_ weight: Int, _ digests: [String]) throws {
+        try append(["calibrated": .int(weight), "sha256": .array(digests.map(JSONValue.string))])
+    }
+
+    func calibrationDone() throws {
+        try append(["calibration": .string("done")])
+        try synchronize()
+    }
+
+    /// What the calibration stage wrote was lost; the next run writes it again.
+    func calibrationVoid() throws { try append(["calibration": .string("void")]) }
 
     func finished(shard: Int) throws { try append(["shard": .int(shard)]) }
 

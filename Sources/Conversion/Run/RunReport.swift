@@ -78,7 +78,8 @@ public struct RunReport: Sendable {
         let head: [(String, JSONValue)] = [
             ("schema", .int(1)), ("plan", .string(plan.fingerprint)), ("tool", .string("recast \(recastVersion)")),
             ("to", .string(plan.targetName)), ("container", .string(plan.output.summary)),
-            ("recipe", .array(plan.recipe.summary.map(JSONValue.string))),
+            ("recipe", .array(plan.recipe.summary.map(JSONValue.string))), ("quantizer", .string(plan.quantizer.rawValue)),
+            ("evidence", .string(plan.evidence)),
             ("source", .object(["config_sha256": .string(plan.source.configDigest), "files": .array(files)])),
             ("audit", .object(audit.json)), ("claim", .string(audit.sentence)),
             ("notes", .array(plan.notes.map { .string("\($0)") })),
@@ -97,6 +98,7 @@ public struct RunReport: Sendable {
                 "layout": .string(planned.layout?.name ?? weight.layoutName), "road": .string(planned.road.rawValue),
                 "file": .string(plan.shards[planned.shard].name),
             ]
+            if planned.road == .quantize { entry["quantizer"] = .string(planned.quantizer.rawValue) }
             if let view = planned.view {
                 entry["rows"] = .array([.int(view.rows.lowerBound), .int(view.rows.upperBound)])
                 if view.columns.count < weight.shape.columns {

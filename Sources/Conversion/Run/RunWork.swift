@@ -17,6 +17,8 @@ final class RunWork: Sendable {
     /// One shard is packed at a time, by as many threads as the run has.
     private let packing = Mutex(())
     private let recorded: Mutex<[Int: WeightRecord]>
+    /// Weights that the calibration stage wrote, with the digests of their tensors.
+    private let calibratedDigests: Mutex<[Int: [String]]>
 
     /// A finished file of another container, and where its tensors lie.
     private struct PackedShard: Sendable {
@@ -27,6 +29,7 @@ final class RunWork: Sendable {
 
     var records: [Int: WeightRecord] { recorded.withLock { $0 } }
     var recordCount: Int { recorded.withLock { $0.count } }
+    var calibrated: [Int: [String]] { calibratedDigests.withLock { $0 } }
     private var plan: ConversionPlan { run.plan }
     private var packs: Bool { plan.output.container.pack != nil }
 
@@ -34,6 +37,7 @@ final class RunWork: Sendable {
         self.run = run
         self.journal = journal
         sourceDigests = try SourceDigests(of: run.checkpoint)
+        calibratedDigests = Mutex(finished.calibrated)
         let plan = run.plan
         let packs = plan.output.container.pack != nil
         var writes = Set<Int>()
@@ -62,7 +66,9 @@ final class RunWork: Sendable {
                     kept[weight] = record
                 } else {
                     audits.insert(weight)
-                    let isWritten = isPacked || packs && shard.copiedFile != nil || staged && finished.written.contains(weight)
+                    let isWritten =
+                        isPacked || packs && shard.copiedFile != nil || staged && finished.written.contains(weight)
+                        || finished.isCalibrationDone && finished.calibrated[weight] != nil
                     if !isWritten { writes.insert(weight) }
                 }
             }
@@ -91,7 +97,7 @@ final class RunWork: Sendable {
         case .write(let position):
             let planned = plan.weights[position]
             counters.shard.store(planned.shard, ordering: .relaxed)
-            let converter = WeightConverter(run.checkpoint, planned)
+            let converter = WeightConverter(run.checkpoint, planned, statistics: run.statistics)
             let file = try shardFile(planned.shard)
             if cloned.withLock({ $0.contains(planned.shard) }) {
                 counters.bytesWritten.add(planned.tensors.reduce(0) { $0 + $1.byteCount }, ordering: .relaxed)
@@ -104,13 +110,14 @@ final class RunWork: Sendable {
             if packs { try pack(shard, arena.limit, workers, counters, stop) } else { try shardFile(shard).synchronize() }
         case .audit(let position):
             let planned = plan.weights[position]
-            let converter = WeightConverter(run.checkpoint, planned, sourceDigests: sourceDigests)
+            let converter = WeightConverter(run.checkpoint, planned, sourceDigests: sourceDigests, statistics: run.statistics)
             let (file, offsets) = try written(planned)
+            let digests = calibratedDigests.withLock { $0[position] }
             let (record, differences) = try converter.audit(
-                file, offsets: offsets, memory: arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes), counters: counters,
-                stop: stop)
+                file, offsets: offsets, against: digests,
+                memory: arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes), counters: counters, stop: stop)
             guard differences == 0 else {
-                try journal.rewrite(position)
+                try digests == nil ? journal.rewrite(position) : journal.calibrationVoid()
                 // What the file was packed from may be at fault, so both are made again.
                 if packs { try FileTree.remove(run.destination.workFile(plan.shards[planned.shard].name)) }
                 throw ConversionFailure.differs(weight: converter.weight.name, file: file.path, bytes: differences)
@@ -124,7 +131,7 @@ final class RunWork: Sendable {
     }
 
     /// The unfinished safetensors file of a shard, sized and with its header in place.
-    private func shardFile(_ number: Int) throws -> PositionedFile {
+    func shardFile(_ number: Int) throws -> PositionedFile {
         try openShards.withLock { open in
             if let file = open[number] { return file }
             let shard = plan.shards[number]
@@ -141,6 +148,23 @@ final class RunWork: Sendable {
             }
             open[number] = file
             return file
+        }
+    }
+
+    // MARK: Calibration
+
+    func noteCalibrated(_ position: Int, _ digests: [String]) { calibratedDigests.withLock { $0[position] = digests } }
+
+    func synchronizeShards() throws {
+        for file in openShards.withLock({ Array($0.values) }) { try file.synchronize() }
+    }
+
+    /// Whether the unfinished files that hold some weights are still there.
+    func hasShardFiles(of positions: [Int]) throws -> Bool {
+        try Set(positions.map { plan.weights[$0].shard }).allSatisfy { number in
+            let shard = plan.shards[number]
+            if case .file(let size)? = try FileTree.entry(run.destination.stageFile(shard, packs: packs)) { return size == shard.size }
+            return false
         }
     }
 

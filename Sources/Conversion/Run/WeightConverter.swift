@@ -1,6 +1,7 @@
 import CKernels
 import Checkpoints
 import Formats
+import Quantization
 import Tensors
 
 /// Carries one weight from source to target, tile by tile, in one worker's memory; and audits it afterwards.
@@ -12,6 +13,8 @@ struct WeightConverter {
     let planned: PlannedWeight
     let weight: Weight
     let sourceDigests: SourceDigests
+    /// How much columns count, for quantizers that ask.
+    let importance: [Float]?
     /// Of what is written: the weight, or the part of it that ``PlannedWeight/view`` shows.
     let shape: MatrixShape
     let source: PartLayout
@@ -19,12 +22,16 @@ struct WeightConverter {
     private let alignment: Int
     private let repacking: Repacking?
 
-    init(_ checkpoint: Checkpoint, _ planned: PlannedWeight, sourceDigests: SourceDigests = .none) {
+    init(_ checkpoint: Checkpoint, _ planned: PlannedWeight, sourceDigests: SourceDigests = .none, statistics: InputStatistics? = nil) {
         self.checkpoint = checkpoint
         self.planned = planned
         self.sourceDigests = sourceDigests
         weight = checkpoint.weights[planned.source]
         shape = planned.view?.shape ?? weight.shape
+        // A turned view's columns are no inputs.
+        importance =
+            planned.view == nil && planned.quantizer == .imatrix
+            ? statistics?.importance(of: String(weight.module), columns: shape.columns) : nil
         source = PartLayout(parts: weight.parts, shape: weight.shape)
         target = PartLayout(parts: planned.layout?.parts(of: shape) ?? [], shape: shape)
         alignment = leastCommonMultiple(weight.layout?.rowAlignment ?? 1, planned.layout?.rowAlignment ?? 1)
@@ -190,9 +197,9 @@ struct WeightConverter {
         if stop.isStopped { throw CancellationError() }
     }
 
-    /// Reads the source of a tile and derives its target bytes.
+    /// Reads the source of a tile and derives its target bytes, or with `encodes` false its values only.
     func produce(
-        _ rows: Range<Int>, _ layout: (any WeightLayout)?, _ memory: UnsafeMutableRawBufferPointer, _ counters: RunCounters
+        _ rows: Range<Int>, _ layout: (any WeightLayout)?, _ memory: UnsafeMutableRawBufferPointer, _ counters: RunCounters, encodes: Bool = true
     ) throws -> [UnsafeMutableRawBufferPointer] {
         guard let stored = weight.layout, let layout else { return [] }
         let places = places(rows)
@@ -209,7 +216,7 @@ struct WeightConverter {
                 let whole = self.values(memory, places.whole, origin.count * weight.shape.columns)
                 stored.decode(bytes, rows: origin, shape: weight.shape, into: whole)
                 Self.take(view, rows, of: whole, from: origin, columns: weight.shape.columns, into: values)
-                try layout.encode(UnsafeBufferPointer(values), rows: rows, shape: shape, into: targets)
+                try encode(values, rows, layout, targets)
             } else if let repacking {
                 repacking.repack(bytes, rows: rows, shape: shape, into: targets)
             } else if let from = stored as? DenseLayout, let to = layout as? DenseLayout {
@@ -219,12 +226,21 @@ struct WeightConverter {
             } else {
                 let values = values(memory, places.values, count)
                 stored.decode(bytes, rows: rows, shape: shape, into: values)
-                try layout.encode(UnsafeBufferPointer(values), rows: rows, shape: shape, into: targets)
+                guard encodes else { return targets }
+                try encode(values, rows, layout, targets)
             }
         } catch {
             throw failure(error)
         }
         return targets
+    }
+
+    private func encode(
+        _ values: UnsafeMutableBufferPointer<UInt16>, _ rows: Range<Int>, _ layout: any WeightLayout, _ targets: [UnsafeMutableRawBufferPointer]
+    ) throws(EncodingFault) {
+        try SearchedEncoding.encode(
+            UnsafeBufferPointer(values), rows: rows, shape: shape, layout: layout, quantizer: planned.quantizer, importance: importance,
+            into: targets)
     }
 
     /// The values of the rows `rows` of a view, out of the rows `origin` of its weight.
@@ -251,11 +267,16 @@ struct WeightConverter {
         UnsafeMutableRawBufferPointer(rebasing: memory[place.lowerBound..<(place.lowerBound + count * 2)]).assumingMemoryBound(to: UInt16.self)
     }
 
-    private func failure(_ fault: EncodingFault) -> ConversionFailure {
+    func failure(_ fault: EncodingFault) -> ConversionFailure { ConversionFailure(fault, weight: weight, layout: planned.layout, of: checkpoint) }
+}
+
+extension ConversionFailure {
+    /// A value that a layout cannot hold, and where it is.
+    public init(_ fault: EncodingFault, weight: Weight, layout: (any WeightLayout)?, of checkpoint: Checkpoint) {
         switch fault {
-        case .notFinite(let row): .notFinite(weight: weight.name, row: row, file: checkpoint.fileName(of: weight))
-        case .overflowsF16(let row): .overflowsF16(weight: weight.name, row: row)
-        case .readOnly: .unsupported(weight: weight.name, layout: planned.layout?.name ?? "")
+        case .notFinite(let row): self = .notFinite(weight: weight.name, row: row, file: checkpoint.fileName(of: weight))
+        case .overflowsF16(let row): self = .overflowsF16(weight: weight.name, row: row)
+        case .readOnly: self = .unsupported(weight: weight.name, layout: layout?.name ?? "")
         }
     }
 }

@@ -16,3 +16,14 @@ public final class AlignedBuffer: @unchecked Sendable {
         return UnsafeMutableRawBufferPointer(rebasing: bytes[range])
     }
 }
+
+extension AlignedBuffer {
+    /// Copies runs of bytes, one after another, to `target`.
+    public func copy(_ runs: ByteRuns, to target: UnsafeMutableRawBufferPointer) {
+        var start = 0
+        for run in runs.ranges where !run.isEmpty {
+            UnsafeMutableRawBufferPointer(rebasing: target[start..<start + run.count]).copyMemory(from: UnsafeRawBufferPointer(slice(run)))
+            start += run.count
+        }
+    }
+}

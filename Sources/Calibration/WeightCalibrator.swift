@@ -1,0 +1,211 @@
+import Checkpoints
+import Conversion
+import Formats
+import Quantization
+import ReferenceModels
+import Tensors
+
+/// Quantizes a plan's weights as a forward pass comes to them: with the inputs that the weights before them, already quantized, produce.
+///
+/// Only one group of weights that share their inputs has statistics alive at a time.
+public final class WeightCalibrator: WeightObserver {
+    private let checkpoint: Checkpoint
+    private let plan: ConversionPlan
+    private let settings: CalibrationSettings
+    private let statistics: InputStatistics?
+    private let workers: Int
+    /// Working memory for the rows of a weight that are quantized at once.
+    private let bandMemory: Int
+    public let overlay = WeightOverlay()
+    public private(set) var report = CalibrationReport()
+    /// Gets every weight that was quantized with its inputs, by position in the plan.
+    private let keep: (Int, WeightReplacement) throws -> Void
+    private let stop: StopToken
+    /// Positions in the plan by the source weight's name.
+    private let positions: [String: [Int]]
+    /// The original model, which decides about the routing.
+    private let router: (() throws -> Routing?)?
+
+    public init(
+        _ checkpoint: Checkpoint, plan: ConversionPlan, settings: CalibrationSettings, statistics: InputStatistics? = nil, workers: Int,
+        bandMemory: Int = 512 << 20, stop: StopToken = StopToken(), router: (() throws -> Routing?)? = nil,
+        keep: @escaping (Int, WeightReplacement) throws -> Void = { _, _ in }
+    ) {
+        self.checkpoint = checkpoint
+        self.plan = plan
+        self.settings = settings
+        self.statistics = statistics
+        self.workers = workers
+        self.bandMemory = bandMemory
+        self.stop = stop
+        self.router = router
+        self.keep = keep
+        var positions: [String: [Int]] = [:]
+        for (position, planned) in plan.weights.enumerated() where planned.isPrincipal {
+            positions[checkpoint.weights[planned.source].name, default: []].append(position)
+        }
+        self.positions = positions
+    }
+
+    /// Memory that the statistics of the widest calibrated weight take, and the rows that are quantized with them.
+    public static func reserve(_ checkpoint: Checkpoint, _ plan: ConversionPlan, memory: Int) -> (statistics: Int, band: Int) {
+        var widest = 0
+        for position in plan.calibrated { widest = max(widest, checkpoint.weights[plan.weights[position].source].shape.columns) }
+        guard widest > 0 else { return (0, 0) }
+        // The moments; a stretch of inputs in two orders.
+        return (SecondMoments.byteCount(widest) + 2 * 512 * (widest + 384) * 4, min(512 << 20, memory / 8))
+    }
+
+    public func routing(layer: Int) throws -> Routing? { try router?() }
+
+    public func didUse(_ names: [String]) { for name in names { overlay[name] = nil } }
+
+    public func willUse(_ names: [String], inputs: ObservedInputs, pooled: ObservedInputs?) throws {
+        if stop.isStopped { throw CancellationError() }
+        var calibrated: [(name: String, position: Int)] = []
+        for name in names {
+            let places = positions[name] ?? []
+            if places.count == 1, plan.weights[places[0]].view == nil, plan.weights[places[0]].road == .quantize,
+                plan.weights[places[0]].quantizer.needs == .hessian
+            {
+                calibrated.append((name, places[0]))
+            } else if let replacement = try WeightReplacement(
+                places.map { plan.weights[$0] }, of: checkpoint, statistics: statistics, workers: workers, stop: stop)
+            {
+                overlay[name] = replacement
+            }
+        }
+        guard let first = calibrated.first else { return }
+        var source = inputs
+        if let pooled, inputs.count < settings.expertFloor {
+            source = pooled
+            report.pooled += calibrated.map { ($0.name, inputs.count) }
+        }
+        let factor = try factor(source, first.name)
+        for (name, position) in calibrated {
+            let replacement = try quantize(plan.weights[position], factor)
+            overlay[name] = replacement
+            try keep(position, replacement)
+            report.calibrated += 1
+        }
+    }
+
+    /// The factored second moments of some inputs. A matrix that is not positive in F32 is tried again with ten times the damping.
+    private func factor(_ inputs: ObservedInputs, _ name: String) throws -> FeedbackFactor {
+        var order = Array(0..<inputs.columns)
+        if settings.ordersByActivation {
+            var moments = InputMoments(columns: inputs.columns)
+            try inputs.visit { moments.add(InputRows($0)) }
+            order = moments.activationOrder
+        }
+        var damping = settings.damping
+        while true {
+            let sums = try SecondMoments(order: order, workers: workers)
+            try inputs.visit {
+                if stop.isStopped { throw CancellationError() }
+                try sums.add(InputRows($0))
+            }
+            do {
+                let factor = try FeedbackFactor(sums, damping: damping, workers: workers)
+                if damping > settings.damping { report.damped.append((name, damping)) }
+                return factor
+            } catch let error as NotPositive {
+                guard damping < 1 else { throw CalibrationFailure.notPositive(weight: name, column: error.column) }
+                damping = max(damping, 1e-4) * 10
+            }
+        }
+    }
+
+    private func quantize(_ planned: PlannedWeight, _ factor: FeedbackFactor) throws -> WeightReplacement {
+        let weight = checkpoint.weights[planned.source]
+        guard let layout = planned.layout as? any IntegerCodedLayout, let stored = weight.layout else {
+            throw ConversionFailure.unsupported(weight: weight.name, layout: planned.layout?.name ?? "")
+        }
+        let grid = IntegerGrid(layout)
+        let shape = weight.shape
+        let result = WeightReplacement(layout: layout, shape: shape)
+        let unit = leastCommonMultiple(leastCommonMultiple(stored.rowAlignment, layout.rowAlignment), 16)
+        // Values in two types and two orders, their errors, their codes twice.
+        let perRow = shape.columns * 16
+        let band = max(1, min(bandMemory / max(1, perRow * unit), ceilingDivide(4096, unit))) * unit
+        let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
+        let importance = factor.importance
+        for rows in TileSequence(rows: shape.rows, step: band) {
+            if stop.isStopped { throw CancellationError() }
+            let values = try checkpoint.values(of: weight, rows: rows)
+            let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
+            let slices = parts.slices(rows, in: buffer.bytes)
+            do {
+                let weights = try values.withUnsafeBufferPointer { values throws(EncodingFault) in
+                    try SearchedEncoding.floats(values, rows: rows, shape: shape)
+                }
+                let groups = try settings.searchesScales ? searched(weights, grid, importance) : nearest(values, layout, rows, shape, slices)
+                let chosen = try ErrorFeedback(factor).round(weights, on: grid, groups: groups)
+                try SearchedEncoding.store(chosen, layout, rows: rows, shape: shape, into: slices)
+            } catch let fault as EncodingFault {
+                throw ConversionFailure(fault, weight: weight, layout: layout, of: checkpoint)
+            }
+            result.put(slices, rows: rows, shape: shape)
+        }
+        return result
+    }
+
+    /// Scales by search, rows in parallel.
+    private func searched(_ weights: WeightRows, _ grid: IntegerGrid, _ importance: [Float]) throws -> [GroupParameters] {
+        let search = ScaleSearch(importance: importance)
+        let count = grid.groupSize.map { ceilingDivide(weights.columns, $0) } ?? 1
+        let groups = AlignedBuffer(byteCount: weights.rows * count * MemoryLayout<GroupParameters>.stride)
+        let step = 16
+        try ParallelLoop.run(count: ceilingDivide(weights.rows, step), workers: workers, state: {}) { index, _ in
+            let rows = index * step..<min(weights.rows, (index + 1) * step)
+            let part = WeightRows(
+                values: Array(weights.values[rows.lowerBound * weights.columns..<rows.upperBound * weights.columns]), rows: rows.count,
+                columns: weights.columns)
+            let target = groups.bytes.assumingMemoryBound(to: GroupParameters.self).baseAddress! + rows.lowerBound * count
+            for (place, parameters) in search.quantize(part, on: grid).groups.enumerated() { target[place] = parameters }
+        }
+        return Array(groups.bytes.assumingMemoryBound(to: GroupParameters.self)[..<(weights.rows * count)])
+    }
+
+    /// The scales that the layout's own encoder takes.
+    private func nearest(
+        _ values: [UInt16], _ layout: any IntegerCodedLayout, _ rows: Range<Int>, _ shape: MatrixShape, _ slices: [UnsafeMutableRawBufferPointer]
+    ) throws -> [GroupParameters] {
+        try values.withUnsafeBufferPointer { values throws(EncodingFault) in
+            try layout.encode(values, rows: rows, shape: shape, into: slices)
+        }
+        return layout.groups(of: slices.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: shape)
+    }
+}
+
+extension InputRows {
+    init(_ activations: Activations) {
+        self.init(base: UnsafePointer(activations.base), rows: activations.rows, columns: activations.columns)
+    }
+}
+
+/// Why a calibration cannot go on.
+public enum CalibrationFailure: Failure, Equatable {
+    case notPositive(weight: String, column: Int)
+    case memory(needed: Int, budget: Int)
+    case needsTokens(QuantizerName)
+    case needsStatistics
+
+    public var kind: FailureKind {
+        switch self {
+        case .notPositive: .badData
+        case .memory, .needsTokens, .needsStatistics: .usage
+        }
+    }
+
+    public var description: String {
+        switch self {
+        case .notPositive(let weight, let column):
+            "\(weight): the second moments of its inputs are not positive at column \(column) even with full damping; look for infinities in the tokens' activations with `recast forward`"
+        case .memory(let needed, let budget):
+            "the second moments of the widest weight and its rows need \(needed >> 20) MiB, above --memory \(budget >> 20) MiB; give more memory or keep that weight as stored by a recipe"
+        case .needsTokens(let quantizer): "the quantizer \(quantizer.rawValue) learns from the model's activations; give calibration text with --tokens"
+        case .needsStatistics: "the quantizer imatrix needs --statistics of `recast calibrate`, or --tokens to make them"
+        }
+    }
+}

@@ -1,0 +1,48 @@
+import Crypto
+import Formats
+import Tensors
+
+/// Writes the weights that take more than their own values, layer by layer, before a run writes all others.
+public protocol CalibrationStage: Sendable {
+    /// Goes on where `output` says that an earlier run was stopped.
+    func run(into output: CalibrationOutput, stop: StopToken) throws
+}
+
+/// Where a ``CalibrationStage`` puts its weights, and what it had finished before.
+public struct CalibrationOutput {
+    let work: RunWork
+    let statePath: String
+    public let options: RunOptions
+
+    public var plan: ConversionPlan { work.run.plan }
+
+    /// Writes one weight, the layout's parts complete.
+    public func write(_ position: Int, _ parts: [AlignedBuffer]) throws {
+        let planned = plan.weights[position]
+        var digests: [String] = []
+        for (tensor, part) in zip(planned.tensors, parts) {
+            let bytes = UnsafeRawBufferPointer(part.slice(0..<tensor.byteCount))
+            try work.shardFile(planned.shard).write(bytes, at: tensor.offset)
+            var hash = SHA256()
+            hash.update(bufferPointer: bytes)
+            digests.append(Digest.hexadecimal(hash.finalize()))
+        }
+        try work.journal.calibrated(position, digests)
+        work.noteCalibrated(position, digests)
+    }
+
+    /// Keeps what is needed to go on after an interruption. Everything written so far is safe by then.
+    public func save(_ write: (PositionedFile) throws -> Void) throws {
+        try work.synchronizeShards()
+        try work.journal.synchronize()
+        let file = try PositionedFile.openForWriting(statePath + ".partial", truncate: true)
+        try write(file)
+        try file.synchronize()
+        try FileTree.rename(statePath + ".partial", to: statePath)
+    }
+
+    /// What an interrupted run had kept last.
+    public func saved() throws -> PositionedFile? {
+        try FileTree.entry(statePath) == nil ? nil : try PositionedFile.openForReading(statePath)
+    }
+}

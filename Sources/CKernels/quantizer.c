@@ -46,12 +46,14 @@ CK_BODY void nearest_codes(const float *weights, size_t count, float scale, floa
 }
 
 CK_BODY void feedback_round(float *values, const float *weights, const float *feedback, size_t stride, size_t width, const float *scales,
-                            const float *biases, float greatest, float *errors, uint8_t *codes) {
+                            const float *biases, float greatest, const float *importance, float *losses, float *errors, uint8_t *codes) {
     for (size_t i = 0; i < width; i++) {
         float *v = values + i * ROWS, *e = errors + i * ROWS;
         const float *s = scales + i * ROWS, *b = biases + i * ROWS, *w = weights + i * ROWS;
         for (int t = 0; t < ROWS; t++) {
             float code = nearest_code((v[t] - b[t]) / s[t], greatest);
+            float miss = v[t] - fmaf(s[t], code, b[t]);
+            losses[t] = fmaf(importance[i] * miss, miss, losses[t]);
             codes[i * ROWS + (size_t)t] = (uint8_t)code;
             e[t] = w[t] - fmaf(s[t], code, b[t]);
         }
@@ -96,8 +98,8 @@ CK_DISPATCH(nearest_codes, (const float *weights, size_t count, float scale, flo
             (weights, count, scale, bias, greatest, codes))
 CK_DISPATCH(feedback_round,
             (float *values, const float *weights, const float *feedback, size_t stride, size_t width, const float *scales, const float *biases,
-             float greatest, float *errors, uint8_t *codes),
-            (values, weights, feedback, stride, width, scales, biases, greatest, errors, codes))
+             float greatest, const float *importance, float *losses, float *errors, uint8_t *codes),
+            (values, weights, feedback, stride, width, scales, biases, greatest, importance, losses, errors, codes))
 CK_DISPATCH(solve_rows, (float *x, const float *factor, size_t stride, size_t width), (x, factor, stride, width))
 
 void ck_grid_sums(int level, const float *weights, const float *importance, size_t count, float scale, float bias, float greatest, float *sums) {
@@ -109,8 +111,9 @@ void ck_nearest_codes(int level, const float *weights, size_t count, float scale
 }
 
 void ck_feedback_round(int level, float *values, const float *weights, const float *feedback, size_t stride, size_t width,
-                       const float *scales, const float *biases, float greatest, float *errors, uint8_t *codes) {
-    CK_CALL(feedback_round, (values, weights, feedback, stride, width, scales, biases, greatest, errors, codes));
+                       const float *scales, const float *biases, float greatest, const float *importance, float *losses, float *errors,
+                       uint8_t *codes) {
+    CK_CALL(feedback_round, (values, weights, feedback, stride, width, scales, biases, greatest, importance, losses, errors, codes));
 }
 
 void ck_solve_rows(int level, float *x, const float *factor, size_t stride, size_t width) { CK_CALL(solve_rows, (x, factor, stride, width)); }

@@ -6,7 +6,7 @@ public struct CalibrationSettings: Sendable, Equatable {
     public var damping = 0.01
     /// Columns of large inputs first. Off, columns go from left to right.
     public var ordersByActivation = true
-    /// Scales are searched, each column weighted as the feedback weighs it; off, they are the layout's round-to-nearest scales.
+    /// Several scales are tried, and each row keeps those with which its outputs err least; off, they are the layout's round-to-nearest scales.
     public var searchesScales = true
     /// Experts that fewer tokens reach are quantized with the inputs of all tokens, whether routed to them or not.
     public var expertFloor = 32

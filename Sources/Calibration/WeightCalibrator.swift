@@ -139,8 +139,9 @@ public final class WeightCalibrator: WeightObserver {
                 let weights = try values.withUnsafeBufferPointer { values throws(EncodingFault) in
                     try SearchedEncoding.floats(values, rows: rows, shape: shape)
                 }
-                let groups = try settings.searchesScales ? searched(weights, grid, importance) : nearest(values, layout, rows, shape, slices)
-                let chosen = try ErrorFeedback(factor).round(weights, on: grid, groups: groups)
+                let chosen = try rounded(weights, ErrorFeedback(factor), grid, importance) {
+                    try nearest(values, layout, rows, shape, slices)
+                }
                 try SearchedEncoding.store(chosen, layout, rows: rows, shape: shape, into: slices)
             } catch let fault as EncodingFault {
                 throw ConversionFailure(fault, weight: weight, layout: layout, of: checkpoint)
@@ -148,6 +149,31 @@ public final class WeightCalibrator: WeightObserver {
             result.put(slices, rows: rows, shape: shape)
         }
         return result
+    }
+
+    /// Rounds with the layout's own scales and with others, and keeps for each row what gives the smaller error of its outputs.
+    ///
+    /// Narrow ranges suit the weights, wide ones the targets that the feedback moves; which is better differs from row to row.
+    private func rounded(
+        _ weights: WeightRows, _ feedback: ErrorFeedback, _ grid: IntegerGrid, _ importance: [Float], nearest: () throws -> [GroupParameters]
+    ) throws -> QuantizedRows {
+        var (chosen, losses) = try feedback.round(weights, on: grid, groups: nearest())
+        guard settings.searchesScales else { return chosen }
+        func consider(_ groups: [GroupParameters]) throws {
+            let other = try feedback.round(weights, on: grid, groups: groups)
+            let (columns, across) = (weights.columns, groups.count / max(1, weights.rows))
+            for row in 0..<weights.rows where other.losses[row] < losses[row] {
+                losses[row] = other.losses[row]
+                let (codes, parameters) = (row * columns..<(row + 1) * columns, row * across..<(row + 1) * across)
+                chosen.codes.replaceSubrange(codes, with: other.chosen.codes[codes])
+                chosen.groups.replaceSubrange(parameters, with: other.chosen.groups[parameters])
+            }
+        }
+        try consider(searched(weights, grid, importance))
+        try consider(searched(weights, grid, [Float](repeating: 1, count: weights.columns)))
+        // With few codes the width of the range decides more.
+        for share: Float in grid.bits <= 3 ? [0.95, 0.9, 0.85] : [] { try consider(grid.ranges(weights, share: share)) }
+        return chosen
     }
 
     /// Scales by search, rows in parallel.

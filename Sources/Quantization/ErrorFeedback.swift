@@ -13,8 +13,8 @@ public struct ErrorFeedback: Sendable {
 
     /// - Parameters:
     ///   - groups: the parameters of the rows' groups, `[rows, groups]`.
-    /// - Returns: the codes, `[rows, columns]`.
-    public func round(_ weights: WeightRows, on grid: IntegerGrid, groups: [GroupParameters]) throws -> QuantizedRows {
+    /// - Returns: the codes, and for each row the (damped) squared error of its outputs: e^T (H + damping) e.
+    public func round(_ weights: WeightRows, on grid: IntegerGrid, groups: [GroupParameters]) throws -> (chosen: QuantizedRows, losses: [Float]) {
         let (width, step) = (Int(CK_PANEL), Int(CK_TOKEN_BLOCK))
         let size = factor.size
         let blocks = ceilingDivide(weights.rows, width)
@@ -35,6 +35,8 @@ public struct ErrorFeedback: Sendable {
                 }
             }
         }
+        let losses = AlignedBuffer(byteCount: blocks * width * 4)
+        losses.bytes.initializeMemory(as: UInt8.self, repeating: 0)
         let perItem = 8
         for start in stride(from: 0, to: size, by: FeedbackFactor.block) {
             let columns = min(FeedbackFactor.block, size - start)
@@ -55,6 +57,10 @@ public struct ErrorFeedback: Sendable {
             let near = within.bytes.assumingMemoryBound(to: Float.self).baseAddress!
             for i in 0..<columns {
                 for j in 0..<columns { near[i * columns + j] = j > i ? factor.matrix[(start + i) * size + start + j] * inverses[j] : 0 }
+            }
+            let importance = (0..<columns).map { column -> Float in
+                let diagonal = factor.matrix[(start + column) * size + start + column]
+                return factor.dead[start + column] ? 0 : diagonal * diagonal
             }
             let items = ceilingDivide(blocks, perItem)
             try ParallelLoop.run(count: items, workers: factor.workers) {
@@ -96,7 +102,9 @@ public struct ErrorFeedback: Sendable {
                     }
                     ck_feedback_round(
                         level, targets + (block - mine.lowerBound) * pieces * step * width, source + (block * size + start) * width, near,
-                        columns, columns, scales, biases, grid.greatest, error + (block * size + start) * width, rounded)
+                        columns, columns, scales, biases, grid.greatest, importance,
+                        losses.bytes.assumingMemoryBound(to: Float.self).baseAddress! + block * width,
+                        error + (block * size + start) * width, rounded)
                     for n in 0..<min(width, weights.rows - block * width) {
                         let row = result + (block * width + n) * size
                         for i in 0..<columns { row[factor.order[start + i]] = rounded[i * width + n] }
@@ -104,6 +112,9 @@ public struct ErrorFeedback: Sendable {
                 }
             }
         }
-        return QuantizedRows(codes: Array(codes.bytes[..<(weights.rows * size)]), groups: groups)
+        return (
+            QuantizedRows(codes: Array(codes.bytes[..<(weights.rows * size)]), groups: groups),
+            Array(losses.bytes.assumingMemoryBound(to: Float.self)[..<weights.rows])
+        )
     }
 }

@@ -56,6 +56,21 @@ public struct IntegerGrid: Sendable, Equatable {
         return QuantizedRows(codes: codes, groups: groups)
     }
 
+    /// The parameters of every group, its range times `share`.
+    public func ranges(_ weights: WeightRows, share: Float) -> [GroupParameters] {
+        let size = groupSize ?? max(1, weights.columns)
+        return weights.values.withUnsafeBufferPointer { values in
+            (0..<weights.rows).flatMap { row in
+                stride(from: 0, to: weights.columns, by: size).map { first in
+                    let range = Self.range(values.baseAddress! + row * weights.columns + first, min(size, weights.columns - first))
+                    guard range.low < 0 || range.high > 0 else { return zeroGroup }
+                    let (scale, bias) = spread(range, share: share)
+                    return stored(scale: scale, bias: bias) ?? zeroGroup
+                }
+            }
+        }
+    }
+
     /// Parameters that hold zeros, and nothing else.
     var zeroGroup: GroupParameters {
         switch zeroPoints {

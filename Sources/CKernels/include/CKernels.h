@@ -142,9 +142,11 @@ void ck_grid_sums(int level, const float *weights, const float *importance, size
 void ck_nearest_codes(int level, const float *weights, size_t count, float scale, float bias, float greatest, uint8_t *codes);
 
 /// Rounds `width` columns of CK_PANEL rows one after another. Everything is [column][row]; `values` are the targets, and
-/// the error of each column against `weights`, times feedback[column][later], is added to the targets of later columns.
+/// the error of each column against `weights`, times feedback[column][later], is added to the targets of later columns. The squared
+/// miss of every target, times the column's importance, is added to the row's loss.
 void ck_feedback_round(int level, float *values, const float *weights, const float *feedback, size_t stride, size_t width,
-                       const float *scales, const float *biases, float greatest, float *errors, uint8_t *codes);
+                       const float *scales, const float *biases, float greatest, const float *importance, float *losses, float *errors,
+                       uint8_t *codes);
 
 /// Solves x factor^T = x in place for CK_PANEL rows, `x` being [column][row] and `factor` upper triangular.
 void ck_solve_rows(int level, float *x, const float *factor, size_t stride, size_t width);

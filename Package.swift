@@ -68,6 +68,12 @@ let package = Package(
             ],
             swiftSettings: strict),
         .target(
+            name: "Sweeps",
+            dependencies: [
+                "Calibration", "Checkpoints", "Conversion", "Formats", "Parity", "Quantization", "ReferenceModels", "StrictJSON", "Tensors",
+            ],
+            swiftSettings: strict),
+        .target(
             name: "ReferenceModels", dependencies: ["CKernels", "Checkpoints", "Conversion", "Formats", "StrictJSON", "Tensors"],
             swiftSettings: strict),
         .target(
@@ -76,7 +82,8 @@ let package = Package(
         .target(
             name: "Recast",
             dependencies: [
-                "Calibration", "Checkpoints", "Conversion", "Formats", "Parity", "Quantization", "ReferenceModels", "StrictJSON", "Tensors", "Tokenizers",
+                "Calibration", "Checkpoints", "Conversion", "Formats", "Parity", "Quantization", "ReferenceModels", "StrictJSON", "Sweeps",
+                "Tensors", "Tokenizers",
             ],
             swiftSettings: strict),
         .executableTarget(

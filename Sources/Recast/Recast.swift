@@ -7,5 +7,6 @@
 @_exported import Quantization
 @_exported import ReferenceModels
 @_exported import StrictJSON
+@_exported import Sweeps
 @_exported import Tensors
 @_exported import Tokenizers

@@ -9,7 +9,8 @@ struct RecastCommand: ParsableCommand {
         abstract: "Converts, quantizes and verifies DeepSeek-V3-class checkpoints on a CPU, within a memory budget.",
         version: recastVersion,
         subcommands: [
-            InspectCommand.self, ConvertCommand.self, VerifyCommand.self, ForwardCommand.self, CalibrateCommand.self, LayoutsCommand.self,
+            InspectCommand.self, ConvertCommand.self, VerifyCommand.self, ForwardCommand.self, CalibrateCommand.self,
+            SweepCommand.self, LayoutsCommand.self,
         ])
 
     static func main() {

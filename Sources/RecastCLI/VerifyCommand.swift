@@ -123,7 +123,7 @@ extension Consumer: ExpressibleByArgument {}
 
 extension [String] {
     /// A command as one would type it: the program by its name, arguments quoted where a shell would split them.
-    fileprivate var commandText: String {
+    var commandText: String {
         let program = first.map { $0.split(separator: "/").last.map(String.init) ?? $0 } ?? "recast"
         let safe = Set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./=:,+@%")
         return ([program] + dropFirst().map { $0.allSatisfy(safe.contains) && !$0.isEmpty ? $0 : "'" + $0.replacing("'", with: "'\\''") + "'" })

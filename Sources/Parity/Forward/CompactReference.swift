@@ -24,6 +24,18 @@ public struct CompactReference: Sendable {
     let logSums: [Double]
     let targets: [Double]
 
+    private init(
+        tokens: TokenBatch, vocabulary: Int, width: Int, topTokens: [Int32], topLogits: [Float], logSums: [Double], targets: [Double]
+    ) {
+        self.tokens = tokens
+        self.vocabulary = vocabulary
+        self.width = width
+        self.topTokens = topTokens
+        self.topLogits = topLogits
+        self.logSums = logSums
+        self.targets = targets
+    }
+
     // MARK: Reading
 
     public init(_ header: SafetensorsHeader, _ file: PositionedFile) throws {
@@ -100,6 +112,12 @@ public struct CompactReference: Sendable {
                 logSums.append(probabilities.logSum)
                 targets.append(last.contains(position) ? .nan : probabilities[tokens.all[position + 1]])
             }
+        }
+
+        /// The reference itself, once all rows have been added.
+        public var reference: CompactReference {
+            CompactReference(
+                tokens: tokens, vocabulary: vocabulary, width: width, topTokens: topTokens, topLogits: topLogits, logSums: logSums, targets: targets)
         }
 
         public func write(to path: String) throws {

@@ -114,7 +114,7 @@ public struct ForwardTrial: Sendable {
     }
 
     /// The token that each row predicts: `ahead` places after the row's own in its sequence.
-    private static func targets(_ tokens: TokenBatch, _ rows: [Range<Int>], ahead: Int) -> [Int?] {
+    static func targets(_ tokens: TokenBatch, _ rows: [Range<Int>], ahead: Int) -> [Int?] {
         zip(tokens.ranges, rows).flatMap { range, rows in
             (0..<rows.count).map { $0 + ahead < range.count ? tokens.all[range.lowerBound + $0 + ahead] : nil }
         }

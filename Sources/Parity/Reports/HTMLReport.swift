@@ -2,7 +2,7 @@ import Conversion
 import Foundation
 
 /// The verdict as one page: no script, no link to anything outside.
-struct HTMLReport {
+package struct HTMLReport {
     let verdict: ParityVerdict
     let subject: ParitySubject
 
@@ -159,7 +159,7 @@ struct HTMLReport {
         return "<section><h2>For \(report.consumer.rawValue.escaped)</h2><ul>\(lines)</ul></section>"
     }
 
-    private static let style = """
+    package static let style = """
         :root { --ground: #fcfcfa; --ink: #1c2126; --soft: #626b74; --rule: #dcdfe2; --candidate: #1f6fb2; --floor: #8a6d3b; --pass: #1b7a43; --fail: #b3261e; }
         @media (prefers-color-scheme: dark) { :root { --ground: #14181c; --ink: #e6e9ec; --soft: #98a2ab; --rule: #2c343b; --candidate: #6db3f2; --floor: #d8b878; --pass: #6bcf93; --fail: #ff8a80; } }
         body { background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2rem auto; padding: 0 1rem; }

@@ -1,7 +1,7 @@
 import Foundation
 
 /// Small plots as inline SVG. Colours come from the page's style sheet, by class.
-enum SVGChart {
+package enum SVGChart {
     struct Series {
         var name: String
         /// The class that gives the colour: `candidate` or `floor`.
@@ -84,6 +84,42 @@ enum SVGChart {
                 "<text class=\"name \(line.style)\" x=\"\(number(width - right + 10))\" y=\"\(number(top + 14 + Double(index) * 18))\">\(line.name.escaped)</text>"
         }
         return svg(body)
+    }
+
+    /// Labelled points over a linear and a logarithmic axis, and a line through those on the frontier, from left to right.
+    package static func scatter(_ points: [(x: Double, y: Double, name: String, style: String)], frontier: [Int], x: String, y: String) -> String {
+        let shown = points.filter { $0.x.isFinite && $0.y > 0 && $0.y.isFinite }
+        guard let first = shown.map(\.x).min(), let last = shown.map(\.x).max(), let low = shown.map(\.y).min(), let high = shown.map(\.y).max()
+        else { return "" }
+        let (height, right) = (420.0, 150.0)
+        let step = tickStep(max(last - first, 0.5))
+        let across = Axis(low: (first / step).rounded(.down) * step, high: ((last + step / 4) / step).rounded(.up) * step, from: left, to: width - right)
+        let (bottomPower, topPower) = (log10(low).rounded(.down), max(log10(high).rounded(.up), log10(low).rounded(.down) + 1))
+        let up = Axis(low: bottomPower, high: topPower, from: height - bottom, to: top + 8)
+        var body = label(left, top - 3, y, anchor: "start")
+        for power in stride(from: bottomPower, through: topPower, by: 1) {
+            let place = number(up.place(power))
+            body += "<line class=\"grid\" x1=\"\(number(left))\" x2=\"\(number(width - right))\" y1=\"\(place)\" y2=\"\(place)\"/>"
+            body += label(left - 8, up.place(power) + 4, "1e\(Int(power))", anchor: "end")
+        }
+        for tick in stride(from: across.low, through: across.high + step / 2, by: step) {
+            body += label(across.place(tick), height - bottom + 16, number(tick), anchor: "middle")
+        }
+        body += label((left + width - right) / 2, height - 6, x, anchor: "middle")
+        let line = frontier.map { "\(number(across.place(points[$0].x))),\(number(up.place(log10(points[$0].y))))" }
+        if line.count > 1 { body += "<polyline class=\"line frontier\" points=\"\(line.joined(separator: " "))\"/>" }
+        var labels: [(x: Double, y: Double)] = []
+        for point in shown {
+            let (cx, cy) = (across.place(point.x), up.place(log10(point.y)))
+            body +=
+                "<circle class=\"dot \(point.style)\" cx=\"\(number(cx))\" cy=\"\(number(cy))\" r=\"4\"><title>\(point.name.escaped): \(number(point.x)), \(point.y.short)</title></circle>"
+            var place = cy + 4
+            // Labels that would cover each other are moved apart.
+            while labels.contains(where: { abs($0.y - place) < 11 && abs($0.x - cx) < 130 }) { place += 11 }
+            labels.append((cx, place))
+            body += "<text class=\"name \(point.style)\" x=\"\(number(cx + 8))\" y=\"\(number(place))\">\(point.name.escaped)</text>"
+        }
+        return "<svg class=\"chart\" viewBox=\"0 0 \(number(width)) \(number(height))\" role=\"img\">\(body)</svg>"
     }
 
     /// A bar for a table cell, a share between 0 and 1 of its width.

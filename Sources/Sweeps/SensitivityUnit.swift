@@ -1,0 +1,54 @@
+import Checkpoints
+import Conversion
+import Formats
+import Tensors
+
+/// Weights that take one layout together: those of one kind in one layer. Projections that engines join into one (gate and up, the
+/// two that lead into the latents) are one unit, as are all experts of a layer.
+public struct SensitivityUnit: Sendable, Equatable {
+    public var layer: Int
+    /// The multi-token-prediction layer that shares the unit's layout, at the last layer: no divergence tells anything about it.
+    public var companion: Int?
+    /// `self_attn.q_b_proj`, `mlp.experts.*.gate_proj|up_proj`, ...
+    public var kind: String
+
+    private static let joined = [["gate_proj", "up_proj"], ["q_a_proj", "kv_a_proj_with_mqa"], ["q_proj", "k_proj", "v_proj"]]
+
+    /// Nil for weights outside the layers.
+    public init?(_ name: String, layers: Int) {
+        guard let layer = WeightName.layer(name) else { return nil }
+        self.layer = min(layer, layers - 1)
+        companion = layer >= layers ? layer : nil
+        let parts = WeightName.kind(String(WeightName.module(name))).split(separator: ".").map(String.init)
+        // model.layers.*.
+        var inner = Array(parts.drop { $0 != "layers" }.dropFirst(2))
+        if let last = inner.last, let group = Self.joined.first(where: { $0.contains(last) }) { inner[inner.count - 1] = group.joined(separator: "|") }
+        kind = inner.joined(separator: ".")
+    }
+
+    /// A pattern over weight names that matches the unit's and no others.
+    public var pattern: String {
+        let inner = kind.split(separator: ".", omittingEmptySubsequences: false).map { part in
+            part == "*" ? "[0-9]+" : part.contains("|") ? "(\(part))" : String(part)
+        }.joined(separator: "\\.")
+        let place = companion.map { "(\(layer)|\($0))" } ?? "\(layer)"
+        return "re:model\\.layers\\.\(place)\\.\(inner)\\.weight"
+    }
+
+    public var name: String { "layer \(layer) \(kind)" }
+}
+
+/// What a layout costs and spoils in one unit, everything else being the original.
+public struct UnitCost: Sendable, Equatable {
+    public var layout: String
+    /// Stored bytes.
+    public var bytes: Int
+    /// Mean KL divergence in nats.
+    public var kld: Double
+
+    public init(layout: String, bytes: Int, kld: Double) {
+        self.layout = layout
+        self.bytes = bytes
+        self.kld = kld
+    }
+}

@@ -1,0 +1,106 @@
+import Calibration
+import Checkpoints
+import Conversion
+import Parity
+import Quantization
+import ReferenceModels
+import Tensors
+
+/// Runs the model as plans would store it, without storing it: weights are quantized as the forward pass comes to them.
+final class SweepEvaluator {
+    let checkpoint: Checkpoint
+    let evaluation: TokenBatch
+    private let calibration: TokenBatch?
+    private let settings: CalibrationSettings
+    private let statistics: InputStatistics?
+    private let options: RunOptions
+    private let stop: StopToken
+    private let reference: CompactReference
+    /// The original residual stream before every layer, calibration tokens first.
+    private let streams: PositionedFile
+    let layers: Int
+
+    private var workers: Int { max(1, options.jobs ?? ProcessFigures.processorCount) }
+
+    /// Runs the original model once.
+    /// - Parameter scratch: a file for its residual streams.
+    init(
+        _ checkpoint: Checkpoint, evaluation: TokenBatch, calibration: TokenBatch?, settings: CalibrationSettings, statistics: InputStatistics?,
+        scratch: String, options: RunOptions, stop: StopToken
+    ) throws {
+        self.checkpoint = checkpoint
+        self.evaluation = evaluation
+        self.calibration = calibration
+        self.settings = settings
+        self.statistics = statistics
+        self.options = options
+        self.stop = stop
+        let pass = try ForwardPass(checkpoint, tokens: Self.joined(calibration, evaluation), options: options)
+        layers = pass.configuration.layers
+        streams = try PositionedFile.openForWriting(scratch, truncate: true)
+        let size = pass.hidden.rows * pass.hidden.columns * 4
+        while !pass.isDone {
+            if stop.isStopped { throw ReferenceFailure.interrupted }
+            try streams.write(UnsafeRawBufferPointer(start: pass.hidden.base, count: size), at: pass.layer * size)
+            try pass.step()
+        }
+        // All tokens that matter to a mean divergence; what is left out is bounded.
+        let recorder = CompactReference.Recorder(evaluation, vocabulary: pass.configuration.vocabulary, width: 1024)
+        let start = pass.tokens.count - evaluation.count
+        for rows in TileSequence(rows: evaluation.count, step: pass.logitsChunk) {
+            recorder.add(try pass.logits(start + rows.lowerBound..<start + rows.upperBound))
+        }
+        reference = recorder.reference
+    }
+
+    private static func joined(_ first: TokenBatch?, _ second: TokenBatch) -> TokenBatch {
+        TokenBatch((first.map { batch in batch.ranges.map { Array(batch.all[$0]) } } ?? []) + second.ranges.map { Array(second.all[$0]) })
+    }
+
+    /// - Parameter firstLayer: the first layer in which the plan changes anything.
+    func evaluate(_ plan: ConversionPlan, firstLayer: Int = 0) throws -> PredictionComparison {
+        if stop.isStopped { throw ReferenceFailure.interrupted }
+        let learns = !plan.calibrated.isEmpty
+        let calibration = learns ? calibration : nil
+        let tokens = Self.joined(calibration, evaluation)
+        let reserve = WeightCalibrator.reserve(checkpoint, plan, memory: options.memory)
+        var options = options
+        options.memory -= reserve.statistics + reserve.band
+        guard options.memory > self.options.memory / 8 else {
+            throw CalibrationFailure.memory(needed: (reserve.statistics + reserve.band) * 8 / 7, budget: self.options.memory)
+        }
+        let calibrator = WeightCalibrator(
+            checkpoint, plan: plan, settings: settings, statistics: statistics, workers: workers, bandMemory: max(64 << 20, reserve.band), stop: stop)
+        let pass = try ForwardPass(
+            checkpoint, tokens: tokens, overlay: calibrator.overlay, observer: calibrator, observedSequences: calibration?.ranges.count ?? 0,
+            options: options)
+        if firstLayer > 0 { try pass.resume(at: firstLayer, hidden: stream(firstLayer, rows: tokens.count, columns: pass.hidden.columns)) }
+        do {
+            while !pass.isDone {
+                if stop.isStopped { throw ReferenceFailure.interrupted }
+                try pass.step()
+                calibrator.overlay.removeAll()
+            }
+        } catch is CancellationError {
+            throw ReferenceFailure.interrupted
+        }
+        var tally = PredictionTally(reference)
+        try tally.add(pass, from: tokens.count - evaluation.count, position: 0)
+        return tally.comparison
+    }
+
+    /// The last rows of the original residual stream before a layer.
+    private func stream(_ layer: Int, rows: Int, columns: Int) throws -> Activations {
+        let all = (calibration?.count ?? 0) + evaluation.count
+        let hidden = try Activations(rows: rows, columns: columns)
+        let size = rows * columns * 4
+        let count = try streams.read(
+            into: UnsafeMutableRawBufferPointer(start: hidden.base, count: size), at: (layer * all + all - rows) * columns * 4)
+        guard count == size else { throw ShortRead(path: streams.path, tensor: "the residual stream", offset: count) }
+        return hidden
+    }
+
+    func size(of plan: ConversionPlan) -> PlanSize {
+        PlanSize(plan) { $0.view?.shape.count ?? self.checkpoint.weights[$0.source].count }
+    }
+}

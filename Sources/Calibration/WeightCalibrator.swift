@@ -9,20 +9,22 @@ import Tensors
 ///
 /// Only one group of weights that share their inputs has statistics alive at a time.
 public final class WeightCalibrator: WeightObserver {
-    private let checkpoint: Checkpoint
-    private let plan: ConversionPlan
-    private let settings: CalibrationSettings
+    let checkpoint: Checkpoint
+    let plan: ConversionPlan
+    let settings: CalibrationSettings
     private let statistics: InputStatistics?
-    private let workers: Int
+    let workers: Int
     /// Working memory for the rows of a weight that are quantized at once.
-    private let bandMemory: Int
+    let bandMemory: Int
     public let overlay = WeightOverlay()
-    public private(set) var report = CalibrationReport()
+    public internal(set) var report = CalibrationReport()
     /// Gets every weight that was quantized with its inputs, by position in the plan.
-    private let keep: (Int, WeightReplacement) throws -> Void
-    private let stop: StopToken
+    let keep: (Int, WeightReplacement) throws -> Void
+    let stop: StopToken
+    /// Weights whose rows' scales may still be changed by those that follow, by module.
+    var pending: [String: (position: Int, replacement: WeightReplacement)] = [:]
     /// Positions in the plan by the source weight's name.
-    private let positions: [String: [Int]]
+    let positions: [String: [Int]]
     /// The original model, which decides about the routing.
     private let router: (() throws -> Routing?)?
 
@@ -58,7 +60,12 @@ public final class WeightCalibrator: WeightObserver {
 
     public func routing(layer: Int) throws -> Routing? { try router?() }
 
-    public func didUse(_ names: [String]) { for name in names { overlay[name] = nil } }
+    public func didUse(_ names: [String]) {
+        for name in names {
+            overlay[name] = nil
+            pending[String(WeightName.module(name))] = nil
+        }
+    }
 
     public func willUse(_ names: [String], inputs: ObservedInputs, pooled: ObservedInputs?) throws {
         if stop.isStopped { throw CancellationError() }
@@ -81,8 +88,12 @@ public final class WeightCalibrator: WeightObserver {
             source = pooled
             report.pooled += calibrated.map { ($0.name, inputs.count) }
         }
+        let scaled = calibrated.filter { plan.weights[$0.position].quantizer == .awq }
+        if !scaled.isEmpty { try scale(scaled, source) }
+        let fedBack = calibrated.filter { plan.weights[$0.position].quantizer == .gptq }
+        guard !fedBack.isEmpty else { return }
         let factor = try factor(source, first.name)
-        for (name, position) in calibrated {
+        for (name, position) in fedBack {
             let replacement = try quantize(plan.weights[position], factor)
             overlay[name] = replacement
             try keep(position, replacement)
@@ -91,9 +102,9 @@ public final class WeightCalibrator: WeightObserver {
     }
 
     /// The factored second moments of some inputs. A matrix that is not positive in F32 is tried again with ten times the damping.
-    private func factor(_ inputs: ObservedInputs, _ name: String) throws -> FeedbackFactor {
-        var order = Array(0..<inputs.columns)
-        if settings.ordersByActivation {
+    func factor(_ inputs: ObservedInputs, _ name: String, order known: [Int]? = nil) throws -> FeedbackFactor {
+        var order = known ?? Array(0..<inputs.columns)
+        if known == nil, settings.ordersByActivation {
             var moments = InputMoments(columns: inputs.columns)
             try inputs.visit { moments.add(InputRows($0)) }
             order = moments.activationOrder
@@ -117,11 +128,26 @@ public final class WeightCalibrator: WeightObserver {
     }
 
     private func quantize(_ planned: PlannedWeight, _ factor: FeedbackFactor) throws -> WeightReplacement {
+        let importance = factor.importance
+        return try quantize(planned) { weights, values, rows, slices, layout in
+            try rounded(weights, ErrorFeedback(factor), IntegerGrid(layout), importance) {
+                try nearest(values, layout, rows, MatrixShape(rows: checkpoint.weights[planned.source].shape.rows, columns: weights.columns), slices)
+            }
+        }
+    }
+
+    /// Chooses codes and scales of a weight, band by band of its rows.
+    func quantize(
+        _ planned: PlannedWeight,
+        _ choose: (
+            _ weights: WeightRows, _ values: [UInt16], _ rows: Range<Int>, _ slices: [UnsafeMutableRawBufferPointer],
+            _ layout: any IntegerCodedLayout
+        ) throws -> QuantizedRows
+    ) throws -> WeightReplacement {
         let weight = checkpoint.weights[planned.source]
         guard let layout = planned.layout as? any IntegerCodedLayout, let stored = weight.layout else {
             throw ConversionFailure.unsupported(weight: weight.name, layout: planned.layout?.name ?? "")
         }
-        let grid = IntegerGrid(layout)
         let shape = weight.shape
         let result = WeightReplacement(layout: layout, shape: shape)
         let unit = leastCommonMultiple(leastCommonMultiple(stored.rowAlignment, layout.rowAlignment), 16)
@@ -129,7 +155,6 @@ public final class WeightCalibrator: WeightObserver {
         let perRow = shape.columns * 16
         let band = max(1, min(bandMemory / max(1, perRow * unit), ceilingDivide(4096, unit))) * unit
         let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
-        let importance = factor.importance
         for rows in TileSequence(rows: shape.rows, step: band) {
             if stop.isStopped { throw CancellationError() }
             let values = try checkpoint.values(of: weight, rows: rows)
@@ -139,10 +164,7 @@ public final class WeightCalibrator: WeightObserver {
                 let weights = try values.withUnsafeBufferPointer { values throws(EncodingFault) in
                     try SearchedEncoding.floats(values, rows: rows, shape: shape)
                 }
-                let chosen = try rounded(weights, ErrorFeedback(factor), grid, importance) {
-                    try nearest(values, layout, rows, shape, slices)
-                }
-                try SearchedEncoding.store(chosen, layout, rows: rows, shape: shape, into: slices)
+                try SearchedEncoding.store(choose(weights, values, rows, slices, layout), layout, rows: rows, shape: shape, into: slices)
             } catch let fault as EncodingFault {
                 throw ConversionFailure(fault, weight: weight, layout: layout, of: checkpoint)
             }
@@ -176,21 +198,29 @@ public final class WeightCalibrator: WeightObserver {
         return chosen
     }
 
-    /// Scales by search, rows in parallel.
+    /// Scales by search.
     private func searched(_ weights: WeightRows, _ grid: IntegerGrid, _ importance: [Float]) throws -> [GroupParameters] {
-        let search = ScaleSearch(importance: importance)
+        try inParallel(weights, grid, ScaleSearch(importance: importance)).groups
+    }
+
+    /// What a quantizer chooses, rows in parallel.
+    func inParallel(_ weights: WeightRows, _ grid: IntegerGrid, _ quantizer: any Quantizer) throws -> QuantizedRows {
         let count = grid.groupSize.map { ceilingDivide(weights.columns, $0) } ?? 1
         let groups = AlignedBuffer(byteCount: weights.rows * count * MemoryLayout<GroupParameters>.stride)
+        let codes = AlignedBuffer(byteCount: weights.values.count)
         let step = 16
         try ParallelLoop.run(count: ceilingDivide(weights.rows, step), workers: workers, state: {}) { index, _ in
             let rows = index * step..<min(weights.rows, (index + 1) * step)
-            let part = WeightRows(
-                values: Array(weights.values[rows.lowerBound * weights.columns..<rows.upperBound * weights.columns]), rows: rows.count,
-                columns: weights.columns)
+            let places = rows.lowerBound * weights.columns..<rows.upperBound * weights.columns
+            let part = WeightRows(values: Array(weights.values[places]), rows: rows.count, columns: weights.columns)
+            let chosen = quantizer.quantize(part, on: grid)
+            chosen.codes.withUnsafeBytes { codes.slice(places).copyMemory(from: $0) }
             let target = groups.bytes.assumingMemoryBound(to: GroupParameters.self).baseAddress! + rows.lowerBound * count
-            for (place, parameters) in search.quantize(part, on: grid).groups.enumerated() { target[place] = parameters }
+            for (place, parameters) in chosen.groups.enumerated() { target[place] = parameters }
         }
-        return Array(groups.bytes.assumingMemoryBound(to: GroupParameters.self)[..<(weights.rows * count)])
+        return QuantizedRows(
+            codes: Array(codes.bytes[..<weights.values.count]),
+            groups: Array(groups.bytes.assumingMemoryBound(to: GroupParameters.self)[..<(weights.rows * count)]))
     }
 
     /// The scales that the layout's own encoder takes.
@@ -207,31 +237,5 @@ public final class WeightCalibrator: WeightObserver {
 extension InputRows {
     init(_ activations: Activations) {
         self.init(base: UnsafePointer(activations.base), rows: activations.rows, columns: activations.columns)
-    }
-}
-
-/// Why a calibration cannot go on.
-public enum CalibrationFailure: Failure, Equatable {
-    case notPositive(weight: String, column: Int)
-    case memory(needed: Int, budget: Int)
-    case needsTokens(QuantizerName)
-    case needsStatistics
-
-    public var kind: FailureKind {
-        switch self {
-        case .notPositive: .badData
-        case .memory, .needsTokens, .needsStatistics: .usage
-        }
-    }
-
-    public var description: String {
-        switch self {
-        case .notPositive(let weight, let column):
-            "\(weight): the second moments of its inputs are not positive at column \(column) even with full damping; look for infinities in the tokens' activations with `recast forward`"
-        case .memory(let needed, let budget):
-            "the second moments of the widest weight and its rows need \(needed >> 20) MiB, above --memory \(budget >> 20) MiB; give more memory or keep that weight as stored by a recipe"
-        case .needsTokens(let quantizer): "the quantizer \(quantizer.rawValue) learns from the model's activations; give calibration text with --tokens"
-        case .needsStatistics: "the quantizer imatrix needs --statistics of `recast calibrate`, or --tokens to make them"
-        }
     }
 }

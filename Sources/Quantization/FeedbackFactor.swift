@@ -118,6 +118,47 @@ public final class FeedbackFactor: @unchecked Sendable {
         return sum
     }
 
+    /// The sum over rows of e^T (H + damping) e, for errors e of some rows of a weight, `[rows, size]`.
+    public func outputError(_ errors: [Float], rows: Int) throws -> Double {
+        let (width, step) = (Int(CK_PANEL), Int(CK_TOKEN_BLOCK))
+        let level = KernelLevel.active.rawValue
+        let blocks = ceilingDivide(rows, width)
+        // Errors as [block of rows][place][row], as the right operand.
+        let ordered = AlignedBuffer(byteCount: max(64, blocks * size * width * 4))
+        let target = ordered.bytes.assumingMemoryBound(to: Float.self).baseAddress!
+        for block in 0..<blocks {
+            for place in 0..<size {
+                for n in 0..<width {
+                    let row = block * width + n
+                    target[(block * size + place) * width + n] = row < rows && !dead[place] ? errors[row * size + order[place]] : 0
+                }
+            }
+        }
+        let pieces = ceilingDivide(size, step)
+        let sums = AlignedBuffer(byteCount: pieces * 8)
+        try ParallelLoop.run(count: pieces, workers: workers) { [size] in
+            AlignedBuffer(byteCount: (size * step + step * width) * 4)
+        } body: { [self] piece, scratch in
+            let first = piece * step
+            let columns = min(step, size - first)
+            let packed = scratch.bytes.assumingMemoryBound(to: Float.self).baseAddress!
+            let result = packed + size * step
+            let depth = first + columns
+            // R is upper triangular; what lies below its diagonal is not part of it.
+            for place in 0..<depth {
+                for t in 0..<step { packed[place * step + t] = t < columns && place <= first + t ? matrix[place * size + first + t] : 0 }
+            }
+            var sum = 0.0
+            let errors = ordered.bytes.assumingMemoryBound(to: Float.self).baseAddress!
+            for block in 0..<blocks {
+                ck_matrix_product(level, packed, columns, errors + block * size * width, depth, result, width, width, 0)
+                for index in 0..<columns * width { sum += Double(result[index]) * Double(result[index]) }
+            }
+            sums.bytes.assumingMemoryBound(to: Double.self)[piece] = sum
+        }
+        return sums.bytes.assumingMemoryBound(to: Double.self)[..<pieces].reduce(0, +)
+    }
+
     /// How much an error at a place weighs when all later columns make up for it as well as they can: R_ii^2, by column of the weight.
     public var importance: [Float] {
         var result = [Float](repeating: 0, count: size)

@@ -16,6 +16,8 @@ public enum Road: String, Sendable, Equatable, CaseIterable {
     case quantize
     /// One dense type to another, every value rounded once: a declared dtype change.
     case cast
+    /// A norm's values divided by powers of two that the weights after it were multiplied by before they were quantized: exact.
+    case fold
 }
 
 /// A stored tensor of the output with its final place.
@@ -53,6 +55,9 @@ public struct PlannedWeight: Sendable {
     public var rangeSources: [Int] = []
     /// How codes and scales are chosen, where they are.
     public var quantizer: QuantizerName = .rtn
+
+    /// Whether codes and scales are chosen with the help of inputs.
+    public var isCalibrated: Bool { road == .quantize && quantizer.needs == .hessian && view == nil }
 
     /// Whether this is the weight itself, not scales of it that go into another file.
     public var isPrincipal: Bool { carried.map { $0.first == 0 } ?? true }
@@ -101,7 +106,7 @@ public struct ConversionPlan: Sendable {
 
     /// Positions of weights that take more than their own values: they are written by a ``CalibrationStage``.
     public var calibrated: [Int] {
-        weights.indices.filter { weights[$0].road == .quantize && weights[$0].quantizer.needs == .hessian && weights[$0].view == nil }
+        weights.indices.filter { weights[$0].isCalibrated }
     }
 
     public var outputBytes: Int { shards.reduce(0) { $0 + $1.size } }

@@ -71,6 +71,33 @@ struct PlanDraft {
             note(dropped, "left out: \(reader) has no multi-token-prediction module and no stored rotary frequencies")
         }
         try checkStacks()
+        markFolds()
+    }
+
+    /// Finds the norms that only lead into weights which AWQ scales: those take the scales' reciprocals.
+    private mutating func markFolds() {
+        var scaled: [String: Bool] = [:]
+        var norms: [String: (unit: Int, member: Int)] = [:]
+        for (number, unit) in units.enumerated() {
+            for (place, member) in unit.members.enumerated() {
+                let planned = member.weight
+                scaled[planned.module] = planned.isCalibrated && planned.quantizer == .awq
+                let weight = checkpoint.weights[planned.source]
+                if planned.module.hasSuffix("norm"), (weight.layout as? DenseLayout)?.type == .bf16, planned.road == .passthrough, planned.split == nil,
+                    planned.carried == nil, planned.view == nil
+                {
+                    norms[planned.module] = (number, place)
+                }
+            }
+        }
+        guard scaled.values.contains(true) else { return }
+        for (module, place) in norms {
+            guard let consumers = AWQFolding.consumers(of: module) else { continue }
+            let found = consumers.filter { scaled[$0] != nil }
+            guard !found.isEmpty, found.allSatisfy({ scaled[$0] == true }) else { continue }
+            units[place.unit].members[place.member].weight.road = .fold
+            units[place.unit].members[place.member].weight.reason = "awq: takes the reciprocals of the scales of what follows"
+        }
     }
 
     private mutating func note(_ names: [String], _ reason: String) {
@@ -129,7 +156,7 @@ struct PlanDraft {
         case .repack:
             throw ConversionFailure.usage(
                 "\(weight.name): convert to \(planned.layout?.name ?? "") first, then divide with --to keep --model-parallel")
-        case .cast, .dequantize, .quantize: planned.view = WeightView(split, of: weight)
+        case .cast, .dequantize, .quantize, .fold: planned.view = WeightView(split, of: weight)
         }
     }
 
@@ -203,7 +230,7 @@ struct PlanDraft {
             // Widening is exact, and the values of a layout are BF16 by definition.
             case .cast: return planned.layout?.name != "f32"
             case .dequantize: return planned.layout?.name == "f16" && stored?.isDense == false
-            case .passthrough, .repack: return false
+            case .passthrough, .repack, .fold: return false
             }
         }
         guard let first = rounded.first else { return }

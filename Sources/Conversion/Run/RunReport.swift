@@ -17,7 +17,7 @@ public struct RunReport: Sendable {
                 "tensors": .int(tensors), "values": .int(values), "passthrough": .int(roads[.passthrough] ?? 0),
                 "repacked": .int(roads[.repack] ?? 0),
                 "dequantized": .int(roads[.dequantize] ?? 0), "quantized": .int(roads[.quantize] ?? 0),
-                "dtype_changes": .int(roads[.cast] ?? 0), "differences": .int(differences), "not_finite": .int(notFinite),
+                "dtype_changes": .int(roads[.cast] ?? 0), "folded": .int(roads[.fold] ?? 0), "differences": .int(differences), "not_finite": .int(notFinite),
             ]
         }
 
@@ -29,8 +29,9 @@ public struct RunReport: Sendable {
                 "\((roads[.quantize] ?? 0).grouped) quantized", "\((roads[.cast] ?? 0).grouped) declared dtype changes",
                 "\(differences.grouped) differences found on reading back",
             ]
+            let folded = roads[.fold].map { ", \($0.grouped) norms with scales folded in" } ?? ""
             let odd = notFinite > 0 ? "; \(notFinite.grouped) values are infinite or NaN, as in the source" : ""
-            return "\(tensors.grouped) tensors, \(values.grouped) values: \(parts.joined(separator: ", "))\(odd)."
+            return "\(tensors.grouped) tensors, \(values.grouped) values: \(parts.joined(separator: ", "))\(folded)\(odd)."
         }
     }
 

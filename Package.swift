@@ -55,7 +55,10 @@ let package = Package(
         .target(name: "Quantization", dependencies: ["CKernels", "Formats", "Tensors"], swiftSettings: strict),
         .target(
             name: "Conversion",
-            dependencies: ["CKernels", "Checkpoints", "Formats", "Quantization", "StrictJSON", "Tensors", .product(name: "Crypto", package: "swift-crypto"), "Yams"],
+            dependencies: [
+                "CKernels", "Checkpoints", "Formats", "Quantization", "StrictJSON", "Tensors", .product(name: "Crypto", package: "swift-crypto"),
+                "Yams",
+            ],
             swiftSettings: strict),
         .target(
             name: "Calibration", dependencies: ["Checkpoints", "Conversion", "Formats", "Quantization", "ReferenceModels", "Tensors"],
@@ -100,6 +103,8 @@ let package = Package(
         .testTarget(
             name: "FormatsTests", dependencies: ["Recast", "TestSupport", .product(name: "Crypto", package: "swift-crypto")], swiftSettings: strict),
         .testTarget(name: "QuantizationTests", dependencies: ["CKernels", "Recast", "TestSupport"], swiftSettings: strict),
+        .testTarget(name: "CalibrationTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
+        .testTarget(name: "SweepsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "CheckpointsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "ConversionTests", dependencies: ["Parity", "Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "ReferenceModelsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),

@@ -2,7 +2,7 @@ import CKernels
 import Tensors
 
 /// What a group of columns shares: value = scale * (code - zero), or scale * code + bias.
-public struct GroupParameters: Sendable, Equatable {
+public struct GroupParameters: Sendable, Equatable, BitwiseCopyable {
     public var scale: Float
     /// In the domain of unsigned codes; no whole number where the layout has a bias that is no multiple of the scale.
     public var zero: Float

@@ -40,8 +40,10 @@ public struct Calibration: CalibrationStage {
         let calibrator = WeightCalibrator(
             checkpoint, plan: output.plan, settings: settings, statistics: statistics, workers: workers, bandMemory: reserve.band, stop: stop,
             router: original.map { pass in { try pass.isDone ? nil : pass.step() } }, keep: { try output.write($0, $1.parts) })
-        let pass = try ForwardPass(
-            checkpoint, tokens: tokens, passes: original == nil ? 1 : 2, overlay: calibrator.overlay, observer: calibrator, options: options)
+        let pass = try calibrator.replacing(["model.embed_tokens.weight"]) {
+            try ForwardPass(
+                checkpoint, tokens: tokens, passes: original == nil ? 1 : 2, overlay: calibrator.overlay, observer: calibrator, options: options)
+        }
         let passes = [pass, original].compactMap { $0 }
         if let file = try output.saved() { try Self.restore(passes, file) }
         while !pass.isDone {
@@ -49,7 +51,6 @@ public struct Calibration: CalibrationStage {
             // A dense layer has no routing to ask the original for.
             let before = original?.layer
             try pass.step()
-            calibrator.overlay.removeAll()
             if let original, original.layer == before { try original.step() }
             try output.save { file in try Self.store(passes, file) }
         }

@@ -21,7 +21,8 @@ public enum CalibrationFailure: Failure, Equatable {
             "\(weight): the second moments of its inputs are not positive at column \(column) even with full damping; look for infinities in the tokens' activations with `recast forward`"
         case .memory(let needed, let budget):
             "the second moments of the widest weight and its rows need \(needed >> 20) MiB, above --memory \(budget >> 20) MiB; give more memory or keep that weight as stored by a recipe"
-        case .needsTokens(let quantizer): "the quantizer \(quantizer.rawValue) learns from the model's activations; give calibration text with --tokens"
+        case .needsTokens(let quantizer):
+            "the quantizer \(quantizer.rawValue) learns from the model's activations; give calibration text with --tokens"
         case .needsStatistics: "the quantizer imatrix needs --statistics of `recast calibrate`, or --tokens to make them"
         }
     }

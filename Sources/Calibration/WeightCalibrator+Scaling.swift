@@ -150,6 +150,7 @@ extension WeightCalibrator {
         layout.store(
             codes: codes, groups: groups, rows: 0..<shape.rows, shape: shape,
             into: layout.parts(of: shape).enumerated().map { result.parts[$0].slice(0..<$1.byteCount) })
+        // `result`, whose memory was written to, is used here.
         try keep(position, result)
     }
 }

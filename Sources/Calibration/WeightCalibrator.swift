@@ -67,6 +67,16 @@ public final class WeightCalibrator: WeightObserver {
         }
     }
 
+    /// Puts weights that are not observed (embeddings, the output head) into the overlay as the plan stores them, for as long as `body` runs.
+    public func replacing<Result>(_ names: [String], _ body: () throws -> Result) throws -> Result {
+        for name in names {
+            let planned = (positions[name] ?? []).map { plan.weights[$0] }
+            overlay[name] = try WeightReplacement(planned, of: checkpoint, statistics: statistics, workers: workers, stop: stop)
+        }
+        defer { for name in names { overlay[name] = nil } }
+        return try body()
+    }
+
     public func willUse(_ names: [String], inputs: ObservedInputs, pooled: ObservedInputs?) throws {
         if stop.isStopped { throw CancellationError() }
         var calibrated: [(name: String, position: Int)] = []
@@ -168,7 +178,7 @@ public final class WeightCalibrator: WeightObserver {
             } catch let fault as EncodingFault {
                 throw ConversionFailure(fault, weight: weight, layout: layout, of: checkpoint)
             }
-            result.put(slices, rows: rows, shape: shape)
+            withExtendedLifetime(buffer) { result.put(slices, rows: rows, shape: shape) }
         }
         return result
     }
@@ -219,8 +229,8 @@ public final class WeightCalibrator: WeightObserver {
             for (place, parameters) in chosen.groups.enumerated() { target[place] = parameters }
         }
         return QuantizedRows(
-            codes: Array(codes.bytes[..<weights.values.count]),
-            groups: Array(groups.bytes.assumingMemoryBound(to: GroupParameters.self)[..<(weights.rows * count)]))
+            codes: codes.array(of: UInt8.self, count: weights.values.count),
+            groups: groups.array(of: GroupParameters.self, count: weights.rows * count))
     }
 
     /// The scales that the layout's own encoder takes.

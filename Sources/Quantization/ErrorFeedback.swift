@@ -54,9 +54,10 @@ public struct ErrorFeedback: Sendable {
                     for t in 0..<step { target[place * step + t] = t < width ? source[t] * inverses[first + t] : 0 }
                 }
             }
-            let near = within.bytes.assumingMemoryBound(to: Float.self).baseAddress!
-            for i in 0..<columns {
-                for j in 0..<columns { near[i * columns + j] = j > i ? factor.matrix[(start + i) * size + start + j] * inverses[j] : 0 }
+            within.withMemory(of: Float.self) { near in
+                for i in 0..<columns {
+                    for j in 0..<columns { near[i * columns + j] = j > i ? factor.matrix[(start + i) * size + start + j] * inverses[j] : 0 }
+                }
             }
             let importance = (0..<columns).map { column -> Float in
                 let diagonal = factor.matrix[(start + column) * size + start + column]
@@ -113,8 +114,8 @@ public struct ErrorFeedback: Sendable {
             }
         }
         return (
-            QuantizedRows(codes: Array(codes.bytes[..<(weights.rows * size)]), groups: groups),
-            Array(losses.bytes.assumingMemoryBound(to: Float.self)[..<weights.rows])
+            QuantizedRows(codes: codes.array(of: UInt8.self, count: weights.rows * size), groups: groups),
+            losses.array(of: Float.self, count: weights.rows)
         )
     }
 }

@@ -75,11 +75,12 @@ public final class FeedbackFactor: @unchecked Sendable {
             let scratchSize = (512 * width + pieces * step * width) * 4
             // The block on the diagonal first, in F64; it must be positive.
             let scratch = AlignedBuffer(byteCount: scratchSize)
-            let panel = scratch.bytes.assumingMemoryBound(to: Float.self).baseAddress!
-            for row in stride(from: start, to: end, by: width) {
-                remainder(row, panel, panel + 512 * width)
-                for n in 0..<min(width, end - row) {
-                    for column in 0..<columns { matrix[(row + n) * size + start + column] = panel[512 * width + column * width + n] }
+            scratch.withMemory(of: Float.self) { panel in
+                for row in stride(from: start, to: end, by: width) {
+                    remainder(row, panel, panel + 512 * width)
+                    for n in 0..<min(width, end - row) {
+                        for column in 0..<columns { matrix[(row + n) * size + start + column] = panel[512 * width + column * width + n] }
+                    }
                 }
             }
             try factorDiagonal(start..<end)
@@ -125,12 +126,13 @@ public final class FeedbackFactor: @unchecked Sendable {
         let blocks = ceilingDivide(rows, width)
         // Errors as [block of rows][place][row], as the right operand.
         let ordered = AlignedBuffer(byteCount: max(64, blocks * size * width * 4))
-        let target = ordered.bytes.assumingMemoryBound(to: Float.self).baseAddress!
-        for block in 0..<blocks {
-            for place in 0..<size {
-                for n in 0..<width {
-                    let row = block * width + n
-                    target[(block * size + place) * width + n] = row < rows && !dead[place] ? errors[row * size + order[place]] : 0
+        ordered.withMemory(of: Float.self) { target in
+            for block in 0..<blocks {
+                for place in 0..<size {
+                    for n in 0..<width {
+                        let row = block * width + n
+                        target[(block * size + place) * width + n] = row < rows && !dead[place] ? errors[row * size + order[place]] : 0
+                    }
                 }
             }
         }
@@ -156,7 +158,7 @@ public final class FeedbackFactor: @unchecked Sendable {
             }
             sums.bytes.assumingMemoryBound(to: Double.self)[piece] = sum
         }
-        return sums.bytes.assumingMemoryBound(to: Double.self)[..<pieces].reduce(0, +)
+        return sums.array(of: Double.self, count: pieces).reduce(0, +)
     }
 
     /// How much an error at a place weighs when all later columns make up for it as well as they can: R_ii^2, by column of the weight.

@@ -38,6 +38,4 @@ public final class WeightOverlay: Sendable {
         get { entries.withLock { $0[name] } }
         set { entries.withLock { $0[name] = newValue } }
     }
-
-    public func removeAll() { entries.withLock { $0 = [:] } }
 }

@@ -22,7 +22,9 @@ public struct SensitivityUnit: Sendable, Equatable {
         let parts = WeightName.kind(String(WeightName.module(name))).split(separator: ".").map(String.init)
         // model.layers.*.
         var inner = Array(parts.drop { $0 != "layers" }.dropFirst(2))
-        if let last = inner.last, let group = Self.joined.first(where: { $0.contains(last) }) { inner[inner.count - 1] = group.joined(separator: "|") }
+        if let last = inner.last, let group = Self.joined.first(where: { $0.contains(last) }) {
+            inner[inner.count - 1] = group.joined(separator: "|")
+        }
         kind = inner.joined(separator: ".")
     }
 

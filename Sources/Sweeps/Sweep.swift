@@ -145,7 +145,9 @@ public struct Sweep {
                 let name = entry.path.split(separator: "/").last.map(String.init) ?? entry.path
                 result.points.append(
                     try point(
-                        Trial(name: "\(name) by \(quantizer.rawValue)", layout: entry.layout, recipe: (entry.path, entry.recipe), quantizer: quantizer)))
+                        Trial(
+                            name: "\(name) by \(quantizer.rawValue)", layout: entry.layout, recipe: (entry.path, entry.recipe), quantizer: quantizer))
+                )
             }
         }
         guard request.measuresSensitivity || request.target != nil else { return result }

@@ -71,22 +71,25 @@ final class SweepEvaluator {
         }
         let calibrator = WeightCalibrator(
             checkpoint, plan: plan, settings: settings, statistics: statistics, workers: workers, bandMemory: max(64 << 20, reserve.band), stop: stop)
-        let pass = try ForwardPass(
-            checkpoint, tokens: tokens, overlay: calibrator.overlay, observer: calibrator, observedSequences: calibration?.ranges.count ?? 0,
-            options: options)
+        let pass = try calibrator.replacing(["model.embed_tokens.weight"]) {
+            try ForwardPass(
+                checkpoint, tokens: tokens, overlay: calibrator.overlay, observer: calibrator, observedSequences: calibration?.ranges.count ?? 0,
+                options: options)
+        }
         if firstLayer > 0 { try pass.resume(at: firstLayer, hidden: stream(firstLayer, rows: tokens.count, columns: pass.hidden.columns)) }
         do {
             while !pass.isDone {
                 if stop.isStopped { throw ReferenceFailure.interrupted }
                 try pass.step()
-                calibrator.overlay.removeAll()
             }
         } catch is CancellationError {
             throw ReferenceFailure.interrupted
         }
-        var tally = PredictionTally(reference)
-        try tally.add(pass, from: tokens.count - evaluation.count, position: 0)
-        return tally.comparison
+        return try calibrator.replacing(["model.norm.weight", "lm_head.weight"]) {
+            var tally = PredictionTally(reference)
+            try tally.add(pass, from: tokens.count - evaluation.count, position: 0)
+            return tally.comparison
+        }
     }
 
     /// The last rows of the original residual stream before a layer.

@@ -79,7 +79,8 @@ public struct SweepOutput {
         let width = max(4, results.points.map(\.name.count).max() ?? 0)
         func cell(_ text: String, _ width: Int) -> String { String(repeating: " ", count: max(0, width - text.count)) + text }
         var lines = [
-            "  " + "name".padding(toLength: width, withPad: " ", startingAt: 0) + cell("bits", 9) + cell("size", 12) + cell("KLD", 12) + cell("top-1", 9)
+            "  " + "name".padding(toLength: width, withPad: " ", startingAt: 0) + cell("bits", 9) + cell("size", 12) + cell("KLD", 12)
+                + cell("top-1", 9)
                 + cell("perplexity", 12)
         ]
         for (index, point) in results.points.enumerated() {

@@ -37,7 +37,10 @@ extension SweepOutput {
         let frontier = self.frontier
         return SVGChart.scatter(
             results.points.enumerated().map { index, point in
-                (x: Double(point.outputBytes) / unit.bytes, y: max(point.kld, 1e-9), name: point.name, style: frontier.contains(index) ? "candidate" : "floor")
+                (
+                    x: Double(point.outputBytes) / unit.bytes, y: max(point.kld, 1e-9), name: point.name,
+                    style: frontier.contains(index) ? "candidate" : "floor"
+                )
             }, frontier: frontier, x: "size of the output, \(unit.name)", y: "mean KL(original || candidate), nats")
     }
 
@@ -59,7 +62,8 @@ extension SweepOutput {
             ]
             return "<tr\(frontier.contains(index) ? " class=\"frontier\"" : "")>" + cells.map { "<td>\($0)</td>" }.joined() + "</tr>"
         }
-        return "<div class=\"scroll\"><table><thead><tr>\(head.map { "<th>\($0)</th>" }.joined())</tr></thead><tbody>\n\(rows.joined(separator: "\n"))\n</tbody></table></div>"
+        return
+            "<div class=\"scroll\"><table><thead><tr>\(head.map { "<th>\($0)</th>" }.joined())</tr></thead><tbody>\n\(rows.joined(separator: "\n"))\n</tbody></table></div>"
     }
 
     // MARK: Sensitivity
@@ -78,14 +82,16 @@ extension SweepOutput {
             for kind in kinds {
                 var cells = "<td class=\"kind\"><code>\(kind.escaped)</code></td>"
                 for layer in layers {
-                    guard let found = results.sensitivities.first(where: { $0.unit.kind == kind && $0.unit.layer == layer }), found.costs[index].kld > 0
+                    guard let found = results.sensitivities.first(where: { $0.unit.kind == kind && $0.unit.layer == layer }),
+                        found.costs[index].kld > 0
                     else {
                         cells += "<td></td>"
                         continue
                     }
                     let kld = found.costs[index].kld
                     let share = high > low ? (log10(kld) - low) / (high - low) : 1
-                    cells += "<td class=\"heat\" style=\"--heat:\(Int(share * 100))%\" title=\"\(kind.escaped), layer \(layer): \(kld.short)\">\(kld.short)</td>"
+                    cells +=
+                        "<td class=\"heat\" style=\"--heat:\(Int(share * 100))%\" title=\"\(kind.escaped), layer \(layer): \(kld.short)\">\(kld.short)</td>"
                 }
                 rows.append("<tr>\(cells)</tr>")
             }

@@ -3,20 +3,9 @@ import TestSupport
 import Testing
 
 @Suite struct ErrorFeedbackTests {
-    /// A small deterministic generator.
-    struct Noise {
-        var state: UInt64 = 1
-        mutating func next() -> Float {
-            var sum: Float = 0
-            for _ in 0..<4 {
-                state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-                sum += Float(state >> 40) / Float(1 << 24) - 0.5
-            }
-            return sum
-        }
+    static func matrix(_ rows: Int, _ columns: Int, _ random: inout SeededGenerator) -> [Float] {
+        (0..<rows * columns).map { _ in random.normal(0.5) }
     }
-
-    static func matrix(_ rows: Int, _ columns: Int, _ noise: inout Noise) -> [Float] { (0..<rows * columns).map { _ in noise.next() } }
 
     /// GPTQ as the paper writes it, in F64: the upper Cholesky factor of the inverse, updated weights.
     static func reference(
@@ -72,13 +61,13 @@ import Testing
 
     @Test(arguments: [(rows: 5, size: 64, tokens: 200), (37, 224, 700), (16, 96, 40), (1, 200, 300)])
     func codesAreThoseOfThePaper(rows: Int, size: Int, tokens: Int) throws {
-        var noise = Noise()
-        let weights = Self.matrix(rows, size, &noise)
+        var random = SeededGenerator(1)
+        let weights = Self.matrix(rows, size, &random)
         // Correlated inputs of uneven size.
-        let mixing = Self.matrix(size, size, &noise)
+        let mixing = Self.matrix(size, size, &random)
         var inputs: [Float] = []
         for _ in 0..<tokens {
-            let z = (0..<size).map { _ in noise.next() }
+            let z = (0..<size).map { _ in random.normal(0.5) }
             inputs += (0..<size).map { column in
                 (z[column] + 0.3 * (0..<8).reduce(Float(0)) { $0 + mixing[column * size + $1] * z[$1] }) * (1 + Float(column % 7))
             }
@@ -123,5 +112,49 @@ import Testing
             }
         }
         #expect(compared > rows * size / 2)
+    }
+
+    /// The loss that rounding reports, and the error that the factor computes, are e^T (H + damping) e.
+    @Test func lossesAreErrorsOfOutputs() throws {
+        var random = SeededGenerator(5)
+        let (rows, size, tokens) = (19, 136, 300)
+        let weights = WeightRows(values: Self.matrix(rows, size, &random), rows: rows, columns: size)
+        var inputs = Self.matrix(tokens, size, &random)
+        for token in 0..<tokens { inputs[token * size + 7] = 0 }
+        let grid = IntegerGrid(bits: 4, groupSize: 34, zeroPoints: .middle, scaleType: .bf16)
+        let sums = try SecondMoments(order: (0..<size).reversed(), workers: 2)
+        try inputs.withUnsafeBufferPointer { try sums.add(InputRows(base: $0.baseAddress!, rows: tokens, columns: size)) }
+        let factor = try FeedbackFactor(sums, damping: 0.05, workers: 2)
+        let (chosen, losses) = try ErrorFeedback(factor).round(weights, on: grid, groups: grid.ranges(weights, share: 1))
+
+        var moments = (0..<size).map { _ in [Double](repeating: 0, count: size) }
+        for token in 0..<tokens {
+            for i in 0..<size { for j in 0..<size { moments[i][j] += Double(inputs[token * size + i]) * Double(inputs[token * size + j]) } }
+        }
+        // A column without inputs counts 1 towards the mean and nothing towards the loss.
+        let mean = (0..<size).reduce(0.0) { $0 + ($1 == 7 ? 1 : moments[$1][$1]) } / Double(size)
+        for i in 0..<size { moments[i][i] += 0.05 * mean }
+        var errors = [Float](repeating: 0, count: rows * size)
+        var sum = 0.0
+        for row in 0..<rows {
+            var loss = 0.0
+            let error = (0..<size).map { column -> Double in
+                let group = chosen.groups[row * 4 + column / 34]
+                let value = weights.values[row * size + column] - (group.scale * Float(chosen.codes[row * size + column]) + grid.bias(group))
+                errors[row * size + column] = value
+                return column == 7 ? 0 : Double(value)
+            }
+            for i in 0..<size { for j in 0..<size { loss += error[i] * moments[i][j] * error[j] } }
+            #expect(abs(loss - Double(losses[row])) < 1e-3 * loss, "row \(row)")
+            sum += loss
+        }
+        #expect(abs(try factor.outputError(errors, rows: rows) - sum) < 1e-3 * sum)
+    }
+
+    @Test func momentsThatAreNotFiniteAreRefused() throws {
+        let sums = try SecondMoments(order: [0, 1], workers: 1)
+        let inputs: [Float] = [1, .infinity]
+        try inputs.withUnsafeBufferPointer { try sums.add(InputRows(base: $0.baseAddress!, rows: 1, columns: 2)) }
+        #expect(throws: NotPositive.self) { try FeedbackFactor(sums, damping: 0.01, workers: 1) }
     }
 }

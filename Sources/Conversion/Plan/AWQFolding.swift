@@ -13,7 +13,9 @@ public enum AWQFolding {
         switch name {
         // An indexer reads the same inputs, and is not scaled.
         case "input_layernorm":
-            return ["q_a_proj", "q_proj", "kv_a_proj_with_mqa", "k_proj", "v_proj", "indexer.wk", "indexer.weights_proj"].map { "\(parent).self_attn.\($0)" }
+            return ["q_a_proj", "q_proj", "kv_a_proj_with_mqa", "k_proj", "v_proj", "indexer.wk", "indexer.weights_proj"].map {
+                "\(parent).self_attn.\($0)"
+            }
         case "q_a_layernorm": return ["q_b_proj", "indexer.wq_b"].map { "\(parent).\($0)" }
         case "kv_a_layernorm": return ["\(parent).kv_b_proj"]
         case "post_attention_layernorm": return ["gate_proj", "up_proj", "gate", "shared_experts.gate_proj"].map { "\(parent).mlp.\($0)" }

@@ -83,7 +83,8 @@ struct PlanDraft {
                 let planned = member.weight
                 scaled[planned.module] = planned.isCalibrated && planned.quantizer == .awq
                 let weight = checkpoint.weights[planned.source]
-                if planned.module.hasSuffix("norm"), (weight.layout as? DenseLayout)?.type == .bf16, planned.road == .passthrough, planned.split == nil,
+                if planned.module.hasSuffix("norm"), (weight.layout as? DenseLayout)?.type == .bf16, planned.road == .passthrough,
+                    planned.split == nil,
                     planned.carried == nil, planned.view == nil
                 {
                     norms[planned.module] = (number, place)

@@ -17,7 +17,8 @@ public struct RunReport: Sendable {
                 "tensors": .int(tensors), "values": .int(values), "passthrough": .int(roads[.passthrough] ?? 0),
                 "repacked": .int(roads[.repack] ?? 0),
                 "dequantized": .int(roads[.dequantize] ?? 0), "quantized": .int(roads[.quantize] ?? 0),
-                "dtype_changes": .int(roads[.cast] ?? 0), "folded": .int(roads[.fold] ?? 0), "differences": .int(differences), "not_finite": .int(notFinite),
+                "dtype_changes": .int(roads[.cast] ?? 0), "folded": .int(roads[.fold] ?? 0), "differences": .int(differences),
+                "not_finite": .int(notFinite),
             ]
         }
 

@@ -47,8 +47,11 @@ public struct WeightReplacement: Sendable {
             guard let view = part.view, let layout = part.layout else { continue }
             let replaced = try WeightConverter(checkpoint, part, statistics: statistics).whole(workers, stop)
             var decoded = [UInt16](repeating: 0, count: view.shape.count)
-            decoded.withUnsafeMutableBufferPointer {
-                layout.decode(replaced.parts.map { UnsafeRawBufferPointer($0.bytes) }, rows: 0..<view.shape.rows, shape: view.shape, into: $0)
+            decoded.withUnsafeMutableBufferPointer { decoded in
+                withExtendedLifetime(replaced) {
+                    layout.decode(
+                        replaced.parts.map { UnsafeRawBufferPointer($0.bytes) }, rows: 0..<view.shape.rows, shape: view.shape, into: decoded)
+                }
             }
             for (y, row) in view.rows.enumerated() {
                 for (x, column) in view.columns.enumerated() {
@@ -67,7 +70,7 @@ extension WeightConverter {
         let counters = RunCounters()
         let least = minimumBytes, preferred = max(preferredBytes, minimumBytes)
         let range = AlignedBuffer(byteCount: preferred)
-        let layout = try layoutOverWholeRange(range.bytes, stop)
+        let layout = try withExtendedLifetime(range) { try layoutOverWholeRange(range.bytes, stop) }
         let tiles = Array(TileSequence(rows: shape.rows, step: rowsPerTile(max(least, preferred))))
         try ParallelLoop.run(count: tiles.count, workers: workers) {
             AlignedBuffer(byteCount: preferred)

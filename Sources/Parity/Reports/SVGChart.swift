@@ -93,7 +93,8 @@ package enum SVGChart {
         else { return "" }
         let (height, right) = (420.0, 150.0)
         let step = tickStep(max(last - first, 0.5))
-        let across = Axis(low: (first / step).rounded(.down) * step, high: ((last + step / 4) / step).rounded(.up) * step, from: left, to: width - right)
+        let across = Axis(
+            low: (first / step).rounded(.down) * step, high: ((last + step / 4) / step).rounded(.up) * step, from: left, to: width - right)
         let (bottomPower, topPower) = (log10(low).rounded(.down), max(log10(high).rounded(.up), log10(low).rounded(.down) + 1))
         let up = Axis(low: bottomPower, high: topPower, from: height - bottom, to: top + 8)
         var body = label(left, top - 3, y, anchor: "start")

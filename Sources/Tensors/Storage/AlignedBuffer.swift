@@ -18,6 +18,20 @@ public final class AlignedBuffer: @unchecked Sendable {
 }
 
 extension AlignedBuffer {
+    /// Calls `body` with the buffer's memory as values of one type; the memory lives until it returns.
+    public func withMemory<Scalar: BitwiseCopyable, Result, Failure: Error>(
+        of type: Scalar.Type, _ body: (UnsafeMutablePointer<Scalar>) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        defer { withExtendedLifetime(self) {} }
+        // Allocated with at least 64 bytes, so there is a base address.
+        return try body(bytes.assumingMemoryBound(to: type).baseAddress!)
+    }
+
+    /// The first `count` values of one type.
+    public func array<Scalar: BitwiseCopyable>(of type: Scalar.Type, count: Int) -> [Scalar] {
+        withMemory(of: type) { Array(UnsafeBufferPointer(start: $0, count: count)) }
+    }
+
     /// Copies runs of bytes, one after another, to `target`.
     public func copy(_ runs: ByteRuns, to target: UnsafeMutableRawBufferPointer) {
         var start = 0

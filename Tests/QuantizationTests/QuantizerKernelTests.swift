@@ -1,0 +1,50 @@
+import CKernels
+import Recast
+import TestSupport
+import Testing
+
+/// The quantizers' kernels give the same bits at every level.
+@Suite struct QuantizerKernelTests {
+    @Test(arguments: KernelLevel.available) func levelsAgree(_ level: KernelLevel) {
+        var random = SeededGenerator(2)
+        let (level, plain) = (level.rawValue, KernelLevel.plain.rawValue)
+        for count in [1, 15, 16, 17, 128, 300] {
+            let weights = (0..<count).map { _ in random.normal(1) }
+            let importance = (0..<count).map { _ in abs(random.normal(1)) }
+            for (scale, bias, greatest) in [(Float(0.3), Float(-2.1), Float(15)), (0.7, -1.4, 3), (0.01, -1.28, 255)] {
+                var (a, b) = ([Float](repeating: 0, count: 6), [Float](repeating: 0, count: 6))
+                ck_grid_sums(level, weights, importance, count, scale, bias, greatest, &a)
+                ck_grid_sums(plain, weights, importance, count, scale, bias, greatest, &b)
+                #expect(a == b)
+                var (c, d) = ([UInt8](repeating: 0, count: count), [UInt8](repeating: 0, count: count))
+                ck_nearest_codes(level, weights, count, scale, bias, greatest, &c)
+                ck_nearest_codes(plain, weights, count, scale, bias, greatest, &d)
+                #expect(c == d)
+                let expected = zip(weights, d).reduce(Float(0)) { $0 + ($1.0 - (scale * Float($1.1) + bias)) * ($1.0 - (scale * Float($1.1) + bias)) }
+                var sums = [Float](repeating: 0, count: 6)
+                ck_grid_sums(level, weights, [Float](repeating: 1, count: count), count, scale, bias, greatest, &sums)
+                #expect(abs(sums[0] - expected) <= 1e-4 * max(1, expected))
+            }
+        }
+        let (width, rows) = (21, Int(CK_PANEL))
+        func matrix(_ count: Int) -> [Float] { (0..<count).map { _ in random.normal(1) } }
+        let values = matrix(width * rows), weights = matrix(width * rows), feedback = matrix(width * width).map { $0 * 0.1 }
+        let scales = matrix(width * rows).map { abs($0) + 0.1 }, biases = matrix(width * rows), importance = matrix(width).map(abs)
+        func round(_ level: Int32) -> ([Float], [Float], [Float], [UInt8]) {
+            var (targets, errors, losses, codes) = (
+                values, [Float](repeating: 0, count: width * rows), [Float](repeating: 0, count: rows), [UInt8](repeating: 0, count: width * rows)
+            )
+            ck_feedback_round(level, &targets, weights, feedback, width, width, scales, biases, 7, importance, &losses, &errors, &codes)
+            return (targets, errors, losses, codes)
+        }
+        #expect(round(level) == round(plain))
+        var factor = matrix(width * width)
+        for i in 0..<width { factor[i * width + i] = abs(factor[i * width + i]) + 1 }
+        func solve(_ level: Int32) -> [Float] {
+            var x = values
+            ck_solve_rows(level, &x, factor, width, width)
+            return x
+        }
+        #expect(solve(level) == solve(plain))
+    }
+}

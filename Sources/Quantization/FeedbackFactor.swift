@@ -27,6 +27,7 @@ public final class FeedbackFactor: @unchecked Sendable {
         self.moments = moments
         self.workers = workers
         matrix = moments.matrix
+        try moments.addWaiting()
         dead = (0..<size).map { moments.diagonal($0) == 0 }
         for place in 0..<size where dead[place] { matrix[place * size + place] = 1 }
         // Reference: IST-DASLab/gptq:gptq.py (`fasterquant`), where dead columns have a diagonal of 1 too.

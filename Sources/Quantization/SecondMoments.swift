@@ -63,6 +63,13 @@ public final class SecondMoments: @unchecked Sendable {
     public private(set) var count = 0
     let matrix: UnsafeMutablePointer<Float>
     private let workers: Int
+    /// Tokens whose products are summed by themselves.
+    static let stretch = 512
+    /// Inputs that wait for their stretch to be full, columns in order and padded to whole blocks; and room for them as panels.
+    private let ordered: AlignedBuffer
+    private let panels: AlignedBuffer
+    private let across: Int
+    private var waiting = 0
 
     public static func byteCount(_ size: Int) -> Int { size * size * MemoryLayout<Float>.stride }
 
@@ -72,53 +79,77 @@ public final class SecondMoments: @unchecked Sendable {
         self.workers = workers
         guard let memory = calloc(max(1, size * size), MemoryLayout<Float>.stride) else { throw OutOfMemory(byteCount: Self.byteCount(size)) }
         matrix = memory.assumingMemoryBound(to: Float.self)
+        let unit = Int(CK_PANEL) * Int(CK_TOKEN_BLOCK)
+        across = ceilingDivide(size, unit) * unit
+        ordered = AlignedBuffer(byteCount: Self.stretch * across * 4)
+        panels = AlignedBuffer(byteCount: Self.stretch * across * 4)
     }
 
     deinit { free(matrix) }
 
     /// Adds inputs, token after token: the sums are the same however the tokens are cut into pieces.
+    ///
+    /// Products of 512 tokens are summed by themselves and then added, so that rounding errors stay those of short sums.
     public func add(_ input: InputRows) throws {
         count += input.rows
-        let (width, block) = (Int(CK_PANEL), Int(CK_TOKEN_BLOCK))
-        let level = KernelLevel.active.rawValue
-        for stretch in TileSequence(rows: input.rows, step: 512) {
-            let depth = stretch.count
-            let across = ceilingDivide(size, block * width) * block * width
-            // The stretch with its columns in order, so that both operands are plain runs of columns.
-            let ordered = AlignedBuffer(byteCount: depth * across * 4)
-            let panels = AlignedBuffer(byteCount: depth * across * 4)
-            try ParallelLoop.run(count: ceilingDivide(depth, 32), workers: workers, state: {}) { [order, size] part, _ in
-                let target = ordered.bytes.assumingMemoryBound(to: Float.self).baseAddress!
-                for row in part * 32..<min(depth, (part + 1) * 32) {
-                    let (x, y) = (input.base + (stretch.lowerBound + row) * input.columns, target + row * across)
-                    for place in 0..<size { y[place] = x[order[place]] }
-                    for place in size..<across { y[place] = 0 }
+        var done = 0
+        while done < input.rows {
+            let rows = min(input.rows - done, Self.stretch - waiting)
+            let (first, start) = (done, waiting)
+            // The columns in order, so that both operands of the product are plain runs of columns.
+            try ParallelLoop.run(count: ceilingDivide(rows, 32), workers: workers, state: {}) { [order, size, across, ordered] part, _ in
+                ordered.withMemory(of: Float.self) { target in
+                    for row in part * 32..<min(rows, (part + 1) * 32) {
+                        let (x, y) = (input.base + (first + row) * input.columns, target + (start + row) * across)
+                        for place in 0..<size { y[place] = x[order[place]] }
+                        for place in size..<across { y[place] = 0 }
+                    }
                 }
             }
-            try ParallelLoop.run(count: across / width, workers: workers, state: {}) { panel, _ in
-                let (source, target) = (
-                    ordered.bytes.assumingMemoryBound(to: Float.self).baseAddress!, panels.bytes.assumingMemoryBound(to: Float.self).baseAddress!
-                )
-                ck_pack_columns(source + panel * width, across, depth, width, width, target + panel * width * depth)
+            waiting += rows
+            done += rows
+            if waiting == Self.stretch { try addWaiting() }
+        }
+    }
+
+    /// Adds the products of the tokens that are waiting.
+    func addWaiting() throws {
+        guard waiting > 0 else { return }
+        let (width, block) = (Int(CK_PANEL), Int(CK_TOKEN_BLOCK))
+        let level = KernelLevel.active.rawValue
+        let depth = waiting
+        waiting = 0
+        try ParallelLoop.run(count: across / width, workers: workers, state: {}) { [across, ordered, panels] panel, _ in
+            ordered.withMemory(of: Float.self) { source in
+                panels.withMemory(of: Float.self) { target in
+                    ck_pack_columns(source + panel * width, across, depth, width, width, target + panel * width * depth)
+                }
             }
-            try ParallelLoop.run(count: ceilingDivide(size, block), workers: workers) {
-                AlignedBuffer(byteCount: depth * block * 4)
-            } body: { [self] index, packed in
-                let (source, panel) = (
-                    ordered.bytes.assumingMemoryBound(to: Float.self).baseAddress!, panels.bytes.assumingMemoryBound(to: Float.self).baseAddress!
-                )
-                let tokens = packed.bytes.assumingMemoryBound(to: Float.self).baseAddress!
-                let first = index * block
-                let height = min(block, size - first)
-                ck_pack_columns(source + first, across, depth, height, block, tokens)
-                for column in stride(from: first / width * width, to: size, by: width) {
-                    ck_matrix_product(
-                        level, tokens, height, panel + column * depth, depth, matrix + first * size + column, size, min(width, size - column), 1)
+        }
+        try ParallelLoop.run(count: ceilingDivide(size, block), workers: workers) {
+            AlignedBuffer(byteCount: (depth * block + block * width) * 4)
+        } body: { [self] index, scratch in
+            ordered.withMemory(of: Float.self) { source in
+                panels.withMemory(of: Float.self) { panel in
+                    scratch.withMemory(of: Float.self) { tokens in
+                        let sums = tokens + depth * block
+                        let first = index * block
+                        let height = min(block, size - first)
+                        ck_pack_columns(source + first, across, depth, height, block, tokens)
+                        for column in stride(from: first / width * width, to: size, by: width) {
+                            let columns = min(width, size - column)
+                            ck_matrix_product(level, tokens, height, panel + column * depth, depth, sums, width, columns, 0)
+                            for t in 0..<height {
+                                let target = matrix + (first + t) * size + column
+                                for n in 0..<columns { target[n] += sums[t * width + n] }
+                            }
+                        }
+                    }
                 }
             }
         }
     }
 
-    /// The sum of x_i^2 at a place.
-    public func diagonal(_ place: Int) -> Float { matrix[place * size + place] }
+    /// The sum of x_i^2 at a place, over all tokens but those that wait.
+    func diagonal(_ place: Int) -> Float { matrix[place * size + place] }
 }

@@ -52,7 +52,8 @@ let package = Package(
             name: "Formats", dependencies: ["CHDF5Files", "CKernels", "CZlib", "CZstd", "StrictJSON", "Tensors"], path: "Formats",
             exclude: formatFolders.map { $0 + "/FORMAT.md" }, swiftSettings: strict),
         .target(name: "Checkpoints", dependencies: ["Formats", "StrictJSON", "Tensors"], swiftSettings: strict),
-        .target(name: "Quantization", dependencies: ["CKernels", "Formats", "Tensors"], swiftSettings: strict),
+        .target(
+            name: "Quantization", dependencies: ["CKernels", "Formats", "Tensors"], exclude: ["QUANTIZERS.md"], swiftSettings: strict),
         .target(
             name: "Conversion",
             dependencies: [

@@ -28,17 +28,19 @@ public struct Calibration: CalibrationStage {
         self.finished = finished
     }
 
+    public func check(_ plan: ConversionPlan, _ options: RunOptions) throws {
+        let (options, _) = try WeightCalibrator.share(checkpoint, plan, options)
+        let configuration = try ModelConfiguration(config: checkpoint.config)
+        let budget = try ActivationBudget(configuration, tokens, passes: settings.keepsRouting ? 2 : 1, memory: options.memory)
+        guard budget.batches.count == 1 else { throw ReferenceFailure.batches(budget.batches.count, budget: options.memory) }
+    }
+
     public func run(into output: CalibrationOutput, stop: StopToken) throws {
         let workers = max(1, output.options.jobs ?? ProcessFigures.processorCount)
-        let reserve = WeightCalibrator.reserve(checkpoint, output.plan, memory: output.options.memory)
-        var options = output.options
-        options.memory -= reserve.statistics + reserve.band
-        guard options.memory > output.options.memory / 8 else {
-            throw CalibrationFailure.memory(needed: (reserve.statistics + reserve.band) * 8 / 7, budget: output.options.memory)
-        }
+        let (options, band) = try WeightCalibrator.share(checkpoint, output.plan, output.options)
         let original = settings.keepsRouting ? try ForwardPass(checkpoint, tokens: tokens, passes: 2, options: options) : nil
         let calibrator = WeightCalibrator(
-            checkpoint, plan: output.plan, settings: settings, statistics: statistics, workers: workers, bandMemory: reserve.band, stop: stop,
+            checkpoint, plan: output.plan, settings: settings, statistics: statistics, workers: workers, bandMemory: band, stop: stop,
             router: original.map { pass in { try pass.isDone ? nil : pass.step() } }, keep: { try output.write($0, $1.parts) })
         let pass = try calibrator.replacing(["model.embed_tokens.weight"]) {
             try ForwardPass(

@@ -49,13 +49,20 @@ public final class WeightCalibrator: WeightObserver {
         self.positions = positions
     }
 
-    /// Memory that the statistics of the widest calibrated weight take, and the rows that are quantized with them.
-    public static func reserve(_ checkpoint: Checkpoint, _ plan: ConversionPlan, memory: Int) -> (statistics: Int, band: Int) {
+    /// Divides memory between a forward pass and the statistics of the widest calibrated weight with the rows that are quantized with them.
+    public static func share(_ checkpoint: Checkpoint, _ plan: ConversionPlan, _ options: RunOptions) throws -> (pass: RunOptions, band: Int) {
         var widest = 0
         for position in plan.calibrated { widest = max(widest, checkpoint.weights[plan.weights[position].source].shape.columns) }
-        guard widest > 0 else { return (0, 0) }
+        guard widest > 0 else { return (options, min(512 << 20, options.memory / 8)) }
         // The moments; a stretch of inputs in two orders.
-        return (SecondMoments.byteCount(widest) + 2 * 512 * (widest + 384) * 4, min(512 << 20, memory / 8))
+        let statistics = SecondMoments.byteCount(widest) + 2 * 512 * (widest + 384) * 4
+        let band = min(512 << 20, options.memory / 8)
+        var pass = options
+        pass.memory -= statistics + band
+        guard pass.memory > options.memory / 8 else {
+            throw CalibrationFailure.memory(needed: (statistics + band) * 8 / 7, budget: options.memory)
+        }
+        return (pass, band)
     }
 
     public func routing(layer: Int) throws -> Routing? { try router?() }

@@ -63,14 +63,9 @@ final class SweepEvaluator {
         let learns = !plan.calibrated.isEmpty
         let calibration = learns ? calibration : nil
         let tokens = Self.joined(calibration, evaluation)
-        let reserve = WeightCalibrator.reserve(checkpoint, plan, memory: options.memory)
-        var options = options
-        options.memory -= reserve.statistics + reserve.band
-        guard options.memory > self.options.memory / 8 else {
-            throw CalibrationFailure.memory(needed: (reserve.statistics + reserve.band) * 8 / 7, budget: self.options.memory)
-        }
+        let (options, band) = try WeightCalibrator.share(checkpoint, plan, options)
         let calibrator = WeightCalibrator(
-            checkpoint, plan: plan, settings: settings, statistics: statistics, workers: workers, bandMemory: max(64 << 20, reserve.band), stop: stop)
+            checkpoint, plan: plan, settings: settings, statistics: statistics, workers: workers, bandMemory: band, stop: stop)
         let pass = try calibrator.replacing(["model.embed_tokens.weight"]) {
             try ForwardPass(
                 checkpoint, tokens: tokens, overlay: calibrator.overlay, observer: calibrator, observedSequences: calibration?.ranges.count ?? 0,

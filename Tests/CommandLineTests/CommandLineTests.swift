@@ -23,6 +23,44 @@ enum RecastBinary {
 }
 
 @Suite(.serialized) struct CommandLineTests {
+    @Test func quantizersAskForWhatTheyNeed() throws {
+        let folder = try TemporaryDirectory()
+        let tokens = Fixtures.path("tokens-short.json")
+        for (arguments, words) in [
+            (["--quantizer", "gptq"], "--tokens"), (["--quantizer", "imatrix"], "--statistics"), (["--tokens", tokens], "imatrix, gptq and awq"),
+            (["--quantizer", "best"], "--quantizer"), (["--quantizer", "gptq", "--tokens", tokens, "--damping", "2"], "--damping"),
+        ] {
+            let run = try Subprocess(RecastBinary.path, ["convert", Fixtures.fp8Model, folder.file("out"), "--to", "int4-g128"] + arguments)
+            #expect(run.status == 64 && run.errors.contains(words), "\(arguments): \(run.status) \(run.errors)")
+        }
+        let refused = try RecastBinary.run(
+            "convert", Fixtures.fp8Model, folder.file("out"), "--to", "int4-g128", "--quantizer", "gptq", "--tokens", tokens, "--memory", "1MiB")
+        #expect(refused.status == 64 && refused.errors.contains("--memory"), "\(refused.errors)")
+        let statistics = try RecastBinary.run(
+            "convert", Fixtures.fp8Model, folder.file("out"), "--to", "int4-g128", "--quantizer", "imatrix", "--statistics", tokens)
+        #expect(statistics.status == 65, "\(statistics.errors)")
+        let made = try RecastBinary.run("calibrate", Fixtures.fp8Model, "--tokens", tokens, "--output", folder.file("s"))
+        #expect(made.status == 0 && made.output.contains("184 weights"), "\(made.output)\(made.errors)")
+        let weighted = try RecastBinary.run(
+            "convert", Fixtures.fp8Model, folder.file("out"), "--to", "int4-g128", "--quantizer", "imatrix", "--statistics", folder.file("s"))
+        #expect(weighted.status == 0, "\(weighted.errors)")
+        for (arguments, words) in [
+            (["--layouts", "int4-g128"], "--tokens"), (["--tokens", tokens, "--report", "a.html"], "--layouts"),
+            (["--layouts", "int4-g128", "--tokens", tokens, "--report", "a.txt"], ".html"),
+            (["--layouts", "int4-g128", "--tokens", tokens, "--report", "a.html", "--bits", "4", "--max-kld", "1"], "exclude"),
+            (["--layouts", "int4-g128", "--quantizers", "awq", "--tokens", tokens, "--report", folder.file("a.html")], "--tokens"),
+            (["--layouts", "int5", "--tokens", tokens, "--report", folder.file("a.html")], "unknown layout"),
+        ] {
+            let run = try Subprocess(RecastBinary.path, ["sweep", Fixtures.fp8Model] + arguments)
+            #expect(run.status == 64 && run.errors.contains(words), "\(arguments): \(run.status) \(run.errors)")
+        }
+        let sweep = try RecastBinary.run(
+            "sweep", Fixtures.fp8Model, "--layouts", "int4-g128,int8-channel", "--tokens", tokens, "--report", folder.file("a.html"), "--json")
+        let document = try JSONValue(parsing: Array(sweep.output.utf8))
+        #expect(sweep.status == 0 && document["schema"]?.int == 1 && document["points"]?.array?.count == 2, "\(sweep.errors)")
+        for ending in ["html", "json", "csv"] { #expect(FileManager.default.fileExists(atPath: folder.file("a.\(ending)"))) }
+    }
+
     @Test func convertInspectVerify() throws {
         let folder = try TemporaryDirectory()
         let convert = try RecastBinary.run("convert", Fixtures.fp8Model, folder.file("out"), "--to", "bf16", "--json")
@@ -147,6 +185,62 @@ enum RecastBinary {
             }
             #expect(try directoryContents(target) == whole)
         }
+    }
+
+    /// Kills a command at random instants until it ends by itself.
+    /// - Returns: how often it was killed.
+    private func runWithKills(_ arguments: [String], seconds: Double, _ random: inout SeededGenerator) throws -> Int {
+        for kills in 0..<200 {
+            let process = Process()
+            process.executableURL = URL(fileURLWithPath: RecastBinary.path)
+            process.arguments = arguments
+            process.standardOutput = FileHandle.nullDevice
+            process.standardError = FileHandle.nullDevice
+            try process.run()
+            // Longer from time to time: a run that is slow on this machine must come to an end.
+            usleep(UInt32.random(in: 0...UInt32(seconds * (1 + Double(kills) / 5) * 1e6), using: &random))
+            kill(process.processIdentifier, SIGKILL)
+            process.waitUntilExit()
+            if process.terminationReason != .uncaughtSignal {
+                #expect(process.terminationStatus == 0 || process.terminationStatus == 73)
+                return kills
+            }
+        }
+        throw CancellationError()
+    }
+
+    @Test func killedCalibrationsAndSweepsEndInTheSameResult() throws {
+        let folder = try TemporaryDirectory()
+        var random = SeededGenerator(31)
+        let calibration = try TokenBatch(reading: Fixtures.path("tokens-calibration.json")).sequences(0..<8)
+        let text = "{\"sequences\": [" + calibration.ranges.map { "\(Array(calibration.all[$0]))" }.joined(separator: ",") + "]}"
+        try text.write(toFile: folder.file("tokens"), atomically: true, encoding: .utf8)
+        var kills = 0
+        for quantizer in ["gptq", "awq"] {
+            let command = ["convert", Fixtures.fp8Model]
+            let options = ["--to", "int3-g128-asym", "--quantizer", quantizer, "--tokens", folder.file("tokens"), "--quiet"]
+            let whole = try Subprocess(RecastBinary.path, command + [folder.file("whole-" + quantizer)] + options)
+            #expect(whole.status == 0, "\(whole.errors)")
+            kills += try runWithKills(command + [folder.file(quantizer)] + options, seconds: 1, &random)
+            #expect(try directoryContents(folder.file(quantizer)) == directoryContents(folder.file("whole-" + quantizer)))
+        }
+        func sweep(_ name: String) -> [String] {
+            [
+                "sweep", Fixtures.fp8Model, "--layouts", "int2-g128-asym,int4-g128-asym,int8-g128-asym", "--quantizers", "rtn", "--bits", "4",
+                "--tokens",
+                folder.file("tokens"), "--report", folder.file(name + ".html"), "--quiet",
+            ]
+        }
+        let whole = try Subprocess(RecastBinary.path, sweep("whole"))
+        #expect(whole.status == 0, "\(whole.errors)")
+        kills += try runWithKills(sweep("killed"), seconds: 3, &random)
+        for ending in ["csv", "json", "recipe.yaml"] {
+            let texts = try ["whole", "killed"].map {
+                try String(contentsOfFile: folder.file("\($0).\(ending)"), encoding: .utf8).replacing($0, with: "")
+            }
+            #expect(texts[0] == texts[1])
+        }
+        #expect(kills > 5)
     }
 
     @Test func terminationIsExit75AndResumable() throws {

@@ -74,27 +74,33 @@ import Testing
 
     // MARK: Random codes
 
-    static let layouts: [any IntegerCodedLayout] = [
-        PackedIntegerLayout(bits: 4, groupSize: 128), PackedIntegerLayout(bits: 4, groupSize: 128, symmetric: false),
-        PackedIntegerLayout(bits: 4, groupSize: 128, scaleType: .f16), AWQLayout(), GPTQLayout(), GPTQLayout(version: 2),
-        GPTQLayout(symmetric: false, version: 2), MLXAffineLayout(bits: 4, group: 128), MLXAffineLayout(bits: 4, group: 128, scaleType: .f16),
-        W4AFP8Layout(), W4AFP8Layout(scaleType: .f32),
-        PackedIntegerLayout(bits: 3, groupSize: 64, symmetric: false), GPTQLayout(bits: 3, groupSize: 64, symmetric: false, version: 2),
-        MLXAffineLayout(bits: 3, group: 64), PackedIntegerLayout(bits: 2, groupSize: 32), GPTQLayout(bits: 2, groupSize: 32),
-        MLXAffineLayout(bits: 2, group: 32),
-        PackedIntegerLayout(bits: 8, groupSize: 64, symmetric: false), GPTQLayout(bits: 8, groupSize: 64, symmetric: false, version: 2),
-        MLXAffineLayout(bits: 8, group: 64), PackedIntegerLayout(bits: 4, groupSize: 32), AWQLayout(groupSize: 32), GPTQLayout(groupSize: 32),
-        GPTQLayout(groupSize: 32, symmetric: false, version: 2), MLXAffineLayout(bits: 4, group: 32), AWQLayout(groupSize: 64),
-        GPTQLayout(groupSize: 64),
-        GPTQLayout(groupSize: 64, symmetric: false, version: 2), MLXAffineLayout(bits: 4, group: 64), GPTQLayout(bits: 2),
-        MLXAffineLayout(bits: 2, group: 128),
-        GPTQLayout(bits: 2, symmetric: false, version: 2), GPTQLayout(bits: 3), GPTQLayout(bits: 3, symmetric: false, version: 2),
-        MLXAffineLayout(bits: 3, group: 128),
-        GPTQLayout(bits: 8), GPTQLayout(bits: 8, symmetric: false, version: 2), MLXAffineLayout(bits: 8, group: 128),
-        GPTQLayout(bits: 2, groupSize: 64),
-        GPTQLayout(bits: 2, groupSize: 64, symmetric: false, version: 2), MLXAffineLayout(bits: 2, group: 64), GPTQLayout(bits: 3, groupSize: 64),
-        GPTQLayout(bits: 8, groupSize: 64),
-    ]
+    static let layouts: [any IntegerCodedLayout] =
+        [
+            PackedIntegerLayout(bits: 4, groupSize: 128), PackedIntegerLayout(bits: 4, groupSize: 128, symmetric: false),
+            PackedIntegerLayout(bits: 4, groupSize: 128, scaleType: .f16), AWQLayout(), GPTQLayout(), GPTQLayout(version: 2),
+            GPTQLayout(symmetric: false, version: 2), MLXAffineLayout(bits: 4, group: 128), MLXAffineLayout(bits: 4, group: 128, scaleType: .f16),
+            W4AFP8Layout(), W4AFP8Layout(scaleType: .f32),
+            PackedIntegerLayout(bits: 3, groupSize: 64, symmetric: false), GPTQLayout(bits: 3, groupSize: 64, symmetric: false, version: 2),
+            MLXAffineLayout(bits: 3, group: 64), PackedIntegerLayout(bits: 2, groupSize: 32), GPTQLayout(bits: 2, groupSize: 32),
+            MLXAffineLayout(bits: 2, group: 32),
+            PackedIntegerLayout(bits: 8, groupSize: 64, symmetric: false), GPTQLayout(bits: 8, groupSize: 64, symmetric: false, version: 2),
+            MLXAffineLayout(bits: 8, group: 64), PackedIntegerLayout(bits: 4, groupSize: 32), AWQLayout(groupSize: 32), GPTQLayout(groupSize: 32),
+            GPTQLayout(groupSize: 32, symmetric: false, version: 2), MLXAffineLayout(bits: 4, group: 32), AWQLayout(groupSize: 64),
+            GPTQLayout(groupSize: 64),
+            GPTQLayout(groupSize: 64, symmetric: false, version: 2), MLXAffineLayout(bits: 4, group: 64), GPTQLayout(bits: 2),
+            MLXAffineLayout(bits: 2, group: 128),
+            GPTQLayout(bits: 2, symmetric: false, version: 2), GPTQLayout(bits: 3), GPTQLayout(bits: 3, symmetric: false, version: 2),
+            MLXAffineLayout(bits: 3, group: 128),
+            GPTQLayout(bits: 8), GPTQLayout(bits: 8, symmetric: false, version: 2), MLXAffineLayout(bits: 8, group: 128),
+            GPTQLayout(bits: 2, groupSize: 64),
+            GPTQLayout(bits: 2, groupSize: 64, symmetric: false, version: 2), MLXAffineLayout(bits: 2, group: 64), GPTQLayout(bits: 3, groupSize: 64),
+            GPTQLayout(bits: 8, groupSize: 64), MLXAffineLayout(bits: 5), MLXAffineLayout(bits: 6),
+        ]
+        + [2, 3, 4, 5, 6, 8].flatMap { bits in
+            [128, 64, 32].flatMap { size in
+                [true, false].map { PackedIntegerLayout(bits: bits, groupSize: size, symmetric: $0) as any IntegerCodedLayout }
+            }
+        }
 
     /// What the support matrix says of repacking is what the tests of this file show.
     @Test func everyClaimedPairIsTested() {

@@ -78,6 +78,8 @@ import Testing
         try convert(Fixtures.fp8Model, folder.file("whole"), to: "int4-g32")
         let target = folder.file("run")
         guard try interrupt(Fixtures.fp8Model, target, after: 30) else { return }
+        // What has passed its audit is not looked at again; a slow machine may have come that far.
+        if try String(contentsOfFile: target + "/.recast/journal", encoding: .utf8).contains("\"audited\"") { return }
         // Damage everything that is written but not yet under a final name.
         let unfinished = try FileManager.default.contentsOfDirectory(atPath: target + "/.recast").filter { $0.hasSuffix(".safetensors") }
         for name in unfinished {

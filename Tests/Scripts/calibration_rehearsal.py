@@ -7,12 +7,14 @@ ones. Prints seconds, peak memory, and what 61 layers would take.
 """
 import argparse
 import json
+import math
 import os
 import random
 import resource
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -74,7 +76,7 @@ def code(value):
     sign, value = (0x80 if value < 0 else 0), min(abs(value), 448)
     if value < 2 ** -6:
         return sign | round(value * 512)
-    exponent = max(-6, min(8, value.hex() and __import__('math').frexp(value)[1] - 1))
+    exponent = max(-6, min(8, math.frexp(value)[1] - 1))
     mantissa = round(value / 2 ** exponent * 8)
     if mantissa == 16:
         exponent, mantissa = exponent + 1, 8
@@ -139,5 +141,9 @@ try:
     print(f'{options.experts} experts, {options.tokens:,} tokens, --memory {options.memory}: {seconds:,.0f} s, {processor:,.0f} s of processor time on'
           f' {os.cpu_count()} cores, peak memory {peak / 2 ** 30:.2f} GiB; 61 such layers: {seconds * 61 / 3600:.1f} h,'
           f' {processor * 61 / 3600:.0f} core hours')
+    units = {'KiB': 10, 'MiB': 20, 'GiB': 30}
+    limit = int(options.memory[:-3]) << units[options.memory[-3:]]
+    if peak > limit + 150e6:
+        sys.exit('peak memory is above --memory and 150 MB')
 finally:
     shutil.rmtree(work)

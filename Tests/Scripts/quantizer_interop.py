@@ -19,8 +19,9 @@ import subprocess
 import sys
 import tempfile
 
-os.environ.setdefault('GPTQMODEL_CPU_WORKERS', '2')
+os.environ |= {'GPTQMODEL_CPU_WORKERS': '2', 'LLM_COMPRESSOR_LOG_DISABLED': 'true', 'TOKENIZERS_PARALLELISM': 'false'}
 import torch
+from loguru import logger
 from safetensors.torch import load_file, save_file
 
 parser = argparse.ArgumentParser()
@@ -110,6 +111,7 @@ def llm_compressor(bits, symmetric, method):
             AWQMapping('re:.*input_layernorm$', ['re:.*q_a_proj$', 're:.*kv_a_proj_with_mqa$']), AWQMapping('re:.*q_a_layernorm$', ['re:.*q_b_proj$']),
             AWQMapping('re:.*post_attention_layernorm$', ['re:.*gate_proj$', 're:.*up_proj$']), AWQMapping('re:.*up_proj$', ['re:.*down_proj$'])]),
             QuantizationModifier(config_groups=groups, ignore=ignore)]
+    logger.remove()
     folder = f'{work}/llm-compressor-{method}-{bits}-{symmetric}'
     with contextlib.redirect_stdout(io.StringIO()):
         oneshot(model=model, dataset=data, recipe=recipe, max_seq_length=len(tokens[0]), num_calibration_samples=len(tokens), pipeline='sequential')
@@ -190,6 +192,38 @@ def same_codes():
         check(f'GPTQ codes of {name}: rows that part do so by one code', all(step == 1 for step in steps), f'{len(steps)} rows')
 
 
+# MARK: Round to nearest in every width
+
+def nearest_codes():
+    """Packed integers of 2 to 8 bits, which llm-compressor writes by these functions of compressed-tensors."""
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+    from compressed_tensors.quantization import QuantizationArgs
+    from compressed_tensors.quantization.lifecycle.forward import quantize
+    from compressed_tensors.quantization.utils import calculate_qparams
+    for layout in ('int2-g64', 'int2-g128-asym', 'int3-g128', 'int3-g32-asym', 'int4-g64-asym', 'int5-g128', 'int6-g64-asym', 'int7-g32', 'int8-g128-asym'):
+        folder = f'{work}/nearest-{layout}'
+        run('convert', source, folder, '--to', layout, '--quiet')
+        stored = {}
+        for name in glob.glob(folder + '/*.safetensors'):
+            stored |= load_file(name)
+        bits, size, symmetric = int(layout[3]), int(layout.split('-')[1][1:]), not layout.endswith('asym')
+        arguments = QuantizationArgs(num_bits=bits, type='int', strategy='group', group_size=size, symmetric=symmetric)
+        compared = equal = 0
+        for name, weight in weights.items():
+            module = name.removesuffix('.weight')
+            if module + '.weight_packed' not in stored:
+                continue
+            groups = weight.reshape(weight.shape[0], -1, size)
+            scale, zero = calculate_qparams(groups.amin(-1), groups.amax(-1), arguments)
+            codes = quantize(weight, scale, zero, arguments, dtype=torch.int8)
+            packed = pack_to_int32(codes, bits)
+            same = torch.equal(packed, stored[module + '.weight_packed']) and torch.equal(scale, stored[module + '.weight_scale'])
+            if not symmetric:
+                same &= torch.equal(pack_to_int32(zero.to(torch.int8), bits, packed_dim=0), stored[module + '.weight_zero_point'])
+            compared, equal = compared + 1, equal + same
+        check(f'{layout} by rtn has the bytes of compressed-tensors', compared >= 179 and equal == compared, f'{equal} of {compared} weights')
+
+
 # MARK: The page
 
 def page():
@@ -223,6 +257,7 @@ def page():
 
 
 same_codes()
+nearest_codes()
 page()
 rows = []
 best = {}

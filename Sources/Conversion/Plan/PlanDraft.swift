@@ -117,7 +117,8 @@ struct PlanDraft {
         if case .deepSeek = choice.dialect { try refuseUnreadable(weight, decision.layout ?? weight.layout) }
         guard let layout = decision.layout, let stored = weight.layout else { return planned }
         planned.layout = layout
-        planned.quantizer = decision.quantizer
+        // A part of a weight under a name of its own has other inputs, or none.
+        planned.quantizer = piece.view == nil ? decision.quantizer : decision.quantizer.withoutStatistics
         if piece.view != nil {
             // A rearrangement of the same numbers, or numbers made of codes, or codes made of numbers.
             planned.road = !layout.isDense ? .quantize : stored.isDense ? (stored.name == layout.name ? .repack : .cast) : .dequantize

@@ -1,5 +1,6 @@
 import Checkpoints
 import Formats
+import Quantization
 import StrictJSON
 
 /// A plan for people: what goes which way, and why. Weights that differ in numbers only share a row.
@@ -10,6 +11,7 @@ public struct PlanPreview {
         var from: String
         var to: String
         var reason: String
+        var quantizer: QuantizerName
     }
 
     private struct Row {
@@ -29,7 +31,8 @@ public struct PlanPreview {
             let weight = checkpoint.weights[planned.source]
             let key = Key(
                 kind: WeightName.kind(weight.name), road: planned.road, from: weight.layoutName,
-                to: planned.layout?.name ?? weight.layoutName, reason: planned.reason)
+                to: planned.layout?.name ?? weight.layoutName, reason: planned.reason,
+                quantizer: planned.road == .quantize ? planned.quantizer : .rtn)
             var row = rows[key] ?? Row(key: key)
             row.weights += planned.isPrincipal ? 1 : 0
             row.bytesIn += planned.passed(of: weight).reduce(0) { $0 + $1.byteCount }
@@ -42,7 +45,11 @@ public struct PlanPreview {
     public var text: String {
         var lines: [String] = []
         for row in rows {
-            let way = row.key.road == .passthrough ? "\(row.key.from), passed through" : "\(row.key.from) -> \(row.key.to), \(row.key.road.rawValue)"
+            let way =
+                row.key.road == .passthrough
+                ? "\(row.key.from), passed through"
+                : "\(row.key.from) -> \(row.key.to), \(row.key.road.rawValue)"
+                    + (row.key.quantizer == .rtn ? "" : " by \(row.key.quantizer.rawValue)")
             lines.append("\(row.weights.grouped) x \(row.key.kind): \(way) [\(row.key.reason)]")
         }
         lines.append(
@@ -63,6 +70,7 @@ public struct PlanPreview {
                     .object([
                         "kind": .string($0.key.kind), "weights": .int($0.weights), "road": .string($0.key.road.rawValue),
                         "from": .string($0.key.from), "to": .string($0.key.to), "reason": .string($0.key.reason),
+                        "quantizer": .string($0.key.quantizer.rawValue),
                         "bytes_in": .int($0.bytesIn), "bytes_out": .int($0.bytesOut),
                     ])
                 }),

@@ -89,9 +89,6 @@ public struct LayoutChoice: Sendable {
         "lm_head", "re:.*embed_tokens$", "re:.*mlp.gate$", "re:.*norm$", "re:.*eh_proj$", "re:.*shared_head.*",
     ]
 
-    /// Every quantizer that some weight may take.
-    public var quantizers: Set<QuantizerName> { Set(recipe.rules.map { $0.quantizer ?? quantizer } + [quantizer]) }
-
     /// Decides for one weight, or for a matrix made of it that has other `dimensions`. `used` collects the indices of recipe rules
     /// that matched.
     public func decide(_ weight: Weight, as dimensions: [Int]? = nil, used: inout Set<Int>) throws -> Decision {

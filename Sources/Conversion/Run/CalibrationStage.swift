@@ -4,6 +4,9 @@ import Tensors
 
 /// Writes the weights that take more than their own values, layer by layer, before a run writes all others.
 public protocol CalibrationStage: Sendable {
+    /// Refuses what cannot be carried out, before anything is written.
+    func check(_ plan: ConversionPlan, _ options: RunOptions) throws
+
     /// Goes on where `output` says that an earlier run was stopped.
     func run(into output: CalibrationOutput, stop: StopToken) throws
 }

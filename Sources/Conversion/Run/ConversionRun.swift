@@ -37,6 +37,7 @@ public struct ConversionRun: Sendable {
         let started = ProcessFigures.now
         let workers = try workerCount()
         try refuseSource()
+        try calibration?.check(plan, options)
         // A new conversion is refused before its directory is made; a continued one once it is known what is left to write.
         if try !destination.hasUnfinishedWork(), !options.overwrite, !options.resume { try checkSpace(for: plan.outputBytes) }
         let (journal, finished): (Journal, Journal.State)
@@ -65,7 +66,8 @@ public struct ConversionRun: Sendable {
             throw ConversionFailure.interrupted(done: work.recordCount, total: plan.weights.count)
         }
         progress(snapshot(counters))
-        var report = RunReport(plan: plan, checkpoint: checkpoint, records: work.records, alreadyFinished: false)
+        var report = RunReport(
+            plan: plan, checkpoint: checkpoint, records: work.records, calibrated: Set(state.calibrated.keys), alreadyFinished: false)
         try complete(report)
         report.outputBytes = try outputBytes()
         report.bytesRead = counters.bytesRead.load(ordering: .relaxed)

@@ -49,7 +49,8 @@ public struct RunReport: Sendable {
     /// The text of `recast.manifest.json`.
     var manifest: [UInt8] = []
 
-    init(plan: ConversionPlan, checkpoint: Checkpoint, records: [Int: WeightRecord], alreadyFinished: Bool) {
+    /// - Parameter calibrated: weights that a calibration stage wrote.
+    init(plan: ConversionPlan, checkpoint: Checkpoint, records: [Int: WeightRecord], calibrated: Set<Int> = [], alreadyFinished: Bool) {
         self.alreadyFinished = alreadyFinished
         audit.tensors = plan.weights.count { $0.isPrincipal }
         for (position, planned) in plan.weights.enumerated() {
@@ -66,13 +67,13 @@ public struct RunReport: Sendable {
                 findings.append(Finding(weight.name, "holds \(amax), beyond F16's largest number 65504; engines that compute in F16 will overflow"))
             }
         }
-        if !alreadyFinished { manifest = Self.manifest(plan, checkpoint, records, audit) }
+        if !alreadyFinished { manifest = Self.manifest(plan, checkpoint, records, calibrated, audit) }
     }
 
     /// The manifest: what was made from what, by which rules, with the digest of every stored tensor. It holds no times and no
     /// paths, so that the same conversion gives the same manifest.
     private static func manifest(
-        _ plan: ConversionPlan, _ checkpoint: Checkpoint, _ records: [Int: WeightRecord], _ audit: Audit
+        _ plan: ConversionPlan, _ checkpoint: Checkpoint, _ records: [Int: WeightRecord], _ calibrated: Set<Int>, _ audit: Audit
     ) -> [UInt8] {
         let files = plan.source.files.map { file -> JSONValue in
             .object(["name": .string(file.name), "size": .int(file.size), "header_sha256": .string(file.headerDigest)])
@@ -100,7 +101,11 @@ public struct RunReport: Sendable {
                 "layout": .string(planned.layout?.name ?? weight.layoutName), "road": .string(planned.road.rawValue),
                 "file": .string(plan.shards[planned.shard].name),
             ]
-            if planned.road == .quantize { entry["quantizer"] = .string(planned.quantizer.rawValue) }
+            if planned.road == .quantize {
+                // What no pass reached was quantized without its inputs.
+                let quantizer = planned.isCalibrated && !calibrated.contains(position) ? planned.quantizer.withoutStatistics : planned.quantizer
+                entry["quantizer"] = .string(quantizer.rawValue)
+            }
             if let view = planned.view {
                 entry["rows"] = .array([.int(view.rows.lowerBound), .int(view.rows.upperBound)])
                 if view.columns.count < weight.shape.columns {

@@ -1,6 +1,6 @@
 """A full-width DeepSeek-V3 mixture layer, filled with data, through a calibrated int4 GPTQ conversion.
 
-usage: calibration_rehearsal.py RECAST [--experts 256] [--tokens 8192] [--memory 4GiB] [--directory DIR]
+usage: calibration_rehearsal.py RECAST [--experts 256] [--tokens 8192] [--memory 4GiB] [--nearest-scales] [--directory DIR]
 
 The layer has the released layout (FP8, 128 x 128 blocks) and the released widths; its weights are random with the spread of trained
 ones. Prints seconds, peak memory, and what 61 layers would take.
@@ -24,7 +24,7 @@ parser.add_argument('--experts', type=int, default=256)
 parser.add_argument('--tokens', type=int, default=8192)
 parser.add_argument('--memory', default='4GiB')
 parser.add_argument('--directory')
-parser.add_argument('options', nargs='*', help='further options of convert')
+parser.add_argument('--nearest-scales', action='store_true', help="keep the layout's own scales")
 options = parser.parse_args()
 
 HIDDEN, VOCABULARY = 7168, 2048
@@ -131,7 +131,7 @@ try:
     started = time.time()
     run = subprocess.run(
         [options.recast, 'convert', work + '/layer', work + '/out', '--to', 'int4-g128', '--quantizer', 'gptq', '--tokens', work + '/tokens.json',
-         '--memory', options.memory, '--json', *options.options], stdout=subprocess.PIPE, text=True)
+         '--memory', options.memory, '--json', *(['--nearest-scales'] if options.nearest_scales else [])], stdout=subprocess.PIPE, text=True)
     seconds = time.time() - started
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     peak, processor = usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime

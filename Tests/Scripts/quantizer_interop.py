@@ -31,6 +31,8 @@ parser.add_argument('--quick', action='store_true', help='int4 only')
 options = parser.parse_args()
 recast, fixtures = os.path.abspath(options.recast), os.path.abspath(options.fixtures)
 work = tempfile.mkdtemp()
+# Peers leave logs where they run.
+os.chdir(work)
 calibration, evaluation = fixtures + '/tokens-calibration.json', fixtures + '/tokens-eval.json'
 failures = []
 

@@ -122,6 +122,9 @@ def llm_compressor(bits, symmetric, method):
 
 
 def gptqmodel(bits, symmetric):
+    if bits == 3:
+        # Its packing stops the whole process there.
+        raise ValueError('80 zero points of 3 bits do not fill words')
     from gptqmodel import GPTQModel, QuantizeConfig
     settings = QuantizeConfig(bits=bits, group_size=128, sym=symmetric, dynamic={r'-:.*kv_b_proj.*': {}})
     with contextlib.redirect_stdout(io.StringIO()):

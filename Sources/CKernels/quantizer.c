@@ -78,6 +78,29 @@ CK_BODY void solve_rows(float *x, const float *factor, size_t stride, size_t wid
     }
 }
 
+CK_BODY void squared_error(const uint16_t *values, size_t stride, const uint16_t *decoded, size_t rows, size_t columns, const float *importance,
+                           double *error) {
+    double lanes[LANES] = {0};
+    for (size_t row = 0; row < rows; row++) {
+        const uint16_t *v = values + row * stride, *d = decoded + row * columns;
+        for (size_t start = 0; start < columns; start += LANES) {
+            size_t width = columns - start < LANES ? columns - start : LANES;
+            uint16_t a[LANES] = {0}, b[LANES] = {0};
+            float h[LANES];
+            for (int i = 0; i < LANES; i++) h[i] = 1.0f;
+            memcpy(a, v + start, width * sizeof(uint16_t));
+            memcpy(b, d + start, width * sizeof(uint16_t));
+            if (importance) memcpy(h, importance + start, width * sizeof(float));
+            for (int i = 0; i < LANES; i++) {
+                double miss = ck_from_bf16(a[i]) - ck_from_bf16(b[i]);
+                lanes[i] += miss * miss * h[i];
+            }
+        }
+    }
+    *error = 0.0;
+    for (int i = 0; i < LANES; i++) *error += lanes[i];
+}
+
 #if defined(__x86_64__)
 #define CK_DISPATCH(NAME, PARAMETERS, ARGUMENTS)                                                  \
     CK_TARGET_AVX512 static void NAME##_avx512 PARAMETERS { NAME ARGUMENTS; }                     \
@@ -101,6 +124,9 @@ CK_DISPATCH(feedback_round,
              float greatest, const float *importance, float *losses, float *errors, uint8_t *codes),
             (values, weights, feedback, stride, width, scales, biases, greatest, importance, losses, errors, codes))
 CK_DISPATCH(solve_rows, (float *x, const float *factor, size_t stride, size_t width), (x, factor, stride, width))
+CK_DISPATCH(squared_error,
+            (const uint16_t *values, size_t stride, const uint16_t *decoded, size_t rows, size_t columns, const float *importance, double *error),
+            (values, stride, decoded, rows, columns, importance, error))
 
 void ck_grid_sums(int level, const float *weights, const float *importance, size_t count, float scale, float bias, float greatest, float *sums) {
     CK_CALL(grid_sums, (weights, importance, count, scale, bias, greatest, sums));
@@ -117,6 +143,13 @@ void ck_feedback_round(int level, float *values, const float *weights, const flo
 }
 
 void ck_solve_rows(int level, float *x, const float *factor, size_t stride, size_t width) { CK_CALL(solve_rows, (x, factor, stride, width)); }
+
+double ck_squared_error(int level, const uint16_t *values, size_t stride, const uint16_t *decoded, size_t rows, size_t columns,
+                        const float *importance) {
+    double error;
+    CK_CALL(squared_error, (values, stride, decoded, rows, columns, importance, &error));
+    return error;
+}
 
 void ck_pack_columns(const float *x, size_t stride, size_t depth, size_t count, size_t width, float *packed) {
     for (size_t k = 0; k < depth; k++) {

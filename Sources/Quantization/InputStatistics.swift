@@ -78,24 +78,18 @@ public struct InputStatistics: Sendable {
 
     /// Writes the file, whole or not at all.
     public func write(to path: String) throws {
-        var declarations: [SafetensorsHeader.Declaration] = []
-        var data: [[UInt8]] = []
-        func bytes<Value: BitwiseCopyable>(_ values: [Value]) -> [UInt8] { values.withUnsafeBytes { Array($0) } }
+        var tensors: [(declaration: SafetensorsHeader.Declaration, bytes: [UInt8])] = []
         for (module, entry) in entries.sorted(by: { $0.key < $1.key }) {
-            declarations.append(.init(name: module + ".mean_square", type: .f32, shape: [entry.meanSquares.count]))
-            declarations.append(.init(name: module + ".mean_abs", type: .f32, shape: [entry.meanMagnitudes.count]))
-            declarations.append(.init(name: module + ".count", type: .i64, shape: [1]))
-            data += [bytes(entry.meanSquares), bytes(entry.meanMagnitudes), bytes([Int64(entry.count)])]
+            let columns = [entry.meanSquares.count]
+            tensors += [
+                (.init(name: module + ".mean_square", type: .f32, shape: columns), Array(bytesOf: entry.meanSquares)),
+                (.init(name: module + ".mean_abs", type: .f32, shape: columns), Array(bytesOf: entry.meanMagnitudes)),
+                (.init(name: module + ".count", type: .i64, shape: [1]), Array(bytesOf: [Int64(entry.count)])),
+            ]
         }
-        guard let place = SafetensorsHeader.layout(declarations, metadata: [(Self.metadataKey, "1")]) else {
+        guard try SafetensorsHeader.write(tensors, metadata: [(Self.metadataKey, "1")], to: path) else {
             throw StatisticsFailure(path: path, reason: "would be too large")
         }
-        let file = try PositionedFile.openForWriting(path + ".partial", truncate: true)
-        try file.resize(to: place.size)
-        try file.write(place.header, at: 0)
-        for (offset, part) in zip(place.offsets, data) { try file.write(part, at: offset) }
-        try file.synchronize()
-        try FileTree.rename(path + ".partial", to: path)
     }
 }
 

@@ -173,7 +173,7 @@ import Testing
 
     @Test func layoutsWithoutASearchSaySo() throws {
         let checkpoint = try Checkpoint(opening: Fixtures.bf16Model)
-        for (layout, quantizer) in [("mxfp4", QuantizerName.gptq), ("nvfp4", .mse), ("fp8-block", .gptq), ("fp8-channel", .awq)] {
+        for (layout, quantizer) in [("mxfp4", QuantizerName.gptq), ("nvfp4", .hqq), ("fp8-block", .gptq), ("fp8-channel", .awq)] {
             #expect(throws: ConversionFailure.self) {
                 try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: layout, quantizer: quantizer))
             }

@@ -25,6 +25,20 @@ import Testing
                 ck_grid_sums(level, weights, [Float](repeating: 1, count: count), count, scale, bias, greatest, &sums)
                 #expect(abs(sums[0] - expected) <= 1e-4 * max(1, expected))
             }
+            // Three rows of a wider matrix against as many that were decoded.
+            let stride = count + 5
+            let block = (0..<3 * stride).map { _ in BFloat16(rounding: random.normal(1e-3)).bits }
+            let decoded = (0..<3 * count).map { _ in BFloat16(rounding: random.normal(1e-3)).bits }
+            for importance in [nil, importance] {
+                let error = ck_squared_error(level, block, stride, decoded, 3, count, importance)
+                #expect(error == ck_squared_error(plain, block, stride, decoded, 3, count, importance))
+                let expected = (0..<3 * count).reduce(0.0) { sum, index in
+                    let (row, column) = index.quotientAndRemainder(dividingBy: count)
+                    let miss = Double(BFloat16(bits: block[row * stride + column]).value - BFloat16(bits: decoded[index]).value)
+                    return sum + miss * miss * Double(importance?[column] ?? 1)
+                }
+                #expect(abs(error - expected) <= 1e-12 * expected)
+            }
         }
         let (width, rows) = (21, Int(CK_PANEL))
         func matrix(_ count: Int) -> [Float] { (0..<count).map { _ in random.normal(1) } }

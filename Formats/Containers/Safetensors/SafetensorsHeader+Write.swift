@@ -54,4 +54,27 @@ extension SafetensorsHeader {
         let header = (0..<8).map { UInt8(truncatingIfNeeded: length >> (8 * UInt64($0))) } + Array(text.utf8)
         return (header, offsets.map { $0 + header.count }, end + header.count)
     }
+
+    /// Writes a file of tensors that are at hand: it appears complete or not at all.
+    /// - Parameter tensors: Declarations, each with its values in order; a value must have the size of its declared type.
+    /// - Returns: false, and nothing is written, if a size leaves Int.
+    public static func write(
+        _ tensors: [(declaration: Declaration, bytes: [UInt8])], metadata: [(key: String, value: String)], to path: String
+    ) throws -> Bool {
+        guard let place = layout(tensors.map(\.declaration), metadata: metadata) else { return false }
+        try FileTree.write(to: path) { file in
+            try file.resize(to: place.size)
+            try file.write(place.header, at: 0)
+            for (offset, tensor) in zip(place.offsets, tensors) {
+                precondition(tensor.bytes.count == Shape.byteCount(tensor.declaration.shape, tensor.declaration.type))
+                try file.write(tensor.bytes, at: offset)
+            }
+        }
+        return true
+    }
+}
+
+extension [UInt8] {
+    /// The bytes of some values, one after another.
+    public init<Value: BitwiseCopyable>(bytesOf values: [Value]) { self = values.withUnsafeBytes { Array($0) } }
 }

@@ -6,7 +6,7 @@ import Tensors
 /// Reference: deepseek-ai/DeepSeek-V3:inference/kernel.py (`weight_dequant`, `act_quant`) and README_WEIGHTS.md.
 /// Decoding is round_bf16(F32(code) * scale). Encoding takes scale = max(amax, 1e-4) / 448 over the block in F32
 /// (rounded up to a power of two if ``roundsScaleUp``) and code = E4M3(F32(w) / scale).
-public struct BlockScaledFP8Layout: WeightLayout, Equatable {
+public struct BlockScaledFP8Layout: FloatCodedLayout, Equatable {
     public var blockRows: Int
     public var blockColumns: Int
     /// F32, BF16, F16 or F8_E8M0.
@@ -62,7 +62,8 @@ public struct BlockScaledFP8Layout: WeightLayout, Equatable {
     }
 
     public func encode(
-        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
+        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, search: BlockScaleSearch?,
+        into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         guard let source = values.baseAddress, let codes = parts[0].scalars(UInt8.self).baseAddress else { return }
         let columns = shape.columns
@@ -77,11 +78,32 @@ public struct BlockScaledFP8Layout: WeightLayout, Equatable {
                 guard amax < 0x7F80 else { throw .notFinite(row: rows.lowerBound + row) }
                 var scale = max(BFloat16(bits: amax).value, 1e-4) / Float8E4M3.greatest
                 if roundsScaleUp { scale = scale.roundedUpToPowerOfTwo }
+                if let search {
+                    let block = BlockScaleSearch.Block(
+                        values: source + start, stride: columns, height: height, width: width, firstColumn: column)
+                    scale = better(scale, block, search)
+                }
                 scaleType.store(scale, in: parts[1], at: block)
                 ck_e4m3_encode(level, source + start, columns, codes + start, columns, height, width, scale)
                 block += 1
             }
         }
+    }
+
+    private func better(_ standard: Float, _ block: BlockScaleSearch.Block, _ search: BlockScaleSearch) -> Float {
+        // Powers of two leave nothing but the exponent to choose.
+        let shares = roundsScaleUp ? [1, 0.5] : BlockScaleSearch.e4m3Shares
+        let candidates = shares.lazy.map { scaleType.rounded(standard * $0) }.filter(\.isNormal)
+        let level = KernelLevel.active.rawValue
+        return withUnsafeTemporaryAllocation(of: UInt8.self, capacity: block.height * block.width) { codes in
+            withUnsafeTemporaryAllocation(of: UInt16.self, capacity: Int(CK_TABLE_WORDS)) { table in
+                search.best(of: candidates, block) { scale, decoded in
+                    var scale = scale
+                    ck_e4m3_encode(level, block.values, block.stride, codes.baseAddress, block.width, block.height, block.width, scale)
+                    ck_e4m3_decode(level, codes.baseAddress, decoded, block.height, block.width, block.width, &scale, table.baseAddress)
+                }
+            }
+        } ?? standard
     }
 }
 

@@ -6,7 +6,7 @@ import Tensors
 /// Reference: vllm-project/compressed-tensors:quantization/utils/helpers.py (`calculate_qparams`) and
 /// lifecycle/forward_helpers.py (`_quantize`): the arithmetic runs in the weight's dtype, so scale = round_bf16(amax / 448)
 /// (2^-7 if that is zero) and code = E4M3(clamp(round_bf16(w / scale), -448, 448)).
-public struct FloatQuantizedLayout: WeightLayout, Equatable {
+public struct FloatQuantizedLayout: FloatCodedLayout, Equatable {
     public enum Strategy: Sendable, Equatable { case channel, tensor }
 
     public var strategy: Strategy
@@ -48,7 +48,8 @@ public struct FloatQuantizedLayout: WeightLayout, Equatable {
     }
 
     public func encode(
-        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
+        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, search: BlockScaleSearch?,
+        into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         guard strategy == .channel, scaleType == .bf16 else { throw .readOnly }
         guard let source = values.baseAddress, let codes = parts[0].scalars(UInt8.self).baseAddress else { return }
@@ -60,7 +61,24 @@ public struct FloatQuantizedLayout: WeightLayout, Equatable {
             scales[row] = ck_bf16_amax(level, source + start, columns, 1, columns)
             guard scales[row] < 0x7F80 else { throw .notFinite(row: rows.lowerBound + row) }
             ck_bf16_symmetric_scales(scales.baseAddress! + row, 1, Float8E4M3.greatest)
+            if let search {
+                let block = BlockScaleSearch.Block(values: source + start, stride: columns, width: columns, firstColumn: 0)
+                scales[row] = better(scales[row], block, codes + start, search)
+            }
             ck_e4m3_encode_bf16_scale(level, source + start, scales[row], columns, codes + start)
         }
+    }
+
+    private func better(_ standard: UInt16, _ row: BlockScaleSearch.Block, _ codes: UnsafeMutablePointer<UInt8>, _ search: BlockScaleSearch) -> UInt16
+    {
+        let level = KernelLevel.active.rawValue
+        let candidates = BlockScaleSearch.e4m3Shares.lazy.map { BFloat16(rounding: BFloat16(bits: standard).value * $0) }.filter(\.value.isNormal)
+        return withUnsafeTemporaryAllocation(of: UInt16.self, capacity: Int(CK_TABLE_WORDS)) { table in
+            search.best(of: candidates, row) { scale, decoded in
+                var factor = scale.value
+                ck_e4m3_encode_bf16_scale(level, row.values, scale.bits, row.width, codes)
+                ck_e4m3_decode(level, codes, decoded, 1, row.width, row.width, &factor, table.baseAddress)
+            }?.bits
+        } ?? standard
     }
 }

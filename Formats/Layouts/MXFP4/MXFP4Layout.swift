@@ -6,7 +6,7 @@ import Tensors
 /// The bytes are the same under every name: compressed-tensors `weight_packed` U8 [out, in/2] and `weight_scale` U8 [out, in/32];
 /// MLX `weight` U32 [out, in/8] and `scales` U8; gpt-oss `_blocks` U8 [experts, out, in/32, 16] and `_scales` U8.
 /// References: vllm-project/compressed-tensors:quantization/utils/mxfp_utils.py, ml-explore/mlx:mlx/ops.cpp (`fp_quantize`).
-public struct MXFP4Layout: WeightLayout, Equatable {
+public struct MXFP4Layout: FloatCodedLayout, Equatable {
     public enum Naming: Sendable, Equatable {
         case compressedTensors
         case mlx
@@ -62,22 +62,37 @@ public struct MXFP4Layout: WeightLayout, Equatable {
     }
 
     public func encode(
-        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
+        _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, search: BlockScaleSearch?,
+        into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         if case .gptOSS = naming { throw .readOnly }
         guard let codes = parts[0].scalars(UInt8.self).baseAddress, let source = values.baseAddress else { return }
         let level = KernelLevel.active.rawValue
         for group in 0..<rows.count * shape.columns / 32 {
-            let amax = ck_bf16_amax(level, source + group * 32, 32, 1, 32)
+            let values = source + group * 32
+            let amax = ck_bf16_amax(level, values, 32, 1, 32)
             guard amax < 0x7F80 else { throw .notFinite(row: rows.lowerBound + group * 32 / shape.columns) }
-            let exponent = naming == .mlx ? Self.mlxExponent(amax) : Self.exponent(amax)
+            var exponent = naming == .mlx ? Self.mlxExponent(amax) : Self.exponent(amax)
+            if let search {
+                let block = BlockScaleSearch.Block(values: values, stride: 32, width: 32, firstColumn: group * 32 % shape.columns)
+                let candidates = [0, 1, -1].lazy.map { Int(exponent) + $0 }.filter { 0...254 ~= $0 }.map { UInt8($0) }
+                let best = search.best(of: candidates, block) { exponent, decoded in
+                    encode(values, exponent, codes + group * 16)
+                    ck_e2m1_decode(level, codes + group * 16, 32, Float8E8M0(bits: exponent).value, 1, decoded)
+                }
+                exponent = best ?? exponent
+            }
             parts[1][group] = exponent
-            // Division by a power of two: exact, or so small that the code is zero. compressed-tensors' quotient is a BF16, which
-            // matters there, as zero has no sign.
-            let factor = Float(sign: .plus, exponent: 127 - Int(exponent), significand: 1)
-            ck_e2m1_encode(
-                level, source + group * 32, 32, factor, Int32(naming == .mlx ? CK_E2M1_MULTIPLY_DOWN : CK_E2M1_MULTIPLY), codes + group * 16)
+            encode(values, exponent, codes + group * 16)
         }
+    }
+
+    /// Division by a power of two: exact, or so small that the code is zero. compressed-tensors' quotient is a BF16, which matters there, as
+    /// zero has no sign.
+    private func encode(_ values: UnsafePointer<UInt16>, _ exponent: UInt8, _ codes: UnsafeMutablePointer<UInt8>) {
+        let factor = Float(sign: .plus, exponent: 127 - Int(exponent), significand: 1)
+        ck_e2m1_encode(
+            KernelLevel.active.rawValue, values, 32, factor, Int32(naming == .mlx ? CK_E2M1_MULTIPLY_DOWN : CK_E2M1_MULTIPLY), codes)
     }
 
     /// compressed-tensors: amax is rounded to a power of two by adding half a step of E2M1 to its bits and dropping the mantissa;

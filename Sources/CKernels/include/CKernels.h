@@ -141,6 +141,10 @@ void ck_grid_sums(int level, const float *weights, const float *importance, size
 /// Those codes.
 void ck_nearest_codes(int level, const float *weights, size_t count, float scale, float bias, float greatest, uint8_t *codes);
 
+/// The squared differences of two blocks of BF16 values, each times its column's importance (NULL: 1), added up in F64 in lanes of a fixed order.
+double ck_squared_error(int level, const uint16_t *values, size_t stride, const uint16_t *decoded, size_t rows, size_t columns,
+                        const float *importance);
+
 /// Rounds `width` columns of CK_PANEL rows one after another. Everything is [column][row]; `values` are the targets, and
 /// the error of each column against `weights`, times feedback[column][later], is added to the targets of later columns. The squared
 /// miss of every target, times the column's importance, is added to the row's loss.

@@ -38,10 +38,7 @@ public struct CalibrationOutput {
     public func save(_ write: (PositionedFile) throws -> Void) throws {
         try work.synchronizeShards()
         try work.journal.synchronize()
-        let file = try PositionedFile.openForWriting(statePath + ".partial", truncate: true)
-        try write(file)
-        try file.synchronize()
-        try FileTree.rename(statePath + ".partial", to: statePath)
+        try FileTree.write(to: statePath, write)
     }
 
     /// What an interrupted run had kept last.

@@ -122,24 +122,16 @@ public struct CompactReference: Sendable {
 
         public func write(to path: String) throws {
             let count = tokens.count
-            let declarations: [SafetensorsHeader.Declaration] = [
-                .init(name: "lengths", type: .i64, shape: [tokens.ranges.count]), .init(name: "input_ids", type: .i64, shape: [count]),
-                .init(name: "log_sum_exp", type: .f64, shape: [count]), .init(name: "target_log_probability", type: .f64, shape: [count]),
-                .init(name: "top.tokens", type: .i32, shape: [count, width]), .init(name: "top.logits", type: .f32, shape: [count, width]),
+            let tensors: [(declaration: SafetensorsHeader.Declaration, bytes: [UInt8])] = [
+                (.init(name: "lengths", type: .i64, shape: [tokens.ranges.count]), Array(bytesOf: tokens.ranges.map { Int64($0.count) })),
+                (.init(name: "input_ids", type: .i64, shape: [count]), Array(bytesOf: tokens.all.map { Int64($0) })),
+                (.init(name: "log_sum_exp", type: .f64, shape: [count]), Array(bytesOf: logSums)),
+                (.init(name: "target_log_probability", type: .f64, shape: [count]), Array(bytesOf: targets)),
+                (.init(name: "top.tokens", type: .i32, shape: [count, width]), Array(bytesOf: topTokens)),
+                (.init(name: "top.logits", type: .f32, shape: [count, width]), Array(bytesOf: topLogits)),
             ]
             let metadata = [("format", "pt"), (CompactReference.metadataKey, "1"), ("vocabulary", "\(vocabulary)")]
-            guard let place = SafetensorsHeader.layout(declarations, metadata: metadata) else { throw ConversionFailure.tooLarge(tensor: path) }
-            func bytes<Value: BitwiseCopyable>(_ values: [Value]) -> [UInt8] { values.withUnsafeBytes { Array($0) } }
-            let data = [
-                bytes(tokens.ranges.map { Int64($0.count) }), bytes(tokens.all.map { Int64($0) }), bytes(logSums), bytes(targets), bytes(topTokens),
-                bytes(topLogits),
-            ]
-            let file = try PositionedFile.openForWriting(path + ".partial", truncate: true)
-            try file.resize(to: place.size)
-            try file.write(place.header, at: 0)
-            for (offset, part) in zip(place.offsets, data) { try file.write(part, at: offset) }
-            try file.synchronize()
-            try FileTree.rename(path + ".partial", to: path)
+            guard try SafetensorsHeader.write(tensors, metadata: metadata, to: path) else { throw ConversionFailure.tooLarge(tensor: path) }
         }
     }
 }

@@ -89,11 +89,16 @@ public enum FileTree {
     }
 
     /// Writes a whole small file: it appears complete or not at all. `temporary` is its name until then.
-    public static func write(_ bytes: [UInt8], to path: String, temporary: String? = nil) throws(FileFailure) {
+    public static func write(_ bytes: [UInt8], to path: String, temporary: String? = nil) throws {
+        try write(to: path, temporary: temporary) { try $0.write(bytes, at: 0) }
+    }
+
+    /// Makes a file that appears complete or not at all: under its name, once `body` has written it.
+    public static func write(to path: String, temporary: String? = nil, _ body: (PositionedFile) throws -> Void) throws {
         let temporary = temporary ?? path + ".partial"
         do {
             let file = try PositionedFile.openForWriting(temporary, truncate: true)
-            try file.write(bytes, at: 0)
+            try body(file)
             try file.synchronize()
         }
         try rename(temporary, to: path)

@@ -22,6 +22,7 @@ struct StridedView: ByteSegment {
         let first = range.lowerBound / width, last = ceilingDivide(range.upperBound, width)
         if first * width != range.lowerBound || last * width != range.upperBound {
             let whole = AlignedBuffer(byteCount: (last - first) * width)
+            defer { withExtendedLifetime(whole) {} }
             try read(first * width..<last * width, into: whole.slice(0..<(last - first) * width))
             let skip = range.lowerBound - first * width
             buffer.copyMemory(from: UnsafeRawBufferPointer(whole.slice(skip..<skip + range.count)))
@@ -62,6 +63,7 @@ struct StridedView: ByteSegment {
             try readExactly(into: UnsafeMutableRawBufferPointer(rebasing: buffer[place..<place + count * width]), at: source)
         } else if step <= 16 {
             let span = AlignedBuffer(byteCount: ((count - 1) * step + 1) * width)
+            defer { withExtendedLifetime(span) {} }
             try readExactly(into: span.slice(0..<((count - 1) * step + 1) * width), at: source)
             for index in 0..<count {
                 let from = UnsafeRawBufferPointer(span.slice(index * step * width..<(index * step + 1) * width))
@@ -80,6 +82,7 @@ struct StridedView: ByteSegment {
     private func gatherColumns(rows: Range<Int>, into buffer: UnsafeMutableRawBufferPointer) throws {
         let columns = shape[1], rowStride = strides[0]
         let span = AlignedBuffer(byteCount: ((rows.count - 1) * rowStride + 1) * width)
+        defer { withExtendedLifetime(span) {} }
         let bytes = span.slice(0..<((rows.count - 1) * rowStride + 1) * width)
         for column in 0..<columns {
             try readExactly(into: bytes, at: start + (rows.lowerBound * rowStride + column * strides[1]) * width)

@@ -24,6 +24,7 @@ struct KernelBenchmark: ParsableCommand {
             let layout: any WeightLayout = (target.layout as? any WholeRangeLayout)?.spanning(amax) ?? target.layout
             let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
             let stored = AlignedBuffer(byteCount: parts.byteCount(0..<rows))
+            defer { withExtendedLifetime((values, copy, stored)) {} }
             let whole = parts.slices(0..<rows, in: stored.bytes)
             func tiles(_ body: (Range<Int>, [UnsafeMutableRawBufferPointer], UnsafeMutableBufferPointer<UInt16>) -> Void) {
                 for tile in TileSequence(rows: rows, step: layout.preferredRows > 1 ? rows : 128) {

@@ -126,7 +126,9 @@ struct HDF5ChunkedData: ByteSegment {
                 filters[$0].id == CH5_FILTER_FLETCHER32 && ($0 >= 32 || stored.skippedFilters >> UInt32($0) & 1 == 0)
             }
             let size = chunkBytes + 4 * applied
-            let source = UnsafeRawBufferPointer(content.slice(0..<count))
+            let input = content
+            defer { withExtendedLifetime(input) {} }
+            let source = UnsafeRawBufferPointer(input.slice(0..<count))
             switch Int32(filter.id) {
             case CH5_FILTER_FLETCHER32:
                 guard count >= 4 else { throw damaged() }
@@ -156,7 +158,7 @@ struct HDF5ChunkedData: ByteSegment {
             }
         }
         guard count == target.count else { throw damaged() }
-        target.copyMemory(from: UnsafeRawBufferPointer(content.slice(0..<count)))
+        withExtendedLifetime(content) { target.copyMemory(from: UnsafeRawBufferPointer(content.slice(0..<count))) }
         if swap > 1 { StridedView.swap(target, swap) }
     }
 }

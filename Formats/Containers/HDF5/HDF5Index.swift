@@ -30,6 +30,7 @@ struct HDF5Index {
         guard descriptor >= 0 else { throw FileFailure(.open, path, reason: .init(rawValue: errno)) }
         var bytes: [UInt8] = []
         let piece = AlignedBuffer(byteCount: 1 << 16)
+        defer { withExtendedLifetime(piece) {} }
         var isTooLong = false
         while true {
             let count = Glibc_read(descriptor, piece.bytes.baseAddress, 1 << 16)

@@ -120,6 +120,7 @@ struct HDF5Writer {
 
     private func writeContiguous(_ tensor: StoredTensor, _ dataset: Int64, _ path: String, _ failed: () -> FileFailure) throws {
         let buffer = AlignedBuffer(byteCount: min(tensor.byteCount, 4 << 20))
+        defer { withExtendedLifetime(buffer) {} }
         if tensor.byteCount <= buffer.bytes.count {
             let bytes = buffer.slice(0..<tensor.byteCount)
             try readSource(tensor.offset, into: bytes)

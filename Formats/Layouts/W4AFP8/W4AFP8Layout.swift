@@ -66,6 +66,7 @@ public struct W4AFP8Layout: IntegerCodedLayout, Equatable {
         let twin = PackedIntegerLayout(bits: 4, groupSize: 128)
         let size = rows.count * shape.columns / 2
         let packed = AlignedBuffer(byteCount: size), shapeBytes = AlignedBuffer(byteCount: 16)
+        defer { withExtendedLifetime((packed, shapeBytes)) {} }
         try twin.encode(values, rows: rows, shape: shape, into: [packed.slice(0..<size), parts[1], shapeBytes.slice(0..<16)])
         // The packed words hold the same nibbles in the same order, offset by 8.
         for index in 0..<size { parts[0][index] = packed.bytes[index] ^ 0x88 }

@@ -139,6 +139,7 @@ struct WeightConverter {
             let fitting = max(min(memory.count, Self.preferredTile), min(memory.count, stored.preferredRows / unit * unitBytes)) / unitBytes
             // A partner may need a larger tile than this weight's memory holds.
             let spare = unitBytes > memory.count ? AlignedBuffer(byteCount: unitBytes) : nil
+            defer { withExtendedLifetime(spare) {} }
             let room = spare?.bytes ?? memory
             for rows in TileSequence(rows: other.shape.rows, step: max(1, fitting) * unit) {
                 try checkStop(stop)

@@ -75,16 +75,21 @@ public struct MXFP4Layout: FloatCodedLayout, Equatable {
             var exponent = naming == .mlx ? Self.mlxExponent(amax) : Self.exponent(amax)
             if let search {
                 let block = BlockScaleSearch.Block(values: values, stride: 32, width: 32, firstColumn: group * 32 % shape.columns)
-                let candidates = [0, 1, -1].lazy.map { Int(exponent) + $0 }.filter { 0...254 ~= $0 }.map { UInt8($0) }
-                let best = search.best(of: candidates, block) { exponent, decoded in
-                    encode(values, exponent, codes + group * 16)
-                    ck_e2m1_decode(level, codes + group * 16, 32, Float8E8M0(bits: exponent).value, 1, decoded)
-                }
-                exponent = best ?? exponent
+                exponent = better(exponent, block, codes + group * 16, search)
             }
             parts[1][group] = exponent
             encode(values, exponent, codes + group * 16)
         }
+    }
+
+    private func better(
+        _ standard: UInt8, _ block: BlockScaleSearch.Block, _ codes: UnsafeMutablePointer<UInt8>, _ search: BlockScaleSearch
+    ) -> UInt8 {
+        let candidates = [0, 1, -1].lazy.map { Int(standard) + $0 }.filter { 0...254 ~= $0 }.map { UInt8($0) }
+        return search.best(of: candidates, block) { exponent, decoded in
+            encode(block.values, exponent, codes)
+            ck_e2m1_decode(KernelLevel.active.rawValue, codes, 32, Float8E8M0(bits: exponent).value, 1, decoded)
+        } ?? standard
     }
 
     /// Division by a power of two: exact, or so small that the code is zero. compressed-tensors' quotient is a BF16, which matters there, as

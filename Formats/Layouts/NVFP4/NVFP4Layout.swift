@@ -93,17 +93,23 @@ public struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
             var stored = isModelOpt ? Self.modelOptLocal(largest, global) : Self.localScale(largest, global)
             if let search {
                 let block = BlockScaleSearch.Block(values: values, stride: 16, width: 16, firstColumn: group * 16 % shape.columns)
-                let candidates = Self.steps.lazy.map { Int(stored.bits) + $0 }.filter { 1...0x7E ~= $0 }.map { Float8E4M3(bits: UInt8($0)) }
-                let best = search.best(of: candidates, block) { scale, decoded in
-                    let scale = joined(scale.value, global)
-                    ck_e2m1_encode(level, values, 16, scale, Int32(CK_E2M1_DIVIDE), codes + group * 8)
-                    ck_e2m1_decode(level, codes + group * 8, 16, scale, isModelOpt ? 0 : 1, decoded)
-                }
-                stored = best ?? stored
+                stored = better(stored, global, block, codes + group * 8, search)
             }
             parts[1][group] = stored.bits
             ck_e2m1_encode(level, values, 16, joined(stored.value, global), Int32(CK_E2M1_DIVIDE), codes + group * 8)
         }
+    }
+
+    private func better(
+        _ standard: Float8E4M3, _ global: Float, _ block: BlockScaleSearch.Block, _ codes: UnsafeMutablePointer<UInt8>, _ search: BlockScaleSearch
+    ) -> Float8E4M3 {
+        let level = KernelLevel.active.rawValue
+        let candidates = Self.steps.lazy.map { Int(standard.bits) + $0 }.filter { 1...0x7E ~= $0 }.map { Float8E4M3(bits: UInt8($0)) }
+        return search.best(of: candidates, block) { scale, decoded in
+            let scale = joined(scale.value, global)
+            ck_e2m1_encode(level, block.values, 16, scale, Int32(CK_E2M1_DIVIDE), codes)
+            ck_e2m1_decode(level, codes, 16, scale, isModelOpt ? 0 : 1, decoded)
+        } ?? standard
     }
 
     /// Steps of E4M3 by which a searched scale may differ: from the largest magnitude at about 12, cut to 6, to one at about 4. (That 4 often errs

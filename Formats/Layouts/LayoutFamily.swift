@@ -156,6 +156,13 @@ public enum LayoutRegistry {
     /// Leaf names that only make sense beside a quantized weight; left alone they are orphans.
     public static let companionLeaves: Set<String> = [
         "weight_scale_inv", "weight_scale", "weight_packed", "weight_shape", "weight_zero_point", "weight_g_idx", "weight_global_scale",
-        "weight_scale_2", "qweight", "qzeros", "g_idx",
+        "weight_scale_2", "qweight", "qzeros", "g_idx", "qscale_weight",
+    ]
+
+    /// Leaf names of what lies beside a weight without being part of its values: scales of activations, of the cache of keys and values and of
+    /// outputs, and orders of columns. They belong to the layout of the weight beside them and lose their meaning with it.
+    public static let activationLeaves: Set<String> = [
+        "input_scale", "input_scale_inv", "input_global_scale", "input_zero_point", "activation_scale", "act_scale", "qscale_act", "k_scale",
+        "v_scale", "kv_scale", "k_zero_point", "v_zero_point", "prob_scale", "output_scale", "output_global_scale", "weight_g_idx",
     ]
 }

@@ -24,13 +24,15 @@ public struct QuantizationConfig: Sendable {
     /// `scale_fmt: ue8m0`: scales are powers of two.
     public var powerOfTwoScales: Bool
 
-    /// Nil if the configuration has neither `quantization_config` nor MLX's `quantization`.
-    public init?(config: JSONValue) {
-        let found = config["quantization_config"] ?? config["text_config"]?["quantization_config"] ?? config["quantization"]
-        guard let json = found?.object else { return nil }
+    /// `quant_method` as layouts know it, and what keeps Recast from reading a checkpoint that is described so.
+    public var obstacle: String?
+
+    /// - Parameter json: a `quantization_config`, or what says the same in another file, by the same keys.
+    public init(_ json: JSONObject) {
         self.json = json
-        method = json["quant_method"]?.string ?? (json["bits"] != nil && json["group_size"] != nil ? "mlx" : "")
-        groups = (json["config_groups"]?.object?.members ?? []).compactMap { _, group in
+        method = Self.method(json)
+        let described = (json["config_groups"]?.object?.members ?? []).map(\.value)
+        groups = described.compactMap { group in
             guard let weights = group["weights"]?.object, let bits = weights["num_bits"]?.int else { return nil }
             return Arguments(
                 bits: bits, isFloat: weights["type"]?.string == "float", strategy: weights["strategy"]?.string ?? "tensor",
@@ -40,6 +42,66 @@ public struct QuantizationConfig: Sendable {
         ignore = (json["ignore"]?.array ?? []).compactMap(\.string)
         block = Self.pair(json["weight_block_size"]) ?? groups.lazy.compactMap(\.block).first
         powerOfTwoScales = json["scale_fmt"]?.string == "ue8m0"
+        obstacle = Self.obstacle(json, method, formats: [json["format"]] + described.map { $0["format"] })
+    }
+
+    /// AutoRound names the order of its codes apart from its method; MLX has no method at all.
+    private static func method(_ json: JSONObject) -> String {
+        let name = json["quant_method"]?.string ?? (json["bits"] != nil && json["group_size"] != nil ? "mlx" : "")
+        guard name == "auto-round" || name == "intel/auto-round" else { return name }
+        switch json["packing_format"]?.string {
+        case "auto_round:auto_gptq": return "gptq"
+        case "auto_round:auto_awq": return "awq"
+        default: return name
+        }
+    }
+
+    /// Methods whose tensors some layout here reads.
+    static let readMethods: Set<String> = [
+        "", "awq", "compressed-tensors", "fp8", "gptq", "mlx", "modelopt", "modelopt_fp4", "mxfp4", "quark", "w4afp8",
+    ]
+    /// Formats of compressed-tensors that are read; the others hold sparse, marlin-ordered or one-byte integer codes.
+    static let readFormats: Set<String> = [
+        "pack-quantized", "float-quantized", "naive-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized", "mixed-precision", "dense",
+    ]
+
+    private static func obstacle(_ json: JSONObject, _ method: String, formats: [JSONValue?]) -> String? {
+        if method.hasSuffix("auto-round") {
+            return "the packing_format \(json["packing_format"]?.string ?? "of none") of quant_method \"\(method)\" is not read"
+        }
+        guard readMethods.contains(method) else {
+            let isInteger = method.contains("int8") || json["activation_scheme"] != nil && method.contains("int")
+            return "the quant_method \"\(method)\" is not read\(isInteger ? " (INT8 weights, I8 with scales beside them, have no reader here)" : "")"
+        }
+        switch method {
+        case "gptq":
+            let form = json["checkpoint_format"]?.string ?? "gptq"
+            if form != "gptq", form != "gptq_v2" { return "the checkpoint_format \"\(form)\" of GPTQ is not read" }
+        case "compressed-tensors":
+            if let form = formats.lazy.compactMap({ $0?.string }).first(where: { !readFormats.contains($0) }) {
+                let hint = form == "int-quantized" ? " (INT8 weights, I8 with scales beside them, have no reader here)" : ""
+                return "the format \"\(form)\" of compressed-tensors is not read\(hint)"
+            }
+            if let transforms = json["transform_config"]?.object, !transforms.members.isEmpty {
+                return "transform_config rotates the weights, which is not undone here"
+            }
+        default: break
+        }
+        return nil
+    }
+
+    /// Facts that two descriptions of one checkpoint must agree on, as far as both state them.
+    public func contradiction(with other: QuantizationConfig) -> String? {
+        if !method.isEmpty, !other.method.isEmpty, method.split(separator: "_")[0] != other.method.split(separator: "_")[0] {
+            return "quant_method is \"\(method)\" at one and \"\(other.method)\" at the other"
+        }
+        for key in ["bits", "group_size", "sym", "desc_act", "checkpoint_format", "quant_algo", "weight_block_size", "zero_point", "version", "scale_fmt"]
+        {
+            guard let mine = json[key], let theirs = other.json[key], mine != .null, theirs != .null else { continue }
+            let (a, b) = (mine.text(pretty: false).lowercased(), theirs.text(pretty: false).lowercased())
+            if a != b { return "\(key) is \(a) at one and \(b) at the other" }
+        }
+        return nil
     }
 
     /// Width and group size of a module by MLX's configuration: its own entry, or the default.

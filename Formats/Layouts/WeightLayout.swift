@@ -86,6 +86,10 @@ public protocol WeightLayout: Sendable {
     /// Why a weight of this shape cannot be stored so, or nil if it can.
     func obstacle(to shape: MatrixShape) -> String?
 
+    /// The first of a part's stored scales or zero points that cannot be right; nil if all can. `bytes` are a piece of the part, cut anywhere
+    /// between values and at whole words.
+    func fault(in part: WeightPart, _ bytes: UnsafeRawBufferPointer) -> StoredFault?
+
     /// Writes the BF16 values of a tile, row after row. `parts` are the tile's stored bytes in the order of ``parts(of:)``.
     func decode(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>)
 
@@ -101,6 +105,7 @@ extension WeightLayout {
     public var preferredRows: Int { 1 }
     public var hasSignedScales: Bool { false }
     public func obstacle(to shape: MatrixShape) -> String? { nil }
+    public func fault(in part: WeightPart, _ bytes: UnsafeRawBufferPointer) -> StoredFault? { defaultFault(in: part, bytes) }
 }
 
 /// A layout that must know the largest magnitude of a whole weight before it can encode any of it.

@@ -172,9 +172,3 @@ void ck_bf16_asymmetric_parameters(const uint16_t *least, const uint16_t *greate
         zero_points[g] = (int8_t)((zero + 12582912.0f) - 12582912.0f);
     }
 }
-
-size_t ck_bf16_count_nonfinite(const uint16_t *source, size_t count) {
-    size_t found = 0;
-    for (size_t i = 0; i < count; i++) found += (source[i] & 0x7F80) == 0x7F80;
-    return found;
-}

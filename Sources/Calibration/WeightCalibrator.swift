@@ -172,7 +172,7 @@ public final class WeightCalibrator: WeightObserver {
         let perRow = shape.columns * 16
         let band = max(1, min(bandMemory / max(1, perRow * unit), ceilingDivide(4096, unit))) * unit
         let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
-        for rows in TileSequence(rows: shape.rows, step: band) {
+        for rows in TileSequence(of: shape, step: band) {
             if stop.isStopped { throw CancellationError() }
             let values = try checkpoint.values(of: weight, rows: rows)
             let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))

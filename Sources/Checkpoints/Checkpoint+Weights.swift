@@ -50,45 +50,65 @@ extension Checkpoint {
 
     private func recognise(_ name: String, _ members: [Int], _ tensors: [StoredTensor], _ claimed: inout [Bool]) throws -> Weight? {
         let module = ModuleTensors(
-            module: name, tensors: members.map { (String(WeightName.leaf(tensors[$0].name)), tensors[$0]) },
+            module: name, tensors: members.map { (String(WeightName.leaf(tensors[$0].name)), tensors[$0].squeezed) },
             read: { try files[$0.file].read($0.byteCount, at: $0.offset) })
         do {
+            var accepted: [Weight] = []
+            var fault: LayoutFault?
             for family in LayoutRegistry.families {
-                guard let found = try family.recognise(module, config: quantization) else { continue }
-                var stored: [StoredTensor] = []
-                for part in found.layout.parts(of: MatrixShape(found.dimensions)) {
-                    guard let tensor = module[part.leaf] else {
-                        throw LayoutFault(name, "is \(found.layout.name) but its \(part.leaf) is found in no shard")
-                    }
-                    guard tensor.type == part.type, tensor.shape == part.shape else {
-                        throw LayoutFault(tensor.name, "is \(tensor.summary), expected \(part.type.rawValue) \(part.shape) for \(found.layout.name)")
-                    }
-                    stored.append(tensor)
+                do {
+                    if let weight = try weight(name, module, family) { accepted.append(weight) }
+                } catch let found as LayoutFault {
+                    // Another family may explain what this one cannot.
+                    fault = fault ?? found
                 }
-                for index in members where stored.contains(where: { $0.name == tensors[index].name }) { claimed[index] = true }
-                return Weight(
-                    name: name.isEmpty ? found.leaf : name + "." + found.leaf, dimensions: found.dimensions, layout: found.layout, stored: stored)
             }
+            guard let first = accepted.first else {
+                if let fault { throw fault }
+                return nil
+            }
+            // The same bytes as two different weights: nobody can say which they are.
+            if let other = accepted.dropFirst().first {
+                throw LayoutFault(
+                    first.stored[0].name, "could be \(first.layoutName) or \(other.layoutName); quantization_config must say which it is")
+            }
+            for index in members where first.stored.contains(where: { $0.name == tensors[index].name }) { claimed[index] = true }
+            return first
         } catch let fault as LayoutFault {
             let place = module.tensors.first { $0.tensor.name == fault.tensor }?.tensor.file ?? tensors[members[0]].file
             throw CheckpointFailure.contradiction(tensor: fault.tensor, file: fileNames[place], reason: fault.reason)
         }
-        return nil
     }
 
-    /// A tensor that no family claimed: a dense weight, bytes to carry, or half of a broken pair.
+    /// The weight that one family sees in a module.
+    private func weight(_ name: String, _ module: ModuleTensors, _ family: any LayoutFamily.Type) throws -> Weight? {
+        guard let found = try family.recognise(module, config: quantization) else { return nil }
+        var stored: [StoredTensor] = []
+        for part in found.layout.parts(of: MatrixShape(found.dimensions)) {
+            guard let tensor = module[part.leaf] else {
+                throw LayoutFault(name, "is \(found.layout.name) but its \(part.leaf) is found in no shard")
+            }
+            guard tensor.type == part.type, tensor.shape == part.shape else {
+                throw LayoutFault(tensor.name, "is \(tensor.summary), expected \(part.type.rawValue) \(part.shape) for \(found.layout.name)")
+            }
+            stored.append(tensor)
+        }
+        return Weight(
+            name: name.isEmpty ? found.leaf : name + "." + found.leaf, dimensions: found.dimensions, layout: found.layout, stored: stored)
+    }
+
+    /// A tensor that no family claimed: a dense weight, bytes to carry, half of a broken pair, or codes that nobody reads.
     private mutating func addPlain(_ tensor: StoredTensor) {
-        let leaf = String(WeightName.leaf(tensor.name))
-        let isCompanion = LayoutRegistry.companionLeaves.contains(leaf) && leaf != "weight_packed"
-        let isCodes =
-            tensor.type.isNarrowFloat || leaf == "weight_packed" || leaf == "qweight"
-            || leaf == "weight" && tensor.shape.count >= 2 && [.i8, .u8, .i4, .u4, .i32, .u32].contains(tensor.type)
-        if isCompanion || isCodes {
+        let leaf = WeightName.leaf(tensor.name)
+        let isScale = LayoutRegistry.companionLeaves.contains(String(leaf)) && !LayoutRegistry.activationLeaves.contains(String(leaf))
+        let codes = StoredCodes(tensor, leaf: leaf)
+        if isScale || codes != nil {
             unpaired.append(
                 UnpairedTensor(
-                    name: tensor.name, file: fileNames[tensor.file], summary: tensor.summary, isCompanion: isCompanion && !isCodes, lookalikes: []))
+                    name: tensor.name, file: fileNames[tensor.file], summary: tensor.summary, isCompanion: codes == nil,
+                    isUnknown: codes == .unknown, lookalikes: []))
         }
-        let isDense = tensor.type.isDenseFloat && !isCompanion
+        let isDense = tensor.type.isDenseFloat && !isScale && codes == nil
         weights.append(
             Weight(name: tensor.name, dimensions: tensor.shape, layout: isDense ? DenseLayout(tensor.type) : nil, stored: [tensor]))
     }
@@ -106,9 +126,61 @@ extension Checkpoint {
         }
     }
 
-    /// Refuses a checkpoint in which a quantized tensor has lost its scales, or a scale its weight.
-    public func requirePairedScales() throws {
+    /// Refuses a checkpoint of which any value cannot be known: a method that is not read, codes without a reader or without their scales,
+    /// scales without their codes.
+    public func requireReadable() throws {
+        if let obstacle = quantization?.obstacle {
+            // A description that outlived its codes says nothing about dense weights.
+            let codes = unpaired.first { !$0.isCompanion }?.name ?? weights.first { $0.layout?.isDense == false }?.stored[0].name
+            if let codes { throw CheckpointFailure.unreadable(path: describedAt ?? "config.json", reason: "\(obstacle); \(codes) holds such") }
+        }
         let codes = unpaired.filter { !$0.isCompanion }
         if !unpaired.isEmpty { throw CheckpointFailure.unpaired(codes.isEmpty ? unpaired : codes) }
+    }
+}
+
+/// Why a tensor that no layout claims must hold codes.
+private enum StoredCodes {
+    /// A type that needs a scale, or a name of a known layout without what belongs to it.
+    case unpaired
+    /// A type or a name of codes that no layout here has.
+    case unknown
+
+    /// Names that other tools give to codes and to what decodes them: EXL2 and EXL3, HQQ, AQLM, VPTQ, QuIP#, Marlin, bitsandbytes, sparse
+    /// compressed-tensors.
+    private static let names: Set<Substring> = [
+        "q_weight", "q_invperm", "q_perm", "q_groups", "trellis", "suh", "svh", "W_q", "codes", "codebooks", "centroids", "indices", "Qidxs", "B",
+        "quant_map", "nested_quant_map", "absmax", "nested_absmax", "SCB", "bitmask", "compressed", "row_offsets", "meta",
+    ]
+    /// Whole numbers that are no codes: tables and masks of model code.
+    private static let tables: Set<Substring> = [
+        "bias", "masked_bias", "causal_mask", "tid2eid", "position_ids", "relative_position_index", "token_type_ids", "num_batches_tracked",
+    ]
+
+    init?(_ tensor: StoredTensor, leaf: Substring) {
+        let count = Shape.count(tensor.shape) ?? 0
+        if leaf == "weight_packed" || leaf == "qweight" || leaf == "qzeros" || tensor.type.isNarrowFloat {
+            self = .unpaired
+        } else if leaf.hasSuffix("_packed") || leaf.hasSuffix("_blocks") && tensor.type == .u8 || Self.names.contains(leaf) {
+            self = .unknown
+        } else if Self.isSmallInteger(tensor.type), tensor.shape.count >= 2, count > 16, !Self.tables.contains(leaf) {
+            self = .unknown
+        } else {
+            return nil
+        }
+    }
+
+    private static func isSmallInteger(_ type: ScalarType) -> Bool {
+        [.i4, .u4, .i8, .u8, .i16, .u16, .i32, .u32, .f8E8M0].contains(type)
+    }
+}
+
+extension StoredTensor {
+    /// ModelOpt's block scales [rows, 1, columns, 1] as the grid that they are.
+    fileprivate var squeezed: StoredTensor {
+        guard shape.count == 4, shape[1] == 1, shape[3] == 1, WeightName.leaf(name).hasPrefix("weight_scale") else { return self }
+        var squeezed = self
+        squeezed.shape = [shape[0], shape[2]]
+        return squeezed
     }
 }

@@ -12,13 +12,22 @@ public struct Checkpoint: Sendable {
     public var fileNames: [String]
     /// For each file, its first data byte where the bytes are those of a safetensors file, and how many tensors it holds.
     public var safetensors: [(dataOffset: Int, tensors: Int)?]
+    /// For each file, whether its metadata is just `format: pt`, as PyTorch's writers leave it.
+    private var pyTorchFiles: [Bool] = []
     /// `__metadata__` of the first file.
     public var metadata: [(key: String, value: String)]
     /// In the order of files and offsets.
     public var weights: [Weight]
     /// `config.json`; an empty object if there is none.
     public var config: JSONValue
+    /// What describes the quantization, wherever that is found; nil if nothing does.
     public var quantization: QuantizationConfig?
+    /// The place of the first description.
+    public var describedAt: String?
+    /// Whether stacks of experts have been taken apart.
+    public private(set) var isUnstacked = true
+    /// Whether there was no stack to take apart.
+    public private(set) var isAsStored = true
     /// Other files of the directory (tokenizer, generation config, ...), carried over by conversions.
     public var sideFiles: [SideFile]
     /// Whether tensors are put together from the parts that ranks hold.
@@ -42,9 +51,11 @@ public struct Checkpoint: Sendable {
     }
 
     /// Opens a directory, a tensor file of any container, or an index file.
-    public init(opening path: String) throws {
+    /// - Parameter isUnstacked: whether stacks of experts are taken apart, so that every expert is a weight. A copy leaves them as
+    ///   they are stored.
+    public init(opening path: String, isUnstacked: Bool = true) throws {
         let path = path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path
-        let source = try CheckpointFiles(at: path)
+        var source = try CheckpointFiles(at: path)
         directory = source.directory
         files = []
         fileNames = source.files
@@ -56,8 +67,11 @@ public struct Checkpoint: Sendable {
         sideFiles = []
         config = .object([:])
 
-        var tensors: [[StoredTensor]] = []
+        var held: [[StoredTensor]] = []
         var attachments: [SideFile] = []
+        try source.takePromisedModule()
+        fileNames = source.files
+        findings = source.findings
         for (index, name) in fileNames.enumerated() {
             let path = directory + "/" + name
             guard var file = try ContainerRegistry.open(path) else { throw CheckpointFailure.notACheckpointFile(path: path) }
@@ -65,16 +79,18 @@ public struct Checkpoint: Sendable {
             files.append(file.bytes)
             safetensors.append(file.safetensorsDataOffset.map { ($0, file.tensors.count) })
             if index == 0 { metadata = file.metadata }
-            tensors.append(file.tensors)
+            pyTorchFiles.append(file.metadata.count == 1 && file.metadata[0].key == "format" && file.metadata[0].value == "pt")
+            held.append(file.tensors)
             attachments += file.attachments.map { SideFile(name: $0.name, bytes: file.bytes, range: $0.offset..<$0.offset + $0.byteCount) }
         }
         let joined: [StoredTensor]
         if let ranks = DeepSeekShards.ranks(of: fileNames) {
-            joined = try joinShards(tensors, ranks)
+            joined = try joinShards(held, ranks)
             isDivided = true
         } else {
-            joined = tensors.flatMap { $0 }
-            try Self.checkNames(of: joined, against: source.index, path: directory, fileNames: fileNames, findings: &findings)
+            joined = held.flatMap { $0 }
+            try Self.checkNames(
+                of: joined, against: source.index, path: directory, fileNames: fileNames, addedFiles: source.added, findings: &findings)
         }
 
         // What travels inside a file belongs to it more than what lies beside it.
@@ -92,13 +108,37 @@ public struct Checkpoint: Sendable {
         } else if case .file(let size)? = try FileTree.entry(directory + "/config.json") {
             config = try Self.readConfig(directory + "/config.json", size) { try FileTree.read(directory + "/config.json", limit: Self.configLimit) }
         }
-        quantization = QuantizationConfig(config: config)
-        try recogniseWeights(MLXDialect.unstacked(joined))
+        let descriptions = try QuantizationDescription.all(config: config) { name in
+            guard let file = sideFiles.first(where: { $0.name == name }) else { return nil }
+            return try Self.readConfig(directory + "/" + name, file.range.count) {
+                try file.bytes.read(file.range.count, at: file.range.lowerBound)
+            }.object
+        }
+        quantization = try QuantizationDescription.merged(descriptions)
+        describedAt = descriptions.first?.place
+        if let obstacle = quantization?.obstacle { findings.append(Finding(describedAt ?? "", obstacle)) }
+        self.isUnstacked = isUnstacked
+        let tensors = isUnstacked ? FusedExperts(config).unstacked(MLXDialect.unstacked(joined), &findings) : joined
+        isAsStored = tensors.count == joined.count
+        try recogniseWeights(tensors)
+        try requireUniqueNames()
         checkMTP()
     }
 
+    private func requireUniqueNames() throws {
+        var places: [String: Int] = [:]
+        places.reserveCapacity(weights.count)
+        for (index, weight) in weights.enumerated() {
+            guard let other = places.updateValue(index, forKey: weight.name) else { continue }
+            throw CheckpointFailure.contradiction(
+                tensor: weight.stored[0].name, file: fileName(of: weight),
+                reason: "and \(weights[other].stored[0].name) are both the weight \(weight.name); only one of them can be")
+        }
+    }
+
     private static func checkNames(
-        of tensors: [StoredTensor], against index: SafetensorsIndex?, path: String, fileNames: [String], findings: inout [Finding]
+        of tensors: [StoredTensor], against index: SafetensorsIndex?, path: String, fileNames: [String], addedFiles: [String],
+        findings: inout [Finding]
     ) throws {
         var seen: [String: Int] = [:]
         seen.reserveCapacity(tensors.count)
@@ -110,6 +150,8 @@ public struct Checkpoint: Sendable {
             if let index, index.fileOfTensor[tensor.name] == nil { unlisted.append(tensor.name) }
         }
         guard let index else { return }
+        let added = Set(addedFiles)
+        unlisted.removeAll { name in seen[name].map { added.contains(fileNames[$0]) } ?? false }
         for (name, place) in index.fileOfTensor where seen[name].map({ fileNames[$0] }) != index.files[place] {
             throw SafetensorsFailure(path, .indexMissingTensor(file: index.files[place], tensor: name))
         }
@@ -120,7 +162,7 @@ public struct Checkpoint: Sendable {
         }
     }
 
-    private static func readConfig(_ path: String, _ size: Int, _ read: () throws -> [UInt8]) throws -> JSONValue {
+    static func readConfig(_ path: String, _ size: Int, _ read: () throws -> [UInt8]) throws -> JSONValue {
         guard size <= configLimit else { throw FileFailure(.read, path, reason: .fileTooLarge) }
         do {
             let value = try JSONValue(parsing: read())
@@ -148,6 +190,9 @@ public struct Checkpoint: Sendable {
         guard file.range.count <= limit else { throw FileFailure(.read, directory + "/" + name, reason: .fileTooLarge) }
         return try file.bytes.read(file.range.count, at: file.range.lowerBound)
     }
+
+    /// Whether a file's metadata is `format: pt` and nothing else.
+    public func isOfPyTorch(file: Int) -> Bool { pyTorchFiles.indices.contains(file) && pyTorchFiles[file] }
 
     public func fileName(of weight: Weight) -> String { fileNames[weight.stored[0].file] }
 }

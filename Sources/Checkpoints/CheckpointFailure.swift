@@ -1,3 +1,4 @@
+import Formats
 import StrictJSON
 import Tensors
 
@@ -9,8 +10,16 @@ public enum CheckpointFailure: Failure, Equatable {
     case config(path: String, JSONError)
     case configNotObject(path: String)
     case unpaired([UnpairedTensor])
+    /// Codes that no layout here reads, by what describes them.
+    case unreadable(path: String, reason: String)
+    /// Two places that describe the quantization differently.
+    case descriptions(String, String, reason: String)
+    case missingShards(path: String, found: Int, of: Int)
+    case ambiguousFiles(path: String, String, String)
     case contradiction(tensor: String, file: String, reason: String)
     case badScale(tensor: String, file: String, value: String)
+    /// A scale or zero point, by its place in the tensor.
+    case badFigure(tensor: String, file: String, index: Int, StoredFault)
 
     public var kind: FailureKind {
         switch self {
@@ -32,7 +41,17 @@ public enum CheckpointFailure: Failure, Equatable {
                 + (tensors.count > 1
                     ? " (and \(tensors.count - 1) more: \(tensors.dropFirst().prefix(4).map(\.name).joined(separator: ", "))\(tensors.count > 5 ? ", ..." : ""))"
                     : "")
+        case .unreadable(let path, let reason):
+            "\(path): \(reason), so its codes cannot be converted, run or compared; --to keep copies them with their description"
+        case .descriptions(let first, let second, let reason):
+            "\(first) and \(second) describe the quantization differently: \(reason); remove the one that does not hold"
+        case .missingShards(let path, let found, let count):
+            "\(path): there is no index, and of the \(count) shards that the files' names promise \(found) are here; restore the others"
+        case .ambiguousFiles(let path, let first, let second):
+            "\(path): \(first) and \(second) may each be the model; give the file or the index that is meant, or move the other away"
         case .contradiction(let tensor, let file, let reason): "\(file): tensor \(tensor) \(reason)"
+        case .badFigure(let tensor, let file, let index, let fault):
+            "\(file): tensor \(tensor) holds \(fault.value) at place \(index); \(fault.reason), so the file is damaged or described wrongly"
         case .badScale(let tensor, let file, let value):
             "\(file): tensor \(tensor) holds the scale \(value); scales must be finite and not negative, so the file is damaged"
         }
@@ -46,14 +65,22 @@ public struct UnpairedTensor: Sendable, Equatable, CustomStringConvertible {
     public var summary: String
     /// Whether this is a scale (or other companion) that belongs to no weight.
     public var isCompanion: Bool
+    /// Whether it holds codes for which there is no reader, whatever lies beside it.
+    public var isUnknown = false
     /// Tensors of the checkpoint that look like the missing partner.
     public var lookalikes: [String]
+
+    private var type: Substring { summary.prefix { $0 != " " } }
 
     public var description: String {
         let hint =
             lookalikes.isEmpty
             ? "a shard may be missing, or a tool dropped it; without it the numbers are meaningless"
             : "the checkpoint has \(lookalikes.joined(separator: ", ")), which may be it under another name; rename it to what quantization_config promises"
+        if isUnknown {
+            let beside = lookalikes.isEmpty ? "" : " (beside it \(lookalikes.joined(separator: ", ")))"
+            return "\(file): tensor \(name) (\(summary)) holds \(type) codes that no layout here reads\(beside); --to keep carries them as they are"
+        }
         return isCompanion
             ? "\(file): scale \(name) (\(summary)) belongs to no quantized weight; \(hint)"
             : "\(file): tensor \(name) (\(summary)) is quantized but no scale for it is found in any shard; \(hint)"

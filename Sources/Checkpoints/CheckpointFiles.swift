@@ -1,4 +1,5 @@
 import Formats
+import StrictJSON
 import Tensors
 
 /// Which files a path means: the tensor files, their index, and what lies beside them.
@@ -8,6 +9,10 @@ struct CheckpointFiles {
     var index: SafetensorsIndex?
     var sideFiles: [String] = []
     var findings: [Finding] = []
+    /// Tensor files beside an index that it does not name.
+    var strays: [String] = []
+    /// Those of them that are taken all the same.
+    private(set) var added: [String] = []
 
     /// - Parameter path: a directory, a tensor file of any container, or an index file.
     init(at path: String) throws {
@@ -26,7 +31,7 @@ struct CheckpointFiles {
             }
             guard ContainerRegistry.container(of: name, start: start) != nil else { throw CheckpointFailure.notACheckpointFile(path: path) }
             self.init(directory: directory, files: [name])
-            sideFiles = try Self.sideFiles(in: directory, besides: [name])
+            sideFiles = try takeSideFiles(besides: [name])
         }
     }
 
@@ -36,15 +41,16 @@ struct CheckpointFiles {
     }
 
     private init(directory: String) throws {
-        guard let found = ContainerRegistry.choose(among: try FileTree.list(directory)) else {
-            throw CheckpointFailure.noTensorFiles(path: directory)
-        }
+        let names = try FileTree.list(directory)
+        guard let found = ContainerRegistry.choose(among: names) else { throw CheckpointFailure.noTensorFiles(path: directory) }
         if let index = found.index {
             try self.init(index: index, in: directory)
-        } else {
-            self.init(directory: directory, files: found.files)
-            sideFiles = try Self.sideFiles(in: directory, besides: found.files)
+            return
         }
+        let choice = try ModelFiles(among: found.files, in: directory)
+        self.init(directory: directory, files: choice.files)
+        sideFiles = try takeSideFiles(besides: choice.files)
+        for name in choice.others { findings.append(Finding(name, "is no part of the model beside it and is left out")) }
     }
 
     private init(index name: String, in directory: String) throws {
@@ -65,21 +71,153 @@ struct CheckpointFiles {
         guard !files.isEmpty else { throw CheckpointFailure.noTensorFiles(path: directory) }
         self.init(directory: directory, files: files)
         self.index = index
-        sideFiles = try Self.sideFiles(in: directory, besides: files + [name])
-        let strays = try FileTree.list(directory).filter { $0.hasSuffix(".safetensors") && !$0.hasPrefix(".") && !files.contains($0) }
-        if !strays.isEmpty {
-            findings.append(Finding(strays[0], "is not in the index and is ignored\(strays.count > 1 ? " (\(strays.count) such files)" : "")"))
-        }
+        sideFiles = try takeSideFiles(besides: files + [name])
+        strays = try FileTree.list(directory).filter { ContainerRegistry.isTensorFile($0) && !$0.hasPrefix(".") && !files.contains($0) && $0 != name }
+            .filter { !ContainerRegistry.isIndex($0) }
     }
 
-    /// Plain files that belong to a model but hold no tensors. Hidden files and other tensor files stay behind.
-    private static func sideFiles(in directory: String, besides used: [String]) throws -> [String] {
-        let used = Set(used)
-        return try FileTree.list(directory).filter { name in
-            guard !name.hasPrefix("."), !used.contains(name), !ContainerRegistry.isTensorFile(name), name != "config.json",
-                !name.hasSuffix("recast.manifest.json"), case .file? = try? FileTree.entry(directory + "/" + name)
-            else { return false }
-            return true
+    /// Takes a file that the index forgot if it holds the multi-token-prediction layers which config.json promises and the index lacks, and
+    /// nothing else; names all other strays.
+    mutating func takePromisedModule() throws {
+        guard let index, !strays.isEmpty else { return }
+        let config: JSONValue
+        if case .file(let size)? = try FileTree.entry(directory + "/config.json"), size <= Checkpoint.configLimit {
+            config = (try? JSONValue(parsing: FileTree.read(directory + "/config.json", limit: Checkpoint.configLimit))) ?? .null
+        } else {
+            config = .null
         }
+        let inner = ["text_config", "language_config", "llm_config"].lazy.compactMap { config[$0] }.first ?? config
+        let layers = inner["num_hidden_layers"]?.int ?? Int.max
+        let promised = inner["num_nextn_predict_layers"]?.int ?? 0
+        let isHere = index.fileOfTensor.keys.contains { (WeightName.layer($0) ?? -1) >= layers }
+        for name in strays {
+            if promised > 0, !isHere, let file = try? ContainerRegistry.open(directory + "/" + name), !file.tensors.isEmpty,
+                file.tensors.allSatisfy({ WeightName.layer($0.name).map { (layers..<layers + promised).contains($0) } ?? false })
+            {
+                added.append(name)
+                findings.append(
+                    Finding(name, "is not in the index but holds the multi-token-prediction layer that config.json promises (num_nextn_predict_layers); it is taken"))
+            } else {
+                findings.append(Finding(name, "is not in the index and is left out"))
+            }
+        }
+        files += added
+    }
+
+    /// Plain files that belong to a model but hold no tensors. Hidden files, other tensor files, other forms of the model and what belongs to
+    /// its training stay behind; so does what only a link brings in from elsewhere. All but the hidden ones are named.
+    private mutating func takeSideFiles(besides used: [String]) throws -> [String] {
+        let used = Set(used)
+        var taken: [String] = []
+        for name in try FileTree.list(directory) {
+            guard !name.hasPrefix("."), !used.contains(name), !ContainerRegistry.isTensorFile(name), name != "config.json",
+                !name.hasSuffix("recast.manifest.json")
+            else { continue }
+            let path = directory + "/" + name
+            switch try FileTree.entry(path) {
+            case .directory?: continue
+            case nil:
+                findings.append(Finding(name, "is a link to nothing and is left out"))
+                continue
+            case .other?:
+                findings.append(Finding(name, "is no file and is left out"))
+                continue
+            case .file?: break
+            }
+            if SideFiles.isForeign(name) {
+                findings.append(Finding(name, "is another form of the model, or belongs to its training, and is left out"))
+            } else if try FileTree.leavesDirectory(path) {
+                findings.append(Finding(name, "is a link out of the directory and is left out"))
+            } else {
+                taken.append(name)
+            }
+        }
+        return taken
+    }
+}
+
+/// Files beside a model that a conversion must not carry.
+enum SideFiles {
+    /// Other forms of the weights, whose conversion this is not, and the state of a training.
+    static func isForeign(_ name: String) -> Bool {
+        let lowered = name.lowercased()
+        let endings = [".gguf", ".ggml", ".onnx", ".onnx_data", ".msgpack", ".tflite", ".mlmodel", ".ckpt", ".npz", ".engine", ".safetensors.partial"]
+        let training: Set<String> = ["adapter_config.json", "trainer_state.json", "training_args.json", "scheduler.json", "optimizer.json"]
+        return endings.contains { lowered.hasSuffix($0) } || training.contains(lowered)
+    }
+}
+
+/// Which of several tensor files of one container are the model, where no index says so.
+struct ModelFiles {
+    var files: [String]
+    /// What lies beside it: other forms, adapters, the state of an optimizer.
+    var others: [String]
+
+    /// - Throws: ``CheckpointFailure/ambiguousFiles(path:_:_:)`` if two may be.
+    init(among names: [String], in directory: String) throws {
+        if DeepSeekShards.ranks(of: names) != nil {
+            (files, others) = (names, [])
+            return
+        }
+        let candidates = names.filter { !Self.isBeside($0) }
+        let families = Dictionary(grouping: candidates, by: Self.stem)
+        // The released names first, then Mistral's own; files of one other name are a model too.
+        for stem in ["model", "pytorch_model", "consolidated"] {
+            guard let found = families[stem] else { continue }
+            files = try Self.whole(found, in: directory)
+            others = names.filter { !found.contains($0) }
+            return
+        }
+        let stems = families.keys.sorted()
+        if stems.count > 1, let first = families[stems[0]]?.first, let second = families[stems[1]]?.first {
+            throw CheckpointFailure.ambiguousFiles(path: directory, first, second)
+        }
+        // Only what is usually beside a model: whoever gives the directory means it.
+        let found = candidates.isEmpty ? names : candidates
+        if candidates.isEmpty, Set(names.map(Self.stem)).count > 1 { throw CheckpointFailure.ambiguousFiles(path: directory, names[0], names[1]) }
+        files = try Self.whole(found, in: directory)
+        others = names.filter { !found.contains($0) }
+    }
+
+    /// Adapters and what a training leaves behind.
+    private static func isBeside(_ name: String) -> Bool {
+        let lowered = name.lowercased()
+        let stems = ["adapter", "optimizer", "optim", "scheduler", "scaler", "rng_state", "random_states", "training_args", "trainer", "ema", "lora"]
+        return stems.contains { lowered.hasPrefix($0) }
+    }
+
+    /// `model` of `model-00001-of-00003.safetensors`: the name up to the number of a shard or the first dot.
+    private static func stem(_ name: String) -> String {
+        let plain = name.prefix { $0 != "." }
+        guard let match = plain.firstMatch(of: /[-_.]?[0-9]+(-of-[0-9]+)?$/) else { return String(plain) }
+        return String(plain[..<match.range.lowerBound])
+    }
+
+    /// All shards of one cut, or the one file without a number.
+    private static func whole(_ names: [String], in directory: String) throws -> [String] {
+        var counts: [Int: [Int]] = [:]
+        var plain: [String] = []
+        for name in names {
+            guard let match = name.prefix(while: { $0 != "." }).firstMatch(of: /([0-9]+)-of-([0-9]+)$/), let number = Int(match.1),
+                let count = Int(match.2)
+            else {
+                plain.append(name)
+                continue
+            }
+            counts[count, default: []].append(number)
+        }
+        guard let cut = counts.first else { return names }
+        let shard = names.first { !plain.contains($0) } ?? names[0]
+        if let other = plain.first { throw CheckpointFailure.ambiguousFiles(path: directory, shard, other) }
+        guard counts.count == 1 else {
+            let other = names.first { !$0.contains("-of-" + shard.prefix { $0 != "." }.suffix(5)) } ?? names[names.count - 1]
+            throw CheckpointFailure.ambiguousFiles(path: directory, shard, other)
+        }
+        // Some tools count from 0.
+        let numbers = Set(cut.value)
+        if numbers != Set(1...max(1, cut.key)), numbers != Set(0..<max(1, cut.key)) {
+            throw CheckpointFailure.missingShards(path: directory, found: numbers.count, of: cut.key)
+        }
+        return names
     }
 }

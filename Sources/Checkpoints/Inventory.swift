@@ -78,7 +78,9 @@ public struct Inventory: Sendable {
         byLayout = layoutRows.values.sorted { ($0.bytes, $1.layout) > ($1.bytes, $0.layout) }
         byKind = kindRows.values.sorted { ($0.bytes, $1.kind) > ($1.bytes, $0.kind) }
         if let routedExperts, let expertsPerToken, routedExperts > 0 {
-            activeParameters = parameters - mtpParameters - routed + routed / routedExperts * expertsPerToken
+            // A number that no model has is no reason to trap.
+            let (active, over) = (routed / routedExperts).multipliedReportingOverflow(by: expertsPerToken)
+            if !over, active >= 0, active <= parameters { activeParameters = parameters - mtpParameters - routed + active }
         }
     }
 

@@ -16,7 +16,9 @@ public enum ConversionFailure: Failure, Equatable {
     case destinationBusy(path: String)
     case noSpace(path: String, needed: Int, free: Int)
     case notFinite(weight: String, row: Int, file: String)
+    case carriesNotFinite(weight: String, count: Int, file: String)
     case overflowsF16(weight: String, row: Int)
+    case lost(String)
     case differs(weight: String, file: String, bytes: Int)
     case sourceDigest(tensor: String, file: String)
     case interrupted(done: Int, total: Int)
@@ -25,9 +27,9 @@ public enum ConversionFailure: Failure, Equatable {
     public var kind: FailureKind {
         switch self {
         case .usage, .recipe, .unmatchedRules, .mixedConfigurations, .mixedStack, .mixedDialects, .notExact, .memory, .unsupported: .usage
-        case .tooLarge, .notFinite, .overflowsF16, .sourceDigest: .badData
+        case .tooLarge, .notFinite, .carriesNotFinite, .overflowsF16, .sourceDigest: .badData
         case .destinationIsSource, .destinationNotEmpty, .destinationBusy: .cannotCreate
-        case .noSpace, .differs: .inputOutput
+        case .noSpace, .differs, .lost: .inputOutput
         case .interrupted: .interrupted
         }
     }
@@ -56,8 +58,11 @@ public enum ConversionFailure: Failure, Equatable {
             "\(path): the output needs \(ByteSize(needed)) but only \(ByteSize(free)) are free; nothing was written"
         case .notFinite(let weight, let row, let file):
             "\(file): weight \(weight) holds a NaN or an infinity near row \(row), which no quantized layout can represent; the source is damaged or not a weight"
+        case .carriesNotFinite(let weight, let count, let file):
+            "\(file): \(count) values of \(weight) are NaN or infinite; the source is damaged, or --allow-non-finite carries them on purpose"
         case .overflowsF16(let weight, let row):
             "weight \(weight) holds a value near row \(row) beyond F16's largest number 65504; convert it to bf16 instead"
+        case .lost(let path): "\(path) was finished and is not there any more; somebody removed it, run the same command again"
         case .differs(let weight, let file, let bytes):
             "\(file): reading back \(weight) shows \(bytes) bytes that differ from what was written; the disk or memory is faulty, run the same command again to rewrite it"
         case .sourceDigest(let tensor, let file):

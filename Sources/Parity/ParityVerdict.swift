@@ -7,25 +7,29 @@ public struct ParityVerdict: Sendable {
     public let weights: WeightAudit?
     public let forward: ForwardTrial?
     public let consumer: ConsumerReport?
-    /// Whose default bounds hold where none were given; nil if all bounds were given.
+    /// The loosest of the claims whose default bounds hold where none were given; nil if all bounds were given.
     public let claimed: ParityClaim?
     public let gates: [ParityGate]
 
     public var failures: [String] { gates.compactMap(\.failure) }
-    public var passed: Bool { gates.allSatisfy(\.holds) }
+    /// Whether something was judged, and every bound holds.
+    public var passed: Bool { !gates.isEmpty && gates.allSatisfy(\.holds) }
 
+    /// - Parameters:
+    ///   - bounds: those that were asked for. One that cannot be judged, as there is no forward pass, fails.
+    ///   - claims: whose bounds hold for each weight, and for the forward pass if there is one, where `bounds` are silent.
     public init(
         weights: WeightAudit?, forward: ForwardTrial? = nil, consumer: ConsumerReport? = nil, bounds: ParityBounds = ParityBounds(),
-        claim: ParityClaim? = nil
+        claims: ParityClaims? = nil
     ) {
         self.weights = weights
         self.forward = forward
         self.consumer = consumer
-        claimed = claim
-        let bounds = bounds.filled(from: claim?.bounds ?? ParityBounds())
+        claimed = claims?.loosest
+        let filled = bounds.filled(from: claims?.loosest.bounds ?? ParityBounds(), ofWeights: false)
         gates =
-            (weights.map { ParityGate.gates($0, bounds) } ?? []) + (forward.map { ParityGate.gates($0.comparison, bounds) } ?? [])
-            + (consumer?.gates ?? [])
+            (weights.map { ParityGate.gates($0, bounds, claims) } ?? [])
+            + (forward.map { ParityGate.gates($0.comparison, filled) } ?? ParityGate.unjudgedForward(bounds)) + (consumer?.gates ?? [])
     }
 
     /// What was tested and what came out, in one sentence.
@@ -37,7 +41,7 @@ public struct ParityVerdict: Sendable {
             )
             if weights.isComplete, weights.different == 0 { parts.append("every value is equal") }
             if !weights.leftOut.isEmpty {
-                parts.append("\(weights.leftOut.count.grouped) weights of the multi-token prediction are left out, as config.json says")
+                parts.append("\(weights.leftOut.count.grouped) weights of the multi-token prediction are left out")
             }
         }
         if let predictions = forward?.comparison.predictions {

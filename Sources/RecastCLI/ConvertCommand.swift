@@ -29,6 +29,7 @@ struct ConvertCommand: ParsableCommand {
     @Option(help: ArgumentHelp("Cut the output into files of at most this size; as the source is cut by default.", valueName: "size"))
     var shardSize: SizeArgument?
     @Flag(help: "Refuse to start if any value would be rounded.") var requireExact = false
+    @Flag(help: "Carry NaN and infinite values of the source instead of refusing them.") var allowNonFinite = false
     @Flag(help: "Continue a run, or report that it is finished.") var resume = false
     @Flag(help: "Replace an earlier conversion in the destination.") var overwrite = false
     @Flag(help: "Show the plan and write nothing.") var dryRun = false
@@ -43,21 +44,23 @@ struct ConvertCommand: ParsableCommand {
     }
 
     func run() throws {
-        let checkpoint = try Checkpoint(opening: source)
+        // A copy leaves stacks of experts as they are stored.
+        let checkpoint = try Checkpoint(opening: source, isUnstacked: to != LayoutChoice.keepName || self.recipe != nil)
         let recipe = try recipe.map { try Recipe(reading: $0) } ?? Recipe()
         let evidence = try quantization.evidence(recipe, tokenizerOf: checkpoint)
         let choice = try LayoutChoice(
             target: to, recipe: recipe, quantizer: quantization.quantizer, evidence: evidence.summary, modelParallel: modelParallel)
-        var plan = try ConversionPlan(converting: checkpoint, choice: choice, output: output(), requireExact: requireExact)
-        plan.notes += try ScaleCheck.findings(in: checkpoint)
+        let plan = try ConversionPlan(converting: checkpoint, choice: choice, output: output(), requireExact: requireExact)
         if dryRun {
             let preview = PlanPreview(plan, checkpoint)
             Console.print(json ? JSONValue.object(preview.json).text() : preview.text)
             return
         }
         if !quiet { plan.notes.forEach { Console.error("note: \($0)") } }
+        plan.warnings.forEach { Console.error("warning: \($0)") }
         let interruption = Interruption()
-        let options = RunOptions(memory: memory.bytes, jobs: jobs, overwrite: overwrite, resume: resume)
+        var options = RunOptions(memory: memory.bytes, jobs: jobs, overwrite: overwrite, resume: resume)
+        options.allowsNonFinite = allowNonFinite
         var progress = ProgressLine(isQuiet: quiet)
         let report: RunReport
         do {
@@ -106,17 +109,18 @@ struct ConvertCommand: ParsableCommand {
         if json {
             let document: JSONObject = [
                 "schema": .int(1), "finished_before": .bool(report.alreadyFinished), "audit": .object(report.audit.json),
-                "claim": .string(report.audit.sentence), "bytes_read": .int(report.bytesRead), "bytes_written": .int(report.bytesWritten),
+                "claim": .string(report.sentence), "bytes_read": .int(report.bytesRead), "bytes_written": .int(report.bytesWritten),
                 "output_bytes": .int(report.outputBytes),
                 "seconds": .double((report.seconds * 1000).rounded() / 1000), "peak_rss": .int(ProcessFigures.peakResidentBytes),
                 "notes": .array((plan.notes + report.findings).map { .string("\($0)") }),
+                "warnings": .array(plan.warnings.map { .string("\($0)") }),
             ]
             Console.print(JSONValue.object(document).text())
             return
         }
         if !quiet { report.findings.forEach { Console.error("note: \($0)") } }
         if report.alreadyFinished {
-            Console.print("\(destination): this conversion is already finished.")
+            Console.print("\(destination): \(report.sentence).")
         } else {
             let rate = report.seconds > 0 ? Double(report.bytesWritten) / report.seconds / 1e9 : 0
             Console.print("\(report.audit.sentence)")

@@ -94,5 +94,6 @@ struct SweepCommand: ParsableCommand {
             result, subject: ParitySubject(reference: source, candidate: "", command: CommandLine.arguments.commandText), tokens: evaluation.count)
         try output.write(stem: String(report.dropLast(".html".count)))
         Console.print(json ? JSONValue.object(output.json).text() : output.text)
+        if !output.unjudged.isEmpty { throw ExitCode(FailureKind.parity.rawValue) }
     }
 }

@@ -25,8 +25,9 @@ struct VerifyCommand: ParsableCommand {
     var policy: String?
     @Option(
         help: ArgumentHelp(
-            "Whose default bounds hold: \(ParityClaim.allCases.map(\.rawValue).joined(separator: ", ")); by default what the layouts show."))
+            "Whose default bounds hold: \(ParityClaim.allCases.map(\.rawValue).joined(separator: ", ")); by default what the layouts of each weight show."))
     var claim: ParityClaim?
+    @Flag(name: .customLong("without-mtp"), help: "The candidate may lack the reference's multi-token-prediction modules.") var withoutMTP = false
     @Option(name: .customLong("for"), help: "Check the contract of a consumer: \(Consumer.allCases.map(\.rawValue).joined(separator: ", ")).")
     var consumer: Consumer?
     @Flag(inversion: .prefixedNo, help: "Also run the reference in another precision, to show what difference is mere rounding.")
@@ -55,9 +56,10 @@ struct VerifyCommand: ParsableCommand {
         let left = try ParityReference(opening: reference)
         let right = try Checkpoint(opening: candidate)
         let rules = try policy.map { try ParityPolicy(reading: $0) }
-        let bounds = ParityBounds(
+        var bounds = ParityBounds(
             exact: exact, minimumSQNR: minSqnr, maximumKLD: maxKld, minimumTop1: minTop1, maximumPerplexityRatio: maxPerplexityRatio
         ).filled(from: rules?.bounds ?? ParityBounds())
+        bounds.allowsMissingMTP = bounds.allowsMissingMTP || withoutMTP
         let tokens = weightsOnly ? nil : try sequences.read(tokenizerOf: right) ?? left.tokens
         try check(bounds, left, hasTokens: tokens != nil)
 
@@ -77,9 +79,9 @@ struct VerifyCommand: ParsableCommand {
                 stop: interruption.token, progress: { layer, layers in line.show { _ in "layer \(layer + 1) of \(layers)" } })
             if let saveReference { try recorder?.write(to: saveReference) }
         }
-        let claimed = claim ?? rules?.claim ?? left.checkpoint.map { ParityClaim(from: $0, to: right) }
+        let claims = (claim ?? rules?.claim).map { ParityClaims($0) } ?? left.checkpoint.map { ParityClaims(from: $0, to: right) }
         let verdict = ParityVerdict(
-            weights: audit, forward: trial, consumer: consumer.map { ConsumerContract($0, right).report() }, bounds: bounds, claim: claimed)
+            weights: audit, forward: trial, consumer: consumer.map { ConsumerContract($0, right).report() }, bounds: bounds, claims: claims)
         try publish(verdict)
         if !verdict.passed { throw ExitCode(FailureKind.parity.rawValue) }
     }

@@ -31,7 +31,7 @@ struct ExpertRouter: Sendable {
         if c.groupScore != .none {
             let size = c.experts / c.groups
             let groupScores = (0..<c.groups).map { group -> Float in
-                let members = candidates[(group * size)..<((group + 1) * size)].sorted(by: >)
+                let members = candidates[(group * size)..<((group + 1) * size)].sorted(by: Self.isHigher)
                 return c.groupScore == .twoLargest ? members[0] + members[1] : members[0]
             }
             let kept = Set(Self.largest(c.keptGroups, of: groupScores))
@@ -66,8 +66,11 @@ struct ExpertRouter: Sendable {
         }
     }
 
+    /// NaN is above every number, as PyTorch's topk has it: an expert whose score is none is chosen, and its output shows it.
+    private static func isHigher(_ a: Float, _ b: Float) -> Bool { a.isNaN ? !b.isNaN : a > b }
+
     /// The indices of the `count` largest values; among equals the lowest index first.
     static func largest(_ count: Int, of values: [Float]) -> [Int] {
-        Array(values.indices.sorted { values[$0] != values[$1] ? values[$0] > values[$1] : $0 < $1 }.prefix(count))
+        Array(values.indices.sorted { isHigher(values[$0], values[$1]) || !isHigher(values[$1], values[$0]) && $0 < $1 }.prefix(count))
     }
 }

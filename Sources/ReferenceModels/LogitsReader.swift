@@ -21,6 +21,17 @@ public struct LogitsReader: Sendable {
     /// Sequences, longest sequence, and vocabulary of `logits`.
     public var shape: [Int] { tensors["logits"]?.shape ?? [0, 0, 0] }
 
+    /// Refuses a file in which a tensor that is compared has another width than the model.
+    public func check(hidden: Int, vocabulary: Int) throws {
+        for (name, tensor) in tensors.sorted(by: { $0.key < $1.key }) {
+            let width: Int
+            if name == "logits" || name == "mtp.logits" { width = vocabulary } else if name.hasPrefix("hidden.") { width = hidden } else { continue }
+            guard tensor.shape.last == width else {
+                throw ReferenceFailure.logits(path: path, tensor: name, width: tensor.shape.last ?? 0, expected: width)
+            }
+        }
+    }
+
     /// How many leading rows of a batch a tensor knows; nil if none. `ranges` are the rows of the batch's sequences.
     public func coverage(_ name: String, firstSequence: Int, of ranges: [Range<Int>]) -> Int? {
         guard let tensor = tensors[name] else { return nil }

@@ -16,7 +16,7 @@ public struct ModelWeights: Sendable {
     let overlay: WeightOverlay?
 
     public init(_ checkpoint: Checkpoint, workers: Int, precision: Precision = .f32, overlay: WeightOverlay? = nil) throws {
-        try checkpoint.requirePairedScales()
+        try checkpoint.requireReadable()
         self.overlay = overlay
         self.precision = precision
         self.checkpoint = checkpoint
@@ -160,7 +160,7 @@ public struct ModelWeights: Sendable {
             // About a megabyte of values a tile; many tokens share it in stretches, so that every worker has something to do.
             let fitting = max(1, (1 << 18) / max(1, product.weight.shape.columns * unit))
             let preferred = min(product.weight.layout?.preferredRows ?? 1, 512) / unit
-            for rows in TileSequence(rows: product.weight.shape.rows, step: unit * max(fitting, preferred)) {
+            for rows in TileSequence(of: product.weight.shape, step: unit * max(fitting, preferred)) {
                 for tokens in TileSequence(rows: product.input.rows, step: 85 * Int(CK_TOKEN_BLOCK)) { tiles.append((index, rows, tokens)) }
                 scratch = max(scratch, Self.scratchBytes(product.weight, rows))
             }

@@ -9,6 +9,7 @@ public enum ReferenceFailure: Failure, Equatable {
     case shape(weight: String, found: [Int], expected: [Int])
     case notAWeight(String)
     case tokens(path: String, reason: String)
+    case logits(path: String, tensor: String, width: Int, expected: Int)
     case token(sequence: Int, position: Int, value: Int, vocabulary: Int)
     case memory(needed: Int, budget: Int)
     case batches(Int, budget: Int)
@@ -33,6 +34,8 @@ public enum ReferenceFailure: Failure, Equatable {
         case .shape(let weight, let found, let expected): "weight \(weight) has the shape \(found), config.json asks for \(expected)"
         case .notAWeight(let name): "\(name) is stored as integers, not as a weight"
         case .tokens(let path, let reason): "\(path): \(reason); expected {\"sequences\": [[...], ...]} or input_ids I64 [n, t]"
+        case .logits(let path, let tensor, let width, let expected):
+            "\(path): \(tensor) has \(width) values a position, the model has \(expected); it is the forward pass of another model"
         case .token(let sequence, let position, let value, let vocabulary):
             "token \(value) at position \(position) of sequence \(sequence) is outside the vocabulary of \(vocabulary)"
         case .memory(let needed, let budget):

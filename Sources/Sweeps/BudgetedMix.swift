@@ -26,7 +26,8 @@ public enum BudgetedMix {
             for (index, cost) in costs.enumerated() {
                 let size = (cost.bytes - least[unit] + step - 1) / step
                 guard size <= capacity else { continue }
-                for total in size...capacity where best[total - size] + cost.kld < next[total] {
+                // What could not be measured is never chosen: no comparison holds for NaN.
+                for total in size...capacity where cost.kld.isFinite && best[total - size] + cost.kld < next[total] {
                     next[total] = best[total - size] + cost.kld
                     choice[total] = UInt8(index)
                 }

@@ -121,7 +121,7 @@ public struct Sweep {
         func point(_ trial: Trial) throws -> SweepPoint {
             let choice = try LayoutChoice(
                 target: trial.layout, recipe: trial.recipe?.recipe ?? Recipe(), quantizer: trial.quantizer, evidence: evidence)
-            let plan = try ConversionPlan(converting: checkpoint, choice: choice)
+            let plan = try ConversionPlan(converting: checkpoint, choice: choice, checksScales: false)
             let key = key(plan)
             if let known = journal.points[key] { return known }
             progress(trial.name)
@@ -157,7 +157,7 @@ public struct Sweep {
         result.sensitivities = try units().map { unit, bytes in
             let costs = try request.layouts.map { layout -> UnitCost in
                 guard let size = bytes[layout], size.isQuantized else { return UnitCost(layout: layout, bytes: bytes[layout]?.bytes ?? 0, kld: 0) }
-                let plan = try ConversionPlan(converting: checkpoint, choice: alone(unit, layout, quantizer))
+                let plan = try ConversionPlan(converting: checkpoint, choice: alone(unit, layout, quantizer), checksScales: false)
                 let key = key(plan)
                 if let known = journal.divergences[key] { return UnitCost(layout: layout, bytes: size.bytes, kld: known) }
                 progress("\(unit.name) in \(layout)")
@@ -201,7 +201,7 @@ public struct Sweep {
         var units: [(unit: SensitivityUnit, bytes: [String: (bytes: Int, isQuantized: Bool)])] = []
         var places: [String: Int] = [:]
         for layout in request.layouts {
-            let plan = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: layout))
+            let plan = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: layout), checksScales: false)
             for planned in plan.weights where planned.isPrincipal {
                 guard let unit = SensitivityUnit(checkpoint.weights[planned.source].name, layers: layers) else { continue }
                 let isQuantized = planned.layout?.isDense == false
@@ -254,7 +254,7 @@ public struct Sweep {
         }
         switch target {
         case .bytes(let total):
-            let plan = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: request.layouts[0]))
+            let plan = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: request.layouts[0]), checksScales: false)
             let others = plan.outputBytes - costs.reduce(0) { $0 + $1[0].bytes }
             guard let chosen = BudgetedMix.choose(costs, budget: total - others) else { throw SweepFailure.budget(least: others + smallest(costs)) }
             return try made(chosen)

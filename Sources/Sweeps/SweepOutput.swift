@@ -64,15 +64,19 @@ public struct SweepOutput {
     var frontier: [Int] {
         let order = results.points.indices.sorted {
             let (a, b) = (results.points[$0], results.points[$1])
-            return a.outputBytes != b.outputBytes ? a.outputBytes < b.outputBytes : a.kld < b.kld
+            return a.outputBytes != b.outputBytes ? a.outputBytes < b.outputBytes : Figures.isBelow(a.kld, b.kld)
         }
         var least = Double.infinity
         return order.filter { index in
-            guard results.points[index].kld < least else { return false }
+            // A point that could not be measured beats none.
+            guard results.points[index].isJudged, results.points[index].kld < least else { return false }
             least = results.points[index].kld
             return true
         }
     }
+
+    /// Points whose figures are not numbers: what they stand for cannot be used.
+    public var unjudged: [SweepPoint] { results.points.filter { !$0.isJudged } }
 
     /// What is worth a line on the terminal.
     public var text: String {
@@ -89,6 +93,7 @@ public struct SweepOutput {
                     + cell(String(format: "%.3f", point.bits), 9) + cell("\(ByteSize(point.outputBytes))", 12) + cell(point.kld.short, 12)
                     + cell(String(format: "%.4f", point.top1), 9) + cell(String(format: "%.4f", point.perplexity), 12))
         }
+        for point in unjudged { lines.append("\(point.name): its divergence is no number; the layout cannot hold this model") }
         if let mix = results.mix { lines.append("mix: --to \(mix.layout) and \(mix.recipe.rules.count) rules; forecast KLD \(mix.predicted.short)") }
         lines.append("* no other is both smaller and closer to the original")
         return lines.joined(separator: "\n")

@@ -38,7 +38,7 @@ extension SweepOutput {
         return SVGChart.scatter(
             results.points.enumerated().map { index, point in
                 (
-                    x: Double(point.outputBytes) / unit.bytes, y: max(point.kld, 1e-9), name: point.name,
+                    x: Double(point.outputBytes) / unit.bytes, y: Figures.larger(point.kld, 1e-9), name: point.name,
                     style: frontier.contains(index) ? "candidate" : "floor"
                 )
             }, frontier: frontier, x: "size of the output, \(unit.name)", y: "mean KL(original || candidate), nats")
@@ -72,8 +72,8 @@ extension SweepOutput {
     private var heatMaps: String {
         guard let first = results.sensitivities.first else { return "" }
         let by = results.unitQuantizer.map { " by \($0.rawValue)" } ?? ""
-        let all = results.sensitivities.flatMap { $0.costs.map(\.kld) }.filter { $0 > 0 }
-        let (low, high) = (log10(all.min() ?? 1e-9), log10(all.max() ?? 1))
+        let all = results.sensitivities.flatMap { $0.costs.map(\.kld) }.filter { $0 > 0 && $0.isFinite }
+        let (low, high) = (log10(Figures.smallest(all) ?? 1e-9), log10(Figures.largest(all) ?? 1))
         var text = "<section><h2>Sensitivity</h2><p>Mean KLD when only these weights are quantized and all others are the original.</p>"
         let kinds = results.sensitivities.map(\.unit.kind).reduce(into: [String]()) { if !$0.contains($1) { $0.append($1) } }.sorted()
         let layers = Set(results.sensitivities.map(\.unit.layer)).sorted()
@@ -83,15 +83,15 @@ extension SweepOutput {
                 var cells = "<td class=\"kind\"><code>\(kind.escaped)</code></td>"
                 for layer in layers {
                     guard let found = results.sensitivities.first(where: { $0.unit.kind == kind && $0.unit.layer == layer }),
-                        found.costs[index].kld > 0
+                        !(found.costs[index].kld == 0)
                     else {
                         cells += "<td></td>"
                         continue
                     }
                     let kld = found.costs[index].kld
-                    let share = high > low ? (log10(kld) - low) / (high - low) : 1
+                    let share = high > low && kld.isFinite ? (log10(kld) - low) / (high - low) : 1
                     cells +=
-                        "<td class=\"heat\" style=\"--heat:\(Int(share * 100))%\" title=\"\(kind.escaped), layer \(layer): \(kld.short)\">\(kld.short)</td>"
+                        "<td class=\"heat\" style=\"--heat:\(Figures.whole(share * 100, in: 0...100))%\" title=\"\(kind.escaped), layer \(layer): \(kld.short)\">\(kld.short)</td>"
                 }
                 rows.append("<tr>\(cells)</tr>")
             }

@@ -47,6 +47,9 @@ public struct SweepPoint: Sendable, Equatable {
         self.arguments = arguments
     }
 
+    /// Whether its figures are numbers.
+    public var isJudged: Bool { kld.isFinite && kld99.isFinite && top1.isFinite }
+
     public var json: JSONObject {
         var object: JSONObject = ["name": .string(name), "layout": .string(layout), "quantizer": .string(quantizer.rawValue)]
         if let recipe { object["recipe"] = .string(recipe) }

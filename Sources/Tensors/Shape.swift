@@ -1,15 +1,26 @@
-/// Sizes of untrusted tensors: every product is checked.
+/// Sizes of untrusted tensors: the one door through which they come in. What has passed it can be multiplied by the small factors of
+/// a layout (codes in a word, bytes of a value) without leaving `Int`, so no family checks again.
 public enum Shape {
-    /// The number of elements; nil if a dimension is negative or the product leaves Int. A scalar (no dimensions) has one.
+    /// No dimension is larger, not even beside one that is 0.
+    public static let largestDimension = 1 << 48
+    /// The product of all dimensions but those that are 0 is no larger.
+    public static let largestCount = 1 << 55
+
+    /// The number of elements; nil if a dimension is negative or too large, or the product is. A scalar (no dimensions) has one.
     public static func count(_ dimensions: [Int]) -> Int? {
-        var count = 1
+        var extent = 1
+        var isEmpty = false
         for dimension in dimensions {
-            guard dimension >= 0 else { return nil }
-            let (product, over) = count.multipliedReportingOverflow(by: dimension)
-            guard !over else { return nil }
-            count = product
+            guard dimension >= 0, dimension <= largestDimension else { return nil }
+            if dimension == 0 {
+                isEmpty = true
+                continue
+            }
+            let (product, over) = extent.multipliedReportingOverflow(by: dimension)
+            guard !over, product <= largestCount else { return nil }
+            extent = product
         }
-        return count
+        return isEmpty ? 0 : extent
     }
 
     /// Bytes of a packed tensor; nil on overflow or if the elements do not fill whole bytes.

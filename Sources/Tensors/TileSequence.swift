@@ -9,6 +9,9 @@ public struct TileSequence: Sequence, IteratorProtocol {
         self.step = Swift.max(step, 1)
     }
 
+    /// The rows of a weight; none if it has no values, however many rows it claims.
+    public init(of shape: MatrixShape, step: Int) { self.init(rows: shape.columns == 0 ? 0 : shape.rows, step: step) }
+
     public mutating func next() -> Range<Int>? {
         guard start < rows else { return nil }
         defer { start += step }

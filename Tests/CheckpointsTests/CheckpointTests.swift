@@ -56,7 +56,7 @@ import Testing
     @Test func oneTensorMissingItsScaleIsNamed() throws {
         var builder = SyntheticModel().build()
         builder["model.layers.1.mlp.experts.3.up_proj.weight_scale_inv"] = nil
-        let error = #expect(throws: CheckpointFailure.self) { try open(builder).requirePairedScales() }
+        let error = #expect(throws: CheckpointFailure.self) { try open(builder).requireReadable() }
         #expect(error?.description.contains("model.layers.1.mlp.experts.3.up_proj.weight") == true)
         #expect(error?.kind == .badData)
     }
@@ -64,7 +64,7 @@ import Testing
     @Test(arguments: ["weight_scale_inverse", "scale_inv", "weight_scales"]) func aRenamedScaleIsPointedAt(_ leaf: String) throws {
         var builder = SyntheticModel().build()
         builder.rename("model.layers.0.mlp.up_proj.weight_scale_inv", to: "model.layers.0.mlp.up_proj." + leaf)
-        let error = #expect(throws: CheckpointFailure.self) { try open(builder).requirePairedScales() }
+        let error = #expect(throws: CheckpointFailure.self) { try open(builder).requireReadable() }
         #expect(error?.description.contains("model.layers.0.mlp.up_proj." + leaf) == true, "\(error?.description ?? "")")
     }
 
@@ -89,7 +89,7 @@ import Testing
     @Test func anOrphanScaleIsNamed() throws {
         var builder = SyntheticModel().build()
         builder["model.layers.0.mlp.up_proj.weight"] = nil
-        let error = #expect(throws: CheckpointFailure.self) { try open(builder).requirePairedScales() }
+        let error = #expect(throws: CheckpointFailure.self) { try open(builder).requireReadable() }
         #expect(error?.description.contains("weight_scale_inv") == true && error?.description.contains("belongs to no quantized weight") == true)
     }
 
@@ -109,7 +109,7 @@ import Testing
         ] {
             var builder = CheckpointBuilder()
             builder.add(name, type, shape, [UInt8](repeating: 0, count: Shape.byteCount(shape, type)!))
-            let result = Result { try open(builder).requirePairedScales() }
+            let result = Result { try open(builder).requireReadable() }
             #expect(throws: CheckpointFailure.self, "\(name) \(type)") { try result.get() }
         }
     }
@@ -119,7 +119,7 @@ import Testing
         builder.add("mask", .bool, [8], [UInt8](repeating: 1, count: 8))
         builder.add("layers.0.tid2eid", .i64, [2], [UInt8](repeating: 0, count: 16))
         let checkpoint = try open(builder)
-        try checkpoint.requirePairedScales()
+        try checkpoint.requireReadable()
         #expect(checkpoint.weights.map(\.layoutName) == ["BOOL", "I64"] || checkpoint.weights.map(\.layoutName) == ["I64", "BOOL"])
     }
 

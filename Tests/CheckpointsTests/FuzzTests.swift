@@ -51,7 +51,7 @@ import Testing
             try write(mutate(original, &random), path)
             do {
                 let checkpoint = try Checkpoint(opening: folder.path)
-                try checkpoint.requirePairedScales()
+                try checkpoint.requireReadable()
                 // What opens can also be planned and looked at.
                 _ = Inventory(of: checkpoint)
                 _ = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: "bf16"))

@@ -161,7 +161,7 @@ import Testing
             try encodeTiles(NVFP4Layout(amax: amax), listing, shape, step: 1)
                 == [bytes("39 1d a5 f7 a8 a2 25 34 41 eb 35 09 73 d6 24 97"), [0x79, 0x7e], bytes("00 00 57 47")])
         #expect(
-            try encodeTiles(NVFP4Layout(naming: .modelOpt(inputScale: false), amax: amax), listing, shape, step: 1)
+            try encodeTiles(NVFP4Layout(naming: .modelOpt, amax: amax), listing, shape, step: 1)
                 == [bytes("39 1d a5 f7 a8 a2 26 34 41 eb 35 09 73 d6 24 97"), [0x79, 0x7e], bytes("86 61 98 37")])
         let w4afp8 = try encodeTiles(W4AFP8Layout(), listing + listing + listing + listing, MatrixShape(rows: 1, columns: 128), step: 1)
         #expect(w4afp8[0].prefix(16) == bytes("10 0e f2 b5 f0 f1 13 12 31 be 23 0f 72 c6 13 07")[...] && w4afp8[1] == [0xd5, 0x3b])

@@ -14,6 +14,11 @@ public enum BlockScaledFP8Family: LayoutFamily {
             guard let scale = module[leaf], scale.type.isScale else { continue }
             let shape = MatrixShape(weight.shape)
             guard scale.shape.count == 2 else { return nil }
+            // One value for more than a block is a tensor's scale; rows of one value each are channels'.
+            if config?.block == nil {
+                if scale.shape == [1, 1], shape.rows > 128 || shape.columns > 128 { return nil }
+                if leaf == "weight_scale", scale.shape == [shape.rows, 1] { return nil }
+            }
             let rows = try block(along: shape.rows, cut: scale.shape[0], asked: config?.block?[0], scale, "rows", weight)
             let columns = try block(along: shape.columns, cut: scale.shape[1], asked: config?.block?[1], scale, "columns", weight)
             return RecognisedWeight(

@@ -5,10 +5,14 @@ public enum FloatQuantizedFamily: LayoutFamily {
     public static let targets = [LayoutTarget("fp8-channel", FloatQuantizedLayout(), peers: CompressedTensorsConfig.peers)]
 
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
-        guard let weight = module["weight"], weight.type == .f8E4M3, weight.shape.count == 2, let scale = module["weight_scale"],
-            scale.type.isScale, scale.type != .f8E8M0
-        else { return nil }
+        guard let weight = module["weight"], weight.type == .f8E4M3, weight.shape.count == 2 else { return nil }
         let shape = MatrixShape(weight.shape)
+        // Mistral gives a tensor's one scale the name of DeepSeek's grids (and says that there are no blocks).
+        if let scale = module["weight_scale_inv"], scale.type.isScale, isOne(scale.shape, shape, config) {
+            return RecognisedWeight(
+                FloatQuantizedLayout(strategy: .tensor, scaleType: scale.type, scaleShape: scale.shape, scaleLeaf: "weight_scale_inv"), shape)
+        }
+        guard let scale = module["weight_scale"], scale.type.isScale, scale.type != .f8E8M0 else { return nil }
         let strategies = config?.groups.filter { $0.isFloat && $0.bits == 8 }.map(\.strategy) ?? []
         let blockwise = !strategies.isEmpty && strategies.allSatisfy { $0 == "block" }
         if scale.shape == [shape.rows, 1] || scale.shape == [shape.rows], !blockwise, !(strategies == ["tensor"]) {
@@ -18,6 +22,14 @@ public enum FloatQuantizedFamily: LayoutFamily {
             return RecognisedWeight(FloatQuantizedLayout(strategy: .tensor, scaleType: scale.type, scaleShape: scale.shape), shape)
         }
         return nil
+    }
+
+    /// Whether a scale is one for the whole tensor: of one value that is not the only block of a grid.
+    private static func isOne(_ scale: [Int], _ shape: MatrixShape, _ config: QuantizationConfig?) -> Bool {
+        guard Shape.count(scale) == 1, scale.count <= 2 else { return false }
+        guard scale.count == 2 else { return true }
+        let block = config?.block ?? [128, 128]
+        return config?.block == nil && (shape.rows > block[0] || shape.columns > block[1])
     }
 
     public static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {

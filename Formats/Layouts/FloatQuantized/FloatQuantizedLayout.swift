@@ -13,8 +13,13 @@ public struct FloatQuantizedLayout: FloatCodedLayout, Equatable {
     public var scaleType: ScalarType
     /// `[out, 1]`, or `[out]` as some tools write it; `[1]` or `[]` for a whole tensor.
     public var scaleShape: [Int]?
+    /// `weight_scale`, or `weight_scale_inv` as Mistral names it.
+    public var scaleLeaf: String
 
-    public init(strategy: Strategy = .channel, scaleType: ScalarType = .bf16, scaleShape: [Int]? = nil) {
+    public init(
+        strategy: Strategy = .channel, scaleType: ScalarType = .bf16, scaleShape: [Int]? = nil, scaleLeaf: String = "weight_scale"
+    ) {
+        self.scaleLeaf = scaleLeaf
         self.strategy = strategy
         self.scaleType = scaleType
         self.scaleShape = scaleShape
@@ -25,8 +30,8 @@ public struct FloatQuantizedLayout: FloatCodedLayout, Equatable {
     public func parts(of shape: MatrixShape) -> [WeightPart] {
         let values = WeightPart("weight", .f8E4M3, [shape.rows, shape.columns])
         return switch strategy {
-        case .channel: [values, WeightPart("weight_scale", scaleType, scaleShape ?? [shape.rows, 1])]
-        case .tensor: [values, WeightPart("weight_scale", scaleType, scaleShape ?? [1], rows: .whole)]
+        case .channel: [values, WeightPart(scaleLeaf, scaleType, scaleShape ?? [shape.rows, 1])]
+        case .tensor: [values, WeightPart(scaleLeaf, scaleType, scaleShape ?? [1], rows: .whole)]
         }
     }
 

@@ -26,15 +26,18 @@ public enum GPTQFamily: LayoutFamily {
 
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let weight = module["qweight"], module["g_idx"] != nil || config?.method == "gptq" else { return nil }
-        for leaf in ["qzeros", "scales", "g_idx"] where module[leaf] == nil {
+        guard config?.method != "awq" else {
+            throw LayoutFault(weight.name, "has a g_idx beside it, which AWQ does not know, though quantization_config says awq")
+        }
+        for leaf in ["qzeros", "scales"] where module[leaf] == nil {
             throw LayoutFault(weight.name, "has no \(module.module).\(leaf) beside it in any shard")
         }
-        guard let zeros = module["qzeros"], let scales = module["scales"], let order = module["g_idx"] else { return nil }
-        guard weight.type == .i32, weight.shape.count == 2, zeros.shape.count == 2, scales.shape.count == 2, order.type == .i32,
-            order.shape.count == 1, [.f16, .bf16, .f32].contains(scales.type), order.shape[0] > 0, order.shape[0] <= 1 << 24,
-            weight.shape[0] * 32 % order.shape[0] == 0
-        else { throw LayoutFault(weight.name, "is \(weight.summary) with g_idx \(order.summary); expected matrices of I32 and F16") }
-        let (columns, rows) = (order.shape[0], weight.shape[1])
+        guard let zeros = module["qzeros"], let scales = module["scales"] else { return nil }
+        guard weight.type == .i32, weight.shape.count == 2, zeros.shape.count == 2, scales.shape.count == 2,
+            [.f16, .bf16, .f32].contains(scales.type)
+        else { throw LayoutFault(weight.name, "is \(weight.summary) with scales \(scales.summary); expected matrices of I32 and F16") }
+        let columns = try columnCount(module, weight, config)
+        let rows = weight.shape[1]
         let bits = weight.shape[0] * 32 / columns
         guard [2, 3, 4, 8].contains(bits), scales.shape[0] > 0, scales.shape[0] <= columns else {
             throw LayoutFault(weight.name, "is \(weight.summary) for \(columns) columns: \(bits) bits a code, which GPTQ does not have")
@@ -42,12 +45,30 @@ public enum GPTQFamily: LayoutFamily {
         // What the configuration says, where it agrees; a last group may be short.
         let asked = config?.json["group_size"]?.int ?? 0
         let size = asked > 0 && ceilingDivide(columns, asked) == scales.shape[0] ? asked : ceilingDivide(columns, scales.shape[0])
-        let isOrdered = try isOrdered(module, order, size, groups: scales.shape[0])
+        let isOrdered = try module["g_idx"].map { try Self.isOrdered(module, $0, size, groups: scales.shape[0]) } ?? false
         let version = config?.json["checkpoint_format"]?.string == "gptq_v2" ? 2 : 1
         return RecognisedWeight(
             GPTQLayout(
                 bits: bits, groupSize: scales.shape[0] == 1 && asked != size ? nil : size, symmetric: config?.json["sym"]?.bool ?? false,
-                version: version, scaleType: scales.type, isOrdered: isOrdered), MatrixShape(rows: rows, columns: columns))
+                version: version, scaleType: scales.type, isOrdered: isOrdered, hasOrder: module["g_idx"] != nil), MatrixShape(rows: rows, columns: columns))
+    }
+
+    /// The number of columns: as many as `g_idx` has entries. Where that says nothing (`desc_act` false) newer tools leave it out, and the
+    /// configuration's width tells.
+    private static func columnCount(_ module: ModuleTensors, _ weight: StoredTensor, _ config: QuantizationConfig?) throws -> Int {
+        if let order = module["g_idx"] {
+            guard order.type == .i32, order.shape.count == 1, order.shape[0] > 0, order.shape[0] <= 1 << 24,
+                weight.shape[0] * 32 % order.shape[0] == 0
+            else { throw LayoutFault(weight.name, "is \(weight.summary) with g_idx \(order.summary); expected matrices of I32 and F16") }
+            return order.shape[0]
+        }
+        guard config?.json["desc_act"]?.bool != true else {
+            throw LayoutFault(weight.name, "has no \(module.module).g_idx beside it in any shard, and desc_act says that its columns are reordered")
+        }
+        guard let bits = config?.json["bits"]?.int, [2, 3, 4, 8].contains(bits), weight.shape[0] > 0, weight.shape[0] * 32 % bits == 0 else {
+            throw LayoutFault(weight.name, "has no \(module.module).g_idx beside it in any shard, and quantization_config gives no bits")
+        }
+        return weight.shape[0] * 32 / bits
     }
 
     /// Whether `g_idx` is anything but column / size.

@@ -19,10 +19,14 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
     public var scaleType: ScalarType
     /// Groups are scattered over the columns by `g_idx` (`desc_act`); such weights are read only.
     public var isOrdered: Bool
+    /// Whether `g_idx` is stored; without it groups are runs of columns.
+    public var hasOrder: Bool
 
     public init(
-        bits: Int = 4, groupSize: Int? = 128, symmetric: Bool = true, version: Int = 1, scaleType: ScalarType = .f16, isOrdered: Bool = false
+        bits: Int = 4, groupSize: Int? = 128, symmetric: Bool = true, version: Int = 1, scaleType: ScalarType = .f16, isOrdered: Bool = false,
+        hasOrder: Bool = true
     ) {
+        self.hasOrder = hasOrder
         self.bits = bits
         self.groupSize = groupSize
         self.symmetric = symmetric
@@ -49,12 +53,12 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
 
     public func parts(of shape: MatrixShape) -> [WeightPart] {
         let groups = groupCount(shape)
-        return [
+        let parts = [
             WeightPart("qweight", .i32, [shape.columns * bits / 32, shape.rows], rows: .along(bits: 32)),
             WeightPart("qzeros", .i32, [groups, shape.rows * bits / 32], rows: .along(bits: bits)),
             WeightPart("scales", scaleType, [groups, shape.rows], rows: .along(bits: scaleType.bitWidth)),
-            WeightPart("g_idx", .i32, [shape.columns], rows: .whole),
         ]
+        return hasOrder ? parts + [WeightPart("g_idx", .i32, [shape.columns], rows: .whole)] : parts
     }
 
     public func obstacle(to shape: MatrixShape) -> String? {
@@ -63,6 +67,27 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
         if shape.rows * bits % 32 != 0 { return "\(shape.rows) zero points of \(bits) bits do not fill words of 32 bits" }
         if let groupSize, shape.columns % groupSize != 0 { return "\(shape.columns) columns are not a multiple of the group size \(groupSize)" }
         return nil
+    }
+
+    /// Zero points that contradict what the configuration says: one that is not the middle in symmetric codes (format v2 read as v1 is off by
+    /// one everywhere), or one in format v1 whose successor does not fit, which readers take for 0 or for 2^bits.
+    public func fault(in part: WeightPart, _ bytes: UnsafeRawBufferPointer) -> StoredFault? {
+        guard part.leaf == "qzeros" else { return defaultFault(in: part, bytes) }
+        let top = (1 << bits) - 1
+        let middle = version == 1 ? top >> 1 : (top >> 1) + 1
+        var found: StoredFault?
+        guard let words = bytes.scalars(UInt32.self).baseAddress else { return nil }
+        BitStream.unpack(words, bits: bits, count: bytes.count / 4 * 32 / bits) { index, stored in
+            guard found == nil else { return }
+            if symmetric, Int(stored) != middle {
+                found = StoredFault(
+                    index: index, value: "\(stored)",
+                    reason: "symmetric GPTQ of format v\(version) stores \(middle) (sym, checkpoint_format)")
+            } else if version == 1, Int(stored) == top {
+                found = StoredFault(index: index, value: "\(stored)", reason: "format v1 stores a zero point less 1, and \(top) + 1 has no code")
+            }
+        }
+        return found
     }
 
     // MARK: Codes

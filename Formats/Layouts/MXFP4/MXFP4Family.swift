@@ -1,6 +1,6 @@
 import Tensors
 
-/// E2M1 codes with an E8M0 exponent for 32 columns, under three names.
+/// E2M1 codes with an E8M0 exponent for 32 columns, under five names.
 public enum MXFP4Family: LayoutFamily {
     public static let targets = [
         LayoutTarget("mxfp4", MXFP4Layout(), peers: CompressedTensorsConfig.peers),
@@ -18,7 +18,20 @@ public enum MXFP4Family: LayoutFamily {
         {
             return try matrix(weight, scale, codesPerElement: 8, .mlx)
         }
+        if config?.method == "quark", let weight = module["weight"], weight.type == .u8, let scale = module["weight_scale"], isFP4(config) {
+            return try matrix(weight, scale, codesPerElement: 2, .quark)
+        }
+        // An exponent for 16 bytes: MXINT8 would have one for 32.
+        if let weight = module["weight"], weight.type == .i8, let scale = module["scale"], scale.type == .f8E8M0 {
+            return try matrix(weight, scale, codesPerElement: 2, .deepSeekV4)
+        }
         return nil
+    }
+
+    /// Whether Quark's configuration says that weights are FP4 with an exponent for 32 columns.
+    private static func isFP4(_ config: QuantizationConfig?) -> Bool {
+        let weight = config?.json["global_quant_config"]?["weight"]
+        return weight?["dtype"]?.string == "fp4" && weight?["group_size"]?.int == 32 && weight?["scale_format"]?.string == "e8m0"
     }
 
     private static func matrix(
@@ -58,6 +71,8 @@ public enum MXFP4Family: LayoutFamily {
                 weights: CompressedTensorsConfig.arguments(bits: 4, type: "float", strategy: "group", groupSize: 32, scaleType: "torch.uint8"),
                 activations: nil)
         case .mlx: return .mlx(["group_size": .int(32), "bits": .int(4), "mode": .string("mxfp4")])
+        case .quark: return .uniform(UniformMethod(["quant_method": .string("quark")], exemptions: "exclude"))
+        case .deepSeekV4: return .uniform(UniformMethod(["quant_method": .string("fp8"), "expert_dtype": .string("fp4")]))
         case .gptOSS: return .uniform(UniformMethod(["quant_method": .string("mxfp4")], exemptions: "modules_to_not_convert"))
         }
     }

@@ -10,6 +10,10 @@ public struct MXFP4Layout: FloatCodedLayout, Equatable {
     public enum Naming: Sendable, Equatable {
         case compressedTensors
         case mlx
+        /// AMD Quark: `weight` U8 [out, in/2] and `weight_scale` U8; read only.
+        case quark
+        /// DeepSeek-V4: `weight` I8 [out, in/2] and `scale` F8_E8M0; read only.
+        case deepSeekV4
         /// Stacked experts, `X_blocks` and `X_scales`; read only.
         case gptOSS(leaf: String, experts: Int)
     }
@@ -27,6 +31,8 @@ public struct MXFP4Layout: FloatCodedLayout, Equatable {
         switch naming {
         case .compressedTensors: "mxfp4"
         case .mlx: "mlx-mxfp4"
+        case .quark: "mxfp4 of Quark"
+        case .deepSeekV4: "mxfp4 of DeepSeek-V4"
         case .gptOSS: "mxfp4 in gpt-oss blocks"
         }
     }
@@ -40,6 +46,10 @@ public struct MXFP4Layout: FloatCodedLayout, Equatable {
             ]
         case .mlx:
             return [WeightPart("weight", .u32, [shape.rows, shape.columns / 8]), WeightPart("scales", scaleType, [shape.rows, groups])]
+        case .quark:
+            return [WeightPart("weight", .u8, [shape.rows, shape.columns / 2]), WeightPart("weight_scale", scaleType, [shape.rows, groups])]
+        case .deepSeekV4:
+            return [WeightPart("weight", .i8, [shape.rows, shape.columns / 2]), WeightPart("scale", scaleType, [shape.rows, groups])]
         case .gptOSS(let leaf, let experts):
             let rows = experts == 0 ? 0 : shape.rows / experts
             return [
@@ -65,7 +75,10 @@ public struct MXFP4Layout: FloatCodedLayout, Equatable {
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, search: BlockScaleSearch?,
         into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
-        if case .gptOSS = naming { throw .readOnly }
+        switch naming {
+        case .compressedTensors, .mlx: break
+        case .quark, .deepSeekV4, .gptOSS: throw .readOnly
+        }
         guard let codes = parts[0].scalars(UInt8.self).baseAddress, let source = values.baseAddress else { return }
         let level = KernelLevel.active.rawValue
         for group in 0..<rows.count * shape.columns / 32 {

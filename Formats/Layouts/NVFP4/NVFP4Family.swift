@@ -6,7 +6,7 @@ public enum NVFP4Family: LayoutFamily {
     public static let targets = [
         LayoutTarget("nvfp4", NVFP4Layout(), peers: .init(encoder: "llm-compressor 0.14", readers: "compressed-tensors 0.19")),
         LayoutTarget(
-            "nvfp4-modelopt", NVFP4Layout(naming: .modelOpt(inputScale: false)),
+            "nvfp4-modelopt", NVFP4Layout(naming: .modelOpt),
             peers: .init(encoder: "ModelOpt 0.47", readers: "ModelOpt 0.47")),
     ]
 
@@ -25,23 +25,20 @@ public enum NVFP4Family: LayoutFamily {
         guard global.type == .f32, global.shape == [1] || global.shape.isEmpty else {
             throw LayoutFault(global.name, "is \(global.summary); expected one F32")
         }
-        // An input scale of another shape is left alone as a tensor of its own.
-        let hasInput = module["input_scale"].map { $0.type == .f32 && $0.shape == global.shape } ?? false
-        return RecognisedWeight(
-            NVFP4Layout(naming: isModelOpt ? .modelOpt(inputScale: hasInput) : .compressedTensors, globalShape: global.shape), shape)
+        return RecognisedWeight(NVFP4Layout(naming: isModelOpt ? .modelOpt : .compressedTensors, globalShape: global.shape), shape)
     }
 
     public static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
         guard let layout = layout as? NVFP4Layout else { return nil }
-        guard case .modelOpt(let inputScale) = layout.naming else {
+        guard layout.naming == .modelOpt else {
             return .compressedTensors(
                 format: "nvfp4-pack-quantized",
                 weights: CompressedTensorsConfig.arguments(
                     bits: 4, type: "float", strategy: "tensor_group", groupSize: 16, scaleType: "torch.float8_e4m3fn"), activations: nil)
         }
-        // Without input scales activations stay unquantized.
+        // Recast writes no input scales, and without them activations stay unquantized.
         let json: JSONObject = [
-            "quant_algo": .string(inputScale ? "NVFP4" : "W4A16_NVFP4"), "group_size": .int(16), "kv_cache_quant_algo": .null,
+            "quant_algo": .string("W4A16_NVFP4"), "group_size": .int(16), "kv_cache_quant_algo": .null,
             "quant_method": .string("modelopt"), "producer": .object(["name": .string("recast")]),
         ]
         return .uniform(UniformMethod(json, exemptions: "ignore", sideFile: "hf_quant_config.json"))

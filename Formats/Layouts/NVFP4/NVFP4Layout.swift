@@ -10,8 +10,7 @@ import Tensors
 public struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
     public enum Naming: Sendable, Equatable {
         case compressedTensors
-        /// `inputScale`: whether an `input_scale` F32 lies beside the weight.
-        case modelOpt(inputScale: Bool)
+        case modelOpt
     }
 
     public var naming: Naming
@@ -50,11 +49,10 @@ public struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
                 WeightPart("weight_packed", .u8, [shape.rows, shape.columns / 2]), scale,
                 WeightPart("weight_global_scale", .f32, globalShape, rows: .whole),
             ]
-        case .modelOpt(let inputScale):
-            let parts = [
+        case .modelOpt:
+            return [
                 WeightPart("weight", .u8, [shape.rows, shape.columns / 2]), scale, WeightPart("weight_scale_2", .f32, globalShape, rows: .whole),
             ]
-            return inputScale ? parts + [WeightPart("input_scale", .f32, globalShape, rows: .whole)] : parts
         }
     }
 
@@ -81,7 +79,6 @@ public struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, search: BlockScaleSearch?,
         into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
-        if naming == .modelOpt(inputScale: true) { throw .readOnly }
         guard let codes = parts[0].scalars(UInt8.self).baseAddress, let source = values.baseAddress, let amax else { throw .readOnly }
         let level = KernelLevel.active.rawValue
         let global = isModelOpt ? Self.modelOptScale(amax) : Self.globalScale(amax)

@@ -25,7 +25,7 @@ public enum PackedIntegerFamily: LayoutFamily {
 
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let packed = module["weight_packed"], packed.type == .i32 else { return nil }
-        if module["weight_g_idx"] != nil {
+        if let order = module["weight_g_idx"], try !saysNothing(order, module, groupCount: module["weight_scale"]?.shape.last ?? 1) {
             throw LayoutFault(
                 packed.name, "is stored with activation ordering (weight_g_idx), which compressed-tensors checkpoints cannot be read with")
         }
@@ -61,6 +61,19 @@ public enum PackedIntegerFamily: LayoutFamily {
                     + (candidates.isEmpty ? "no integer width explains" : "the groups of quantization_config do not explain"))
         }
         return RecognisedWeight(PackedIntegerLayout(bits: bits, groupSize: groupSize, symmetric: symmetric, scaleType: scale.type), shape)
+    }
+
+    /// Whether an order of columns is none: all entries -1, or each column in the group where it stands.
+    private static func saysNothing(_ order: StoredTensor, _ module: ModuleTensors, groupCount: Int) throws -> Bool {
+        guard order.type == .i32, order.shape.count == 1, groupCount > 0, order.shape[0] % groupCount == 0, order.shape[0] <= 1 << 24 else {
+            return false
+        }
+        let size = order.shape[0] / groupCount
+        let bytes = try module.read(order)
+        return bytes.withUnsafeBytes { raw in
+            let groups = (0..<bytes.count / 4).map { Int32(littleEndian: raw.loadUnaligned(fromByteOffset: $0 * 4, as: Int32.self)) }
+            return groups.allSatisfy { $0 == -1 } || groups.enumerated().allSatisfy { Int($0.element) == $0.offset / size }
+        }
     }
 
     /// The true number of columns, which the padding of the last word hides.

@@ -108,6 +108,16 @@ void ck_add_scaled(float *sum, size_t tokens, const float *token_scales, size_t 
 /// How many BF16 values are infinite or NaN.
 size_t ck_bf16_count_nonfinite(const uint16_t *source, size_t count);
 
+/// How many values have all bits of `mask` set: the exponent of NaN and infinity in the type's own place.
+size_t ck_count_masked8(const uint8_t *source, size_t count, uint8_t mask);
+size_t ck_count_masked16(const uint16_t *source, size_t count, uint16_t mask);
+size_t ck_count_masked32(const uint32_t *source, size_t count, uint32_t mask);
+size_t ck_count_masked64(const uint64_t *source, size_t count, uint64_t mask);
+
+/// How many values are, as unsigned numbers, above `limit`: negative floating numbers are above every positive one.
+size_t ck_count_above16(const uint16_t *source, size_t count, uint16_t limit);
+size_t ck_count_above32(const uint32_t *source, size_t count, uint32_t limit);
+
 /// Adds up one row: sums of reference^2, (reference - candidate)^2, reference * candidate, candidate^2 and |reference - candidate|
 /// in F64, the largest
 /// |reference - candidate| and how many values differ. Element i goes to lane i mod 16 and the lanes are joined in order, so

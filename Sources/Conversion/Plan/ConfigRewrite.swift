@@ -14,12 +14,15 @@ struct ConfigRewrite {
         var modules: [String]
     }
 
-    init(checkpoint: Checkpoint, weights: [PlannedWeight], unquantizedLinears: [String], dialect: Dialect, dropsMTP: Bool) throws {
+    /// - Parameter keepsDescription: whether codes and scales stay what they are, so that what describes them does too.
+    init(
+        checkpoint: Checkpoint, weights: [PlannedWeight], unquantizedLinears: [String], dialect: Dialect, dropsMTP: Bool, keepsDescription: Bool
+    ) throws {
         config = checkpoint.config
         guard var object = config.object else { return }
         if dropsMTP, object["num_nextn_predict_layers"] != nil { object["num_nextn_predict_layers"] = .int(0) }
         config = .object(object)
-        guard weights.contains(where: { $0.road != .passthrough }) else { return }
+        guard !keepsDescription else { return }
 
         // Which consumer configurations the output needs, and which modules use each.
         var groups: [Group] = []
@@ -37,11 +40,7 @@ struct ConfigRewrite {
             }
             places[layout.name] = known ?? groups.count - 1
         }
-        for key in ["quantization", "quantization_config"] { object[key] = nil }
-        if var text = object["text_config"]?.object, text["quantization_config"] != nil {
-            text["quantization_config"] = nil
-            object["text_config"] = .object(text)
-        }
+        object = QuantizationDescription.removed(from: object)
         if dialect == .mlx, let first = groups.first {
             let quantization = try JSONValue.object(Self.mlx(groups, first))
             object["quantization"] = quantization
@@ -50,8 +49,21 @@ struct ConfigRewrite {
         } else {
             object["quantization_config"] = try quantization(groups, unquantizedLinears).map(JSONValue.object)
         }
-        for key in ["torch_dtype", "dtype"] where object[key] != nil { object[key] = Self.denseType(weights) ?? object[key] }
+        if let type = Self.denseType(weights) { object = Self.retyped(object, type, depth: 0) }
         config = .object(object)
+    }
+
+    /// Every dtype in the configuration, those of its parts included.
+    private static func retyped(_ object: JSONObject, _ type: JSONValue, depth: Int) -> JSONObject {
+        var result = object
+        for (key, value) in object.members {
+            if ["torch_dtype", "dtype"].contains(key), value.string != nil || value == .null {
+                result[key] = type
+            } else if depth < 4, key.hasSuffix("config"), let inner = value.object {
+                result[key] = .object(retyped(inner, type, depth: depth + 1))
+            }
+        }
+        return result
     }
 
     private mutating func quantization(_ groups: [Group], _ unquantized: [String]) throws -> JSONObject? {

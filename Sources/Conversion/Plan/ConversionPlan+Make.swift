@@ -10,8 +10,18 @@ extension ConversionPlan {
     ///   - output: how the output is cut and in which container it is stored.
     ///   - requireExact: refuse a plan in which any value would be rounded.
     /// - Throws: ``CheckpointFailure`` if scales are missing, ``ConversionFailure`` if the recipe or the container does not fit.
-    public init(converting checkpoint: Checkpoint, choice: LayoutChoice, output: OutputOptions = OutputOptions(), requireExact: Bool = false) throws {
-        try checkpoint.requirePairedScales()
+    ///   - checksScales: compare the scales of every quantized weight with those of its siblings, and name what is odd.
+    public init(
+        converting checkpoint: Checkpoint, choice: LayoutChoice, output: OutputOptions = OutputOptions(), requireExact: Bool = false,
+        checksScales: Bool = true
+    ) throws {
+        if choice.isCopy {
+            guard !checkpoint.isUnstacked || checkpoint.isAsStored else {
+                throw ConversionFailure.usage("a copy keeps stacks of experts as they are: open the checkpoint with isUnstacked: false")
+            }
+        } else {
+            try checkpoint.requireReadable()
+        }
         targetName = choice.targetName
         recipe = choice.recipe
         quantizer = choice.quantizer
@@ -30,6 +40,11 @@ extension ConversionPlan {
         var draft = PlanDraft(checkpoint, choice, output)
         try draft.decide()
         notes += draft.notes
+        if choice.isCopy {
+            notes += checkpoint.unpaired.prefix(4).map { Finding($0.name, "is carried as it is: \($0.isUnknown ? "codes that no layout here reads" : "codes or scales without their partner")") }
+        }
+        if checksScales, !choice.isCopy { notes += try ScaleCheck.findings(in: checkpoint) }
+        warnings = draft.warning.map { [$0] } ?? []
         if requireExact { try draft.refuseRounding() }
 
         let cuts = draft.cut()
@@ -81,20 +96,38 @@ extension ConversionPlan {
             let map = weightMap.map { ($0.tensor, output.container.listedName(of: $0.file)) }
             texts.append((output.container.indexName, SafetensorsIndex.text(weightMap: map, totalSize: dataBytes)))
         }
+        // Codes that stay what they are keep what describes them.
+        let planned = weights
+        let describes =
+            choice.isCopy || planned.allSatisfy { $0.road == .passthrough } && planned.contains { $0.layout?.isDense == false }
         if checkpoint.config.object?.members.isEmpty == false {
             let rewrite = try ConfigRewrite(
                 checkpoint: checkpoint, weights: weights, unquantizedLinears: draft.unquantizedLinears, dialect: choice.dialect,
-                dropsMTP: draft.dropsMTP)
+                dropsMTP: draft.dropsMTP, keepsDescription: describes)
             texts.append(("config.json", Array((rewrite.config.text() + "\n").utf8)))
             for file in rewrite.sideFiles {
                 texts.append((file.name, Array((JSONValue.object(file.json).text() + "\n").utf8)))
                 sideFiles.removeAll { $0.name == file.name }
             }
-            // A description of quantization that no longer holds must not be carried over.
-            if rewrite.config != checkpoint.config { sideFiles.removeAll { ["hf_quant_config.json", "quantize_config.json"].contains($0.name) } }
         }
         fingerprint = ""
+        if !describes { try removeStaleDescriptions(checkpoint) }
         fingerprint = makeFingerprint()
+    }
+
+    /// A description of quantization that no longer holds must not be carried over, in whatever file it stands.
+    private mutating func removeStaleDescriptions(_ checkpoint: Checkpoint) throws {
+        let written = Set(texts.map(\.name))
+        sideFiles.removeAll { QuantizationDescription.files.contains($0.name) || written.contains($0.name) }
+        let native = QuantizationDescription.nativeFile
+        guard let bytes = try checkpoint.sideFile(native, limit: Checkpoint.configLimit),
+            let object = (try? JSONValue(parsing: bytes))?.object
+        else { return }
+        let plain = QuantizationDescription.removed(from: object)
+        guard plain != object else { return }
+        sideFiles.removeAll { $0.name == native }
+        texts.append((native, Array((JSONValue.object(plain).text() + "\n").utf8)))
+        notes.append(Finding(native, "its description of the quantization no longer holds and is removed"))
     }
 
     /// The header of a shard and the places of its tensors: the source file's own where it is copied.

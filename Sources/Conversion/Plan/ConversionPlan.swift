@@ -100,9 +100,14 @@ public struct ConversionPlan: Sendable {
     public var sideFiles: [Checkpoint.SideFile]
     /// What a user should know: exceptions, odd ranges, missing layers.
     public var notes: [Finding]
+    /// What a user must know before relying on the output: not hidden by `--quiet`.
+    public var warnings: [Finding] = []
     /// Identifies source, recipe and every output byte range.
     public var fingerprint: String
     public var source: SourceFingerprint
+
+    /// Whether every tensor is copied as it is stored.
+    public var isCopy: Bool { targetName == LayoutChoice.keepName && recipe.rules.isEmpty }
 
     /// Positions of weights that take more than their own values: they are written by a ``CalibrationStage``.
     public var calibrated: [Int] {
@@ -110,6 +115,18 @@ public struct ConversionPlan: Sendable {
     }
 
     public var outputBytes: Int { shards.reduce(0) { $0 + $1.size } }
+
+    /// Room that a run takes besides the shards: other files, and where shards are packed into another container the safetensors files that they
+    /// are packed from, as many as are in flight at once.
+    func spaceBeside(workers: Int) -> Int {
+        let others = sideFiles.reduce(0) { $0 + $1.range.count } + texts.reduce(0) { $0 + $1.bytes.count } + weights.count * 512
+        guard output.container.pack != nil else { return others }
+        let staged = shards.filter { $0.copiedFile == nil }.map(\.size).sorted(by: >)
+        return others + staged.prefix(workers + 1).reduce(0, +)
+    }
+
+    /// Room that a run takes from its beginning to its end.
+    public func spaceNeeded(workers: Int) -> Int { outputBytes + spaceBeside(workers: workers) }
 }
 
 /// How the output is cut and stored.

@@ -123,7 +123,7 @@ extension Dialect {
             }
         }
         let words = module.split(separator: ".")
-        if let place = words.firstIndex(of: "experts"), place + 2 < words.count, words[place - 1] == "mlp", let expert = Int(words[place + 1]) {
+        if let place = words.firstIndex(of: "experts"), place > 0, place + 2 < words.count, words[place - 1] == "mlp", let expert = Int(words[place + 1]) {
             let stacked = (words[..<place] + ["switch_mlp"] + words[(place + 2)...]).joined(separator: ".")
             return [OutputPiece(module: stacked, stack: (expert, model.experts))]
         }

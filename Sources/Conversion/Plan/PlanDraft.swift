@@ -27,6 +27,9 @@ struct PlanDraft {
     private(set) var units: [Unit] = []
     private(set) var notes: [Finding] = []
     private(set) var unquantizedLinears: [String] = []
+    /// Values that quantized layouts are for, and how many of them are left as they are.
+    private var linearValues = (all: 0, left: 0)
+    private var leftLinears: [String] = []
     /// Whether layers beyond `num_hidden_layers` were left out.
     private(set) var dropsMTP = false
     /// Why weights that share codes with the target's layout cannot be repacked: for each kind of weight the first one's reason.
@@ -45,7 +48,13 @@ struct PlanDraft {
         var exceptions: [String: [String]] = [:]
         var stacks: [String: Int] = [:]
         var dropped: [String] = []
+        var companions: [Int] = []
         for (index, weight) in checkpoint.weights.enumerated() {
+            // What lies beside weights is decided once it is known what becomes of them.
+            if !choice.isCopy, WeightName.isCompanion(weight.name) {
+                companions.append(index)
+                continue
+            }
             let pieces = try choice.dialect.pieces(of: weight, model)
             if pieces.isEmpty { dropped.append(weight.name) }
             for piece in pieces {
@@ -53,6 +62,7 @@ struct PlanDraft {
                 let decision = try choice.decide(weight, as: piece.view.map { [$0.shape.rows, $0.shape.columns] } ?? weight.dimensions, used: &used)
                 if decision.isException { exceptions[decision.reason, default: []].append(weight.name) }
                 if decision.isUnquantizedLinear, unquantizedLinears.last != piece.module { unquantizedLinears.append(piece.module) }
+                count(decision, weight, shape)
                 var planned = try planned(weight, index, piece, decision, shape)
                 if let split = piece.split { try divide(&planned, weight, split) }
                 if let layout = planned.layout as? any WholeRangeLayout, planned.road == .quantize {
@@ -61,6 +71,7 @@ struct PlanDraft {
                 try add(planned, weight, piece, shape, &stacks)
             }
         }
+        try carryCompanions(companions, &used)
         let unmatched = choice.recipe.rules.indices.filter { !used.contains($0) }
         guard unmatched.isEmpty else { throw ConversionFailure.unmatchedRules(unmatched.map { choice.recipe.rules[$0].pattern.description }) }
         for (reason, names) in exceptions.sorted(by: { $0.key < $1.key }) { note(names, reason) }
@@ -72,6 +83,55 @@ struct PlanDraft {
         }
         try checkStacks()
         markFolds()
+    }
+
+    /// Counts what quantized layouts are for.
+    private mutating func count(_ decision: LayoutChoice.Decision, _ weight: Weight, _ shape: MatrixShape) {
+        guard decision.isLeftUnquantized || decision.layout?.isDense == false else { return }
+        let values = decision.isLeftUnquantized ? weight.count : shape.count
+        linearValues.all += values
+        guard decision.isLeftUnquantized else { return }
+        linearValues.left += values
+        leftLinears.append(weight.name)
+    }
+
+    /// A sentence about weights that were to be quantized and are not, if they are more than a few.
+    var warning: Finding? {
+        guard let first = leftLinears.first, linearValues.left * 100 > 3 * linearValues.all else { return nil }
+        let share = Double(linearValues.left) * 100 / Double(max(1, linearValues.all))
+        return Finding(
+            first,
+            "\((share * 10).rounded() / 10) % of the values that were to be quantized stay as they are (\(leftLinears.count) weights: \(ConversionPlan.kinds(leftLinears)))"
+        )
+    }
+
+    /// Scales of activations, of the cache and of outputs belong to the layouts that they were made for. Where nothing changes they are carried;
+    /// otherwise their readers would take them in another unit, or not know them, so they are left out and named.
+    private mutating func carryCompanions(_ indices: [Int], _ used: inout Set<Int>) throws {
+        guard let first = indices.first else { return }
+        let isUnchanged = choice.dialect == .huggingFace && units.allSatisfy { $0.members.allSatisfy { $0.weight.road == .passthrough } }
+        let named = choice.recipe.rules.indices.filter { rule in
+            indices.contains { choice.recipe.rules[rule].pattern.matches(checkpoint.weights[$0].name) }
+        }
+        used.formUnion(named)
+        guard isUnchanged else {
+            let names = indices.map { checkpoint.weights[$0].name }
+            notes.append(
+                Finding(
+                    checkpoint.weights[first].name,
+                    "left out: scales of activations, cache or outputs (and orders of columns that say nothing) belong to the layout that they were made for, and no target here describes them (\(indices.count) tensors: \(ConversionPlan.kinds(names)))"
+                ))
+            return
+        }
+        var stacks: [String: Int] = [:]
+        for index in indices {
+            let weight = checkpoint.weights[index]
+            let piece = OutputPiece(module: String(weight.module))
+            let planned = PlannedWeight(
+                source: index, road: .passthrough, layout: weight.layout, reason: "carried beside its weight", shard: 0, tensors: [],
+                module: piece.module)
+            try add(planned, weight, piece, weight.shape, &stacks)
+        }
     }
 
     /// Finds the norms that only lead into weights which AWQ scales: those take the scales' reciprocals.
@@ -199,7 +259,7 @@ struct PlanDraft {
         let parts = weight.parts
         let unit = leastCommonMultiple(repacking.source.rowAlignment, repacking.target.rowAlignment)
         let rowsAtOnce = max(1, (4 << 20) / max(1, shape.columns * unit)) * unit
-        for rows in TileSequence(rows: shape.rows, step: max(rowsAtOnce, repacking.source.preferredRows)) {
+        for rows in TileSequence(of: shape, step: max(rowsAtOnce, repacking.source.preferredRows)) {
             let runs = parts.enumerated().map { index, part in
                 index == 0 && !repacking.needsCodes ? ByteRuns(0..<0) : part.runs(of: rows, in: shape)
             }
@@ -340,6 +400,8 @@ struct PlanDraft {
         let leader = units[first].members[0].weight
         guard let file = leader.passed(of: checkpoint.weights[leader.source]).first?.file else { return nil }
         guard let held = checkpoint.safetensors[file] else { return nil }
+        // A new layout's files all say the same of themselves, whatever the source's said: transformers wants the format.
+        if !choice.isCopy, !checkpoint.isOfPyTorch(file: file) { return nil }
         var names = 0
         for unit in cut {
             let member = units[unit].members[0].weight

@@ -55,7 +55,7 @@ public struct PlanPreview {
         lines.append(
             "\(plan.weights.count { $0.isPrincipal }.grouped) weights into \(plan.shards.count) files, \(ByteSize(plan.outputBytes)); nothing was written"
         )
-        lines += plan.notes.map { "note: \($0)" }
+        lines += plan.notes.map { "note: \($0)" } + plan.warnings.map { "warning: \($0)" }
         return lines.joined(separator: "\n")
     }
 

@@ -2,8 +2,9 @@ import Checkpoints
 import Formats
 import Tensors
 
-/// Reads the scales of every quantized weight before anything is written. A scale that is no number stops the conversion;
-/// one that lies far off its siblings in other layers and experts is named: a swapped or doubled scale looks just like that.
+/// Reads the beginning of the scales of every quantized weight while a conversion is planned. A scale that is no number stops it; one that
+/// lies far off its siblings in other layers and experts is named: a swapped or doubled scale looks just like that. The run looks at every
+/// scale at full length, before the first byte of its weight is written.
 public enum ScaleCheck {
     /// A weight whose largest scale differs from its siblings' median by more than this factor is named.
     static let factor: Float = 256
@@ -18,9 +19,9 @@ public enum ScaleCheck {
     public static func findings(in checkpoint: Checkpoint) throws -> [Finding] {
         var kinds: [String: [Range]] = [:]
         let buffer = AlignedBuffer(byteCount: byteLimit)
-        for (index, weight) in checkpoint.weights.enumerated() where weight.layout?.isDense == false {
-            guard let scale = Self.scale(of: weight) else { continue }
-            let largest = try largest(of: scale, isSigned: weight.layout?.hasSignedScales == true, in: checkpoint, buffer)
+        for (index, weight) in checkpoint.weights.enumerated() {
+            guard let layout = weight.layout, !layout.isDense, let (part, scale) = Self.scale(of: weight) else { continue }
+            let largest = try largest(of: scale, part, layout, in: checkpoint, buffer)
             kinds[WeightName.kind(weight.name), default: []].append(Range(weight: index, largest: largest))
         }
         let everything = median(kinds.values.joined().map(\.largest).filter { $0 > 0 })
@@ -32,7 +33,7 @@ public enum ScaleCheck {
             let expected = members.count < 4 ? everything : median(members.map(\.largest).filter { $0 > 0 })
             for member in members {
                 let weight = checkpoint.weights[member.weight]
-                let name = Self.scale(of: weight)?.name ?? weight.name
+                let name = Self.scale(of: weight)?.stored.name ?? weight.name
                 if member.largest == 0 {
                     zeros.append(name)
                 } else if let expected, member.largest > expected * factor || member.largest * factor < expected {
@@ -52,22 +53,23 @@ public enum ScaleCheck {
     }
 
     /// The stored scales of groups, rows or blocks.
-    private static func scale(of weight: Weight) -> StoredTensor? {
-        zip(weight.parts, weight.stored).first { $0.0.leaf.contains("scale") && ($0.1.type.isScale || $0.1.type == .f8E4M3) }?.1
+    private static func scale(of weight: Weight) -> (part: WeightPart, stored: StoredTensor)? {
+        zip(weight.parts, weight.stored).first {
+            $0.0.leaf.contains("scale") && ($0.1.type.isScale || $0.1.type == .f8E4M3 || $0.1.type == .u8)
+        }
     }
 
-    private static func largest(of scale: StoredTensor, isSigned: Bool, in checkpoint: Checkpoint, _ buffer: AlignedBuffer) throws -> Float {
+    private static func largest(
+        of scale: StoredTensor, _ part: WeightPart, _ layout: any WeightLayout, in checkpoint: Checkpoint, _ buffer: AlignedBuffer
+    ) throws -> Float {
         let size = min(scale.byteCount, byteLimit)
         let bytes = buffer.slice(0..<size)
         try checkpoint.read(scale, 0..<size, into: bytes)
-        var largest: Float = 0
-        for value in scale.type.scales(in: UnsafeRawBufferPointer(bytes)) {
-            guard value.isFinite, value >= 0 || isSigned else {
-                throw CheckpointFailure.badScale(tensor: scale.name, file: checkpoint.fileNames[scale.file], value: "\(value)")
-            }
-            largest = max(largest, value.magnitude)
+        if let fault = layout.fault(in: part, UnsafeRawBufferPointer(bytes)) {
+            throw CheckpointFailure.badFigure(tensor: scale.name, file: checkpoint.fileNames[scale.file], index: fault.index, fault)
         }
-        return largest
+        let type: ScalarType = scale.type == .u8 ? .f8E8M0 : scale.type
+        return Figures.largest(type.scales(in: UnsafeRawBufferPointer(bytes)).lazy.map(\.magnitude)) ?? 0
     }
 
     private static func median(_ values: [Float]) -> Float? {

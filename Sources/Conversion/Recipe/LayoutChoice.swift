@@ -15,6 +15,8 @@ public struct LayoutChoice: Sendable {
         public var isException = false
         /// A linear layer left unquantized although the default rules would quantize it: consumers must be told.
         public var isUnquantizedLinear = false
+        /// A weight that quantized layouts are for, but that stays as it is: its share of all such weights is told.
+        public var isLeftUnquantized = false
         /// How codes and scales are chosen, if any are.
         public var quantizer: QuantizerName = .rtn
     }
@@ -76,18 +78,39 @@ public struct LayoutChoice: Sendable {
         (ModulePattern(glob: "*embed_tokens"), "embedding", true),
         (ModulePattern(glob: "*mlp.gate"), "router gate", true),
         (ModulePattern(glob: "*.gate"), "router gate", false),
+        (ModulePattern(glob: "*.gate.wg"), "router gate", false),
+        (ModulePattern(glob: "*router*"), "router", false),
+        (ModulePattern(glob: "*classifier*"), "router or classification head", false),
+        (ModulePattern(glob: "*shared_expert_gate"), "gate of the shared expert", false),
+        (ModulePattern(glob: "*expert_gate"), "gate of an expert", false),
         (ModulePattern(glob: "*norm"), "norm", true),
         (ModulePattern(glob: "*eh_proj"), "multi-token-prediction projection", true),
         (ModulePattern(glob: "*shared_head*"), "multi-token-prediction head", true),
         (ModulePattern(glob: "*.weights_proj"), "indexer head weights", false),
-        (ModulePattern(glob: "*vis*"), "vision tower", false),
-        (ModulePattern(glob: "*mm_projector*"), "vision projector", false),
+        (ModulePattern(glob: "*vision*"), "vision tower", false),
+        (ModulePattern(glob: "*visual*"), "vision tower", false),
+        (ModulePattern(glob: "*image_*"), "vision tower", false),
+        (ModulePattern(glob: "*audio_*"), "audio tower", false),
+        (ModulePattern(glob: "*.audio.*"), "audio tower", false),
+        (ModulePattern(glob: "*speech_*"), "audio tower", false),
+        (ModulePattern(glob: "*_tower*"), "tower", false),
+        (ModulePattern(glob: "*mm_projector*"), "projector", false),
+        (ModulePattern(glob: "*multi_modal_projector*"), "projector", false),
+        (ModulePattern(glob: "*projector*"), "projector", false),
+        (ModulePattern(glob: "*talker*"), "speech model", false),
+        (ModulePattern(glob: "*token2wav*"), "speech model", false),
+        (ModulePattern(glob: "*code2wav*"), "speech model", false),
+        (ModulePattern(glob: "*score"), "classification head", false),
+        (ModulePattern(glob: "*value_head*"), "value head", false),
     ]
 
     /// The same list as compressed-tensors' `ignore` speaks it.
     public static let ignorePatterns = [
         "lm_head", "re:.*embed_tokens$", "re:.*mlp.gate$", "re:.*norm$", "re:.*eh_proj$", "re:.*shared_head.*",
     ]
+
+    /// Whether nothing is converted: every tensor is carried as it is stored, with what describes it.
+    public var isCopy: Bool { targetName == Self.keepName && recipe.rules.isEmpty }
 
     /// Decides for one weight, or for a matrix made of it that has other `dimensions`. `used` collects the indices of recipe rules
     /// that matched.
@@ -108,7 +131,9 @@ public struct LayoutChoice: Sendable {
             // As in the BF16 checkpoint that the peers would start from.
             var decision = decideDense(weight, stored, DenseLayout(.bf16))
             decision.reason = "kept unquantized: \(kept.reason)"
-            decision.isUnquantizedLinear = !kept.isImplied && weight.dimensions.count == 2 && WeightName.leaf(weight.name) == "weight"
+            decision.isUnquantizedLinear =
+                !kept.isImplied && (weight.dimensions.count == 2 && WeightName.leaf(weight.name) == "weight" || Self.isStack(weight))
+            decision.isLeftUnquantized = Self.isStack(weight)
             return decision
         }
         if let besideExperts, !WeightName.isRoutedExpert(weight.name) {
@@ -120,7 +145,7 @@ public struct LayoutChoice: Sendable {
     }
 
     private func decideDense(_ weight: Weight, _ stored: any WeightLayout, _ target: any WeightLayout) -> Decision {
-        if weight.name.hasSuffix("e_score_correction_bias") || weight.name.hasSuffix(".gate.bias") {
+        if WeightName.isSelectionBias(weight.name) {
             return Decision(layout: nil, reason: "kept as stored: expert-selection bias")
         }
         let leaf = WeightName.leaf(weight.name)
@@ -130,7 +155,9 @@ public struct LayoutChoice: Sendable {
 
     /// Why the default rules leave a weight unquantized; nil if they quantize it.
     static func keptReason(_ weight: Weight, _ dialect: Dialect = .huggingFace) -> (reason: String, isImplied: Bool)? {
-        if WeightName.leaf(weight.name) != "weight" { return ("not a linear weight", true) }
+        if WeightName.leaf(weight.name) != "weight" {
+            return isStack(weight) ? ("stacked experts", false) : ("not a linear weight", true)
+        }
         let module = String(weight.module)
         if dialect == .mlx {
             // mlx-lm quantizes every linear and every embedding; its router gate is neither.
@@ -138,10 +165,15 @@ public struct LayoutChoice: Sendable {
             return weight.dimensions.count == 2 ? nil : ("not a matrix", true)
         }
         if let kept = keptModules.first(where: { $0.pattern.matches(module) }) { return (kept.reason, kept.isImplied) }
-        if weight.dimensions.count != 2 { return (weight.dimensions.count < 2 ? "not a matrix" : "stacked weights", true) }
+        if weight.dimensions.count != 2 {
+            return weight.dimensions.count < 2 ? ("not a matrix", true) : ("stacked weights", false)
+        }
         if WeightName.layer(weight.name) == nil { return ("outside the decoder layers", false) }
         return nil
     }
+
+    /// Whether a tensor holds the matrices of several experts, under a name of its own or as a weight.
+    static func isStack(_ weight: Weight) -> Bool { weight.dimensions.count > 2 && weight.name.contains("experts") && weight.layout != nil }
 
     private static func isLinear(_ weight: Weight) -> Bool { keptReason(weight) == nil }
 
@@ -157,6 +189,7 @@ public struct LayoutChoice: Sendable {
             if let reason = SearchedEncoding.obstacle(layout, quantizer) { throw ConversionFailure.usage(reason) }
             return Decision(layout: layout, reason: reason, quantizer: quantizer)
         }
-        return Decision(layout: DenseLayout(.bf16), reason: "left unquantized: \(obstacle)", isException: true, isUnquantizedLinear: true)
+        return Decision(layout: DenseLayout(.bf16), reason: "left unquantized: \(obstacle)", isException: true, isUnquantizedLinear: true,
+            isLeftUnquantized: true)
     }
 }

@@ -9,7 +9,7 @@ public struct ConversionRun: Sendable {
     public let plan: ConversionPlan
     public let checkpoint: Checkpoint
     public let options: RunOptions
-    let destination: Destination
+    private(set) var destination: Destination
     /// For weights whose quantizer asks for it.
     let statistics: InputStatistics?
     private let calibration: (any CalibrationStage)?
@@ -34,31 +34,42 @@ public struct ConversionRun: Sendable {
     /// The result depends on the plan only: not on jobs, memory, or how often the run was interrupted.
     /// - Throws: ``ConversionFailure``, `FileFailure`; what is under a final name by then is complete, the rest is resumable.
     public func execute(stop: StopToken = StopToken(), progress: (RunProgress) -> Void = { _ in }) throws -> RunReport {
+        var run = self
+        return try run.carryOut(stop, progress)
+    }
+
+    private mutating func carryOut(_ stop: StopToken, _ progress: (RunProgress) -> Void) throws -> RunReport {
         let started = ProcessFigures.now
         let workers = try workerCount()
         try refuseSource()
         try calibration?.check(plan, options)
         // A new conversion is refused before its directory is made; a continued one once it is known what is left to write.
-        if try !destination.hasUnfinishedWork(), !options.overwrite, !options.resume { try checkSpace(for: plan.outputBytes) }
-        let (journal, finished): (Journal, Journal.State)
-        switch try destination.prepare(plan, identity: identity(), options: options) {
+        if try !destination.hasUnfinishedWork(), !options.overwrite, !options.resume { try checkSpace(for: plan.spaceNeeded(workers: workers)) }
+        let (journal, finished, lock): (Journal, Journal.State, RunLock)
+        let identity = try identity()
+        switch try destination.prepare(plan, identity: identity, options: options) {
         case .finished:
             var report = RunReport(plan: plan, checkpoint: checkpoint, records: [:], alreadyFinished: true)
             report.outputBytes = try outputBytes()
             return report
-        case .open(let opened, let state): (journal, finished) = (opened, state)
+        case .open(let opened, let state, let taken): (journal, finished, lock) = (opened, state, taken)
         }
-
-        defer { journal.unlock() }
+        defer { lock.release() }
         var state = finished
         if let calibration, !state.isCalibrationDone { state = try calibrate(calibration, journal, state, stop) }
         let work = try RunWork(run: self, journal: journal, finished: state)
-        try checkSpace(for: work.bytesToWrite)
+        try checkSpace(for: work.bytesToWrite == 0 ? 0 : min(work.bytesToWrite, plan.outputBytes) + plan.spaceBeside(workers: workers))
         let counters = RunCounters()
         counters.weightsDone.store(finished.audited.count, ordering: .relaxed)
         let memory = options.memory / workers
         do {
-            try work.schedule.run(threads: workers, tick: { progress(snapshot(counters)) }) {
+            try work.schedule.run(
+                threads: workers,
+                tick: {
+                    lock.keepFresh()
+                    progress(snapshot(counters))
+                }
+            ) {
                 work.loop(memory: memory, workers: workers, counters: counters, stop: stop)
             }
         } catch is CancellationError {
@@ -68,7 +79,8 @@ public struct ConversionRun: Sendable {
         progress(snapshot(counters))
         var report = RunReport(
             plan: plan, checkpoint: checkpoint, records: work.records, calibrated: Set(state.calibrated.keys), alreadyFinished: false)
-        try complete(report)
+        report.note(lock.notice)
+        try complete(&report, lock, stop)
         report.outputBytes = try outputBytes()
         report.bytesRead = counters.bytesRead.load(ordering: .relaxed)
         report.bytesWritten = counters.bytesWritten.load(ordering: .relaxed)
@@ -107,15 +119,28 @@ public struct ConversionRun: Sendable {
     }
 
     /// Everything but the shards: side files, index, configuration, and last the manifest.
-    private func complete(_ report: RunReport) throws {
+    private func complete(_ report: inout RunReport, _ lock: RunLock, _ stop: StopToken) throws {
         // In a single file they are inside.
         if !plan.output.isSingleFile {
-            for file in plan.sideFiles { try destination.carryOver(file) }
+            do {
+                for file in plan.sideFiles { try destination.carryOver(file, stop: stop) }
+            } catch is CancellationError {
+                throw ConversionFailure.interrupted(done: plan.weights.count, total: plan.weights.count)
+            }
             for text in plan.texts { try destination.writeText(text.name, text.bytes) }
         }
-        try destination.writeText(destination.manifestName, report.manifest)
+        // The manifest says that all is there, so all must be durable before it is.
         try FileTree.synchronizeDirectory(destination.directory)
-        try destination.removeWork()
+        let sizes = try plan.shards.map { shard in
+            guard case .file(let size)? = try FileTree.entry(destination.file(shard.name)) else { throw ConversionFailure.lost(destination.file(shard.name)) }
+            return size
+        }
+        try destination.writeText(destination.manifestName, report.manifest(sizes: sizes))
+        try FileTree.synchronizeDirectory(destination.directory)
+        if Durability.wasUnavailable {
+            report.note("the file system has no fsync: what was written may be lost if the power fails before it is flushed")
+        }
+        try destination.removeWork(lock)
     }
 
     /// As many workers as were asked for, or fewer if the budget is small.

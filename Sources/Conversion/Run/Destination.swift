@@ -6,8 +6,8 @@ import Tensors
 /// The output directory: what is in it, what may be done with it, and where unfinished files live.
 struct Destination {
     enum State {
-        /// Nothing there, or an unfinished run of the same plan.
-        case open(Journal, Journal.State)
+        /// Nothing there, or an unfinished run of the same plan; other runs are kept out.
+        case open(Journal, Journal.State, RunLock)
         case finished
     }
 
@@ -22,6 +22,8 @@ struct Destination {
     let manifestName: String
     private let workName: String
     private let isSingleFile: Bool
+    /// What unfinished files of this run have in their names, so that no other run can take them for its own; set with the lock.
+    private(set) var runName = ""
 
     init(_ path: String, isSingleFile: Bool) {
         let path = path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path
@@ -38,108 +40,158 @@ struct Destination {
         workName = Self.workName + "." + name
     }
 
-    var workPath: String { directory + "/" + workName }
-    private var journalPath: String { workPath + "/journal" }
+    var workPath: String { FileTree.path(directory, workName) }
+    private var journalPath: String { workFile(Self.journalName) }
+    private static let journalName = "journal"
 
     func workFile(_ name: String) -> String { workPath + "/" + name }
 
+    /// An output file while it is written.
+    func unfinishedFile(_ name: String) -> String { workFile(runName + "." + name) }
+
     /// The safetensors file of a shard while it is written: what gets the final name, or what that is packed from.
-    func stageFile(_ shard: PlannedShard, packs: Bool) -> String { workFile(packs ? shard.name + ".stage" : shard.name) }
+    func stageFile(_ shard: PlannedShard, packs: Bool) -> String { unfinishedFile(packs ? shard.name + ".stage" : shard.name) }
 
     /// The final name of an output file.
-    func file(_ name: String) -> String { isSingleFile && !name.hasSuffix(Self.manifestName) ? path : directory + "/" + name }
+    func file(_ name: String) -> String { isSingleFile && !name.hasSuffix(Self.manifestName) ? path : FileTree.path(directory, name) }
 
     func hasUnfinishedWork() throws -> Bool { try FileTree.entry(workPath) != nil }
 
-    /// Decides whether a run of `plan` may go on here, and opens its journal.
-    func prepare(_ plan: ConversionPlan, identity: String, options: RunOptions) throws -> State {
-        var entries: [String] = []
+    /// Decides whether a run of `plan` may go on here, and opens its journal. Nothing is read for good, cleared or cut before other runs are
+    /// locked out.
+    mutating func prepare(_ plan: ConversionPlan, identity: String, options: RunOptions) throws -> State {
+        runName = String(identity.prefix(12))
         switch try FileTree.entry(directory) {
         case nil: try FileTree.createDirectory(directory)
-        case .directory?: entries = try FileTree.list(directory)
+        case .directory?: break
         default: throw ConversionFailure.destinationNotEmpty(path: directory, reason: "this is a file, not a directory")
         }
+        // What is refused whatever happens is refused before a directory of ours appears.
+        switch try situation(plan, options) {
+        case .finished(hasWork: false): return .finished
+        case .refused(let reason): throw ConversionFailure.destinationNotEmpty(path: path, reason: reason)
+        default: break
+        }
+        try FileTree.createDirectory(workPath)
+        guard let lock = try RunLock(workPath) else { throw ConversionFailure.destinationBusy(path: path) }
+        do {
+            switch try situation(plan, options) {
+            case .refused(let reason): throw ConversionFailure.destinationNotEmpty(path: path, reason: reason)
+            case .finished:
+                try removeWork(lock)
+                return .finished
+            case .overwritten(let entries): try clear(entries)
+            case .open: break
+            }
+            guard let (journal, state) = try Journal.open(journalPath, identity: identity) else {
+                throw ConversionFailure.destinationNotEmpty(
+                    path: path, reason: "it holds an unfinished run of another conversion, or the source has changed since")
+            }
+            return .open(journal, state, lock)
+        } catch {
+            lock.release()
+            throw error
+        }
+    }
+
+    private enum Situation {
+        case open
+        case overwritten([String])
+        case finished(hasWork: Bool)
+        case refused(String)
+    }
+
+    /// What is in the directory, and what that means for a run of `plan`.
+    private func situation(_ plan: ConversionPlan, _ options: RunOptions) throws -> Situation {
+        var entries = try FileTree.list(directory)
         // Beside a single file may lie what will.
         if isSingleFile {
-            entries = entries.filter { $0 == workName || $0 == manifestName || directory + "/" + $0 == path || "./" + $0 == "./" + path }
+            let name = path.split(separator: "/").last.map(String.init) ?? path
+            entries = entries.filter { $0 == workName || $0 == manifestName || $0 == name }
         }
         let hasWork = entries.contains(workName)
         let others = entries.filter { $0 != workName }
-        let sameIsFinished = others.contains(manifestName) && manifestPlan() == plan.fingerprint && isComplete(plan)
-        if options.overwrite {
-            try clear(entries)
-        } else if !hasWork, sameIsFinished, options.resume {
-            return .finished
-        } else if !hasWork, !others.isEmpty {
-            let reason =
-                sameIsFinished
-                ? "this conversion is already finished here" : isSingleFile ? "there is an output already" : "the directory is not empty"
-            throw ConversionFailure.destinationNotEmpty(path: path, reason: reason)
-        } else if hasWork, try !FileTree.list(workPath).contains("journal") {
-            // Stopped between its last two steps, or before its first.
-            if sameIsFinished {
-                try FileTree.removeDirectory(workPath)
-                return .finished
-            }
-            if !others.isEmpty { throw ConversionFailure.destinationNotEmpty(path: path, reason: "the directory is not empty") }
-        }
-        try FileTree.createDirectory(workPath)
-        guard let (journal, state) = try Journal.open(journalPath, identity: identity) else {
-            throw ConversionFailure.destinationNotEmpty(
-                path: path, reason: "it holds an unfinished run of another conversion, or the source has changed since")
-        }
-        guard journal.tryLock() else { throw ConversionFailure.destinationBusy(path: path) }
-        return .open(journal, state)
+        if options.overwrite { return .overwritten(entries) }
+        let sameIsFinished = others.contains(manifestName) && manifest()?.plan == plan.fingerprint && isComplete(plan)
+        if hasWork, try FileTree.list(workPath).contains(Self.journalName) { return .open }
+        // Without a journal a run was stopped between its last two steps, or before its first.
+        if sameIsFinished, hasWork || options.resume { return .finished(hasWork: hasWork) }
+        if others.isEmpty { return .open }
+        return .refused(
+            sameIsFinished
+                ? "this conversion is already finished here" : isSingleFile ? "there is an output already" : "the directory is not empty")
     }
 
-    /// The plan's fingerprint in the manifest, read without loading the rest.
-    private func manifestPlan() -> String? {
-        guard let bytes = try? PositionedFile.openForReading(file(manifestName)).read(4096, at: 0) else { return nil }
+    /// The plan's fingerprint in the manifest and the sizes of the files that it made, read without loading the rest.
+    private func manifest() -> (plan: String, sizes: [String: Int])? {
+        guard let bytes = try? PositionedFile.openForReading(file(manifestName)).read(4 << 20, at: 0) else { return nil }
         var scanner = JSONScanner(bytes)
         guard (try? scanner.beginObject()) != nil else { return nil }
+        var plan: String?
         while let key = try? scanner.nextKey() {
-            if key == "plan" { return try? scanner.string() }
-            guard (try? JSONValue(scanning: &scanner)) != nil else { return nil }
+            if key == "plan" {
+                plan = try? scanner.string()
+            } else if let value = try? JSONValue(scanning: &scanner) {
+                guard key == "files", let plan, let files = value.array else { continue }
+                let sizes = files.compactMap { file in file["name"]?.string.flatMap { name in file["size"]?.int.map { (name, $0) } } }
+                return (plan, Dictionary(sizes) { first, _ in first })
+            } else {
+                return nil
+            }
         }
         return nil
     }
 
+    /// Whether every output file is there with the size that the manifest promises.
     private func isComplete(_ plan: ConversionPlan) -> Bool {
-        plan.shards.allSatisfy { shard in
+        guard let sizes = manifest()?.sizes else { return false }
+        return plan.shards.allSatisfy { shard in
             guard case .file(let size)? = try? FileTree.entry(file(shard.name)) else { return false }
-            return size == shard.size || plan.output.container.pack != nil
+            return size == sizes[shard.name]
         }
     }
 
-    /// Removes an earlier conversion: tensor files, indexes, the manifest and unfinished work. Other files stay.
+    /// Removes an earlier conversion: tensor files, indexes, the manifest and unfinished work, the manifest first, which says that they are
+    /// whole. Other files stay.
     private func clear(_ entries: [String]) throws {
-        if entries.contains(workName) { try removeWork() }
-        for name in entries
-        where ContainerRegistry.isOutputFile(name) || name == manifestName || name == "config.json" {
-            try FileTree.remove(directory + "/" + name)
+        let outputs = entries.filter { ContainerRegistry.isOutputFile($0) || $0 == manifestName || $0 == "config.json" }
+        for name in outputs.sorted(by: { ($0 == manifestName ? 0 : 1, $0) < ($1 == manifestName ? 0 : 1, $1) }) {
+            try FileTree.remove(FileTree.path(directory, name))
         }
+        try removeFiles()
     }
 
-    /// Removes the working directory, the journal last.
-    func removeWork() throws {
-        for name in try FileTree.list(workPath) where name != "journal" { try FileTree.remove(workFile(name)) }
+    /// Removes what is in the working directory, the journal last, the lock not at all.
+    private func removeFiles() throws {
+        for name in try FileTree.list(workPath) where name != Self.journalName && !RunLock.names.contains(name) {
+            try FileTree.remove(workFile(name))
+        }
         try FileTree.remove(journalPath)
+    }
+
+    /// Removes the working directory.
+    func removeWork(_ lock: RunLock) throws {
+        try removeFiles()
+        try lock.remove()
         try FileTree.removeDirectory(workPath)
     }
 
-    /// Copies a small file of the source under its own name, whole or not at all.
-    func carryOver(_ file: Checkpoint.SideFile) throws {
-        let temporary = workFile(file.name)
+    /// Copies a file of the source under its own name, whole or not at all, a piece at a time.
+    func carryOver(_ side: Checkpoint.SideFile, stop: StopToken) throws {
+        let temporary = unfinishedFile(side.name)
         do {
             let target = try PositionedFile.openForWriting(temporary, truncate: true)
-            for offset in stride(from: 0, to: file.range.count, by: 1 << 20) {
-                let piece = try file.bytes.read(min(1 << 20, file.range.count - offset), at: file.range.lowerBound + offset)
+            for offset in stride(from: 0, to: side.range.count, by: 1 << 20) {
+                if stop.isStopped { throw CancellationError() }
+                let count = min(1 << 20, side.range.count - offset)
+                let piece = try side.bytes.read(count, at: side.range.lowerBound + offset)
+                guard piece.count == count else { throw ShortRead(path: side.bytes.path, tensor: side.name, offset: offset + piece.count) }
                 try target.write(piece, at: offset)
             }
             try target.synchronize()
         }
-        try FileTree.rename(temporary, to: self.file(file.name))
+        try FileTree.rename(temporary, to: file(side.name))
     }
 
-    func writeText(_ name: String, _ bytes: [UInt8]) throws { try FileTree.write(bytes, to: file(name), temporary: workFile(name)) }
+    func writeText(_ name: String, _ bytes: [UInt8]) throws { try FileTree.write(bytes, to: file(name), temporary: unfinishedFile(name)) }
 }

@@ -20,7 +20,7 @@ final class Journal: Sendable {
     private let file: PositionedFile
     private let tail: Mutex<Tail>
 
-    /// Opens the journal at `path`. Events of a run with the same `identity` are returned; nil means it belongs to another run.
+    /// Opens the journal at `path`, whose directory is locked. Events of a run with the same `identity` are returned; nil means it belongs to another run.
     static func open(_ path: String, identity: String) throws -> (journal: Journal, state: State)? {
         let file = try PositionedFile.openForWriting(path)
         let bytes = try file.read(try file.size(), at: 0)
@@ -92,11 +92,6 @@ final class Journal: Sendable {
     func calibrationVoid() throws { try append(["calibration": .string("void")]) }
 
     func finished(shard: Int) throws { try append(["shard": .int(shard)]) }
-
-    /// Keeps other runs out until ``unlock()`` or the end of the process.
-    func tryLock() -> Bool { file.tryLock() }
-
-    func unlock() { file.unlock() }
 
     func synchronize() throws { try file.synchronize() }
 }

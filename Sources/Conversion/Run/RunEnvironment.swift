@@ -16,6 +16,8 @@ public struct RunOptions: Sendable {
     public var jobs: Int?
     public var overwrite = false
     public var resume = false
+    /// Carry NaN and infinities of the source, and scales that are none, instead of refusing them.
+    public var allowsNonFinite = false
 
     public init(memory: Int = 2 << 30, jobs: Int? = nil, overwrite: Bool = false, resume: Bool = false) {
         self.memory = memory

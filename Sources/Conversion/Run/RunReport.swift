@@ -46,8 +46,26 @@ public struct RunReport: Sendable {
     public var seconds = 0.0
     /// Weights with values that are not finite, or that engines computing in F16 cannot hold.
     public var findings: [Finding] = []
-    /// The text of `recast.manifest.json`.
-    var manifest: [UInt8] = []
+    /// The text of `recast.manifest.json` but for the files' sizes, which are known at the end only.
+    private var manifestText: (head: String, tail: String, files: [String]) = ("", "", [])
+
+    /// `recast.manifest.json`.
+    /// - Parameter sizes: of the shards' files, in the order of the plan.
+    func manifest(sizes: [Int]) -> [UInt8] {
+        let files = zip(manifestText.files, sizes).map { JSONValue.object(["name": .string($0), "size": .int($1)]) }
+        return Array((manifestText.head + "\"files\": " + JSONValue.array(files).text(pretty: false) + ",\n" + manifestText.tail).utf8)
+    }
+
+    /// Something that a user should know of the run itself.
+    mutating func note(_ text: String?) {
+        if let text { findings.append(Finding("", text)) }
+    }
+
+    /// What was done, in a sentence; of a run that was finished before only what was looked at.
+    public var sentence: String {
+        alreadyFinished
+            ? "this conversion was finished before: its files are there with their sizes; they were not read again" : audit.sentence
+    }
 
     /// - Parameter calibrated: weights that a calibration stage wrote.
     init(plan: ConversionPlan, checkpoint: Checkpoint, records: [Int: WeightRecord], calibrated: Set<Int> = [], alreadyFinished: Bool) {
@@ -67,19 +85,20 @@ public struct RunReport: Sendable {
                 findings.append(Finding(weight.name, "holds \(amax), beyond F16's largest number 65504; engines that compute in F16 will overflow"))
             }
         }
-        if !alreadyFinished { manifest = Self.manifest(plan, checkpoint, records, calibrated, audit) }
+        if !alreadyFinished { manifestText = Self.manifest(plan, checkpoint, records, calibrated, audit) }
     }
 
     /// The manifest: what was made from what, by which rules, with the digest of every stored tensor. It holds no times and no
     /// paths, so that the same conversion gives the same manifest.
     private static func manifest(
         _ plan: ConversionPlan, _ checkpoint: Checkpoint, _ records: [Int: WeightRecord], _ calibrated: Set<Int>, _ audit: Audit
-    ) -> [UInt8] {
+    ) -> (head: String, tail: String, files: [String]) {
         let files = plan.source.files.map { file -> JSONValue in
             .object(["name": .string(file.name), "size": .int(file.size), "header_sha256": .string(file.headerDigest)])
         }
+        let first = "{\n\"schema\": 1,\n\"plan\": \(JSONValue.string(plan.fingerprint).text(pretty: false)),\n"
         let head: [(String, JSONValue)] = [
-            ("schema", .int(1)), ("plan", .string(plan.fingerprint)), ("tool", .string("recast \(recastVersion)")),
+            ("tool", .string("recast \(recastVersion)")),
             ("to", .string(plan.targetName)), ("container", .string(plan.output.summary)),
             ("recipe", .array(plan.recipe.summary.map(JSONValue.string))), ("quantizer", .string(plan.quantizer.rawValue)),
             ("evidence", .string(plan.evidence)),
@@ -87,7 +106,7 @@ public struct RunReport: Sendable {
             ("audit", .object(audit.json)), ("claim", .string(audit.sentence)),
             ("notes", .array(plan.notes.map { .string("\($0)") })),
         ]
-        var text = "{\n"
+        var text = ""
         for (key, value) in head {
             JSONValue.quote(key, into: &text)
             text += ": " + value.text(pretty: false) + ",\n"
@@ -130,7 +149,7 @@ public struct RunReport: Sendable {
             text += position + 1 < plan.weights.count ? ",\n" : "\n"
         }
         text += "]\n}\n"
-        return Array(text.utf8)
+        return (first, text, plan.shards.map(\.name))
     }
 }
 

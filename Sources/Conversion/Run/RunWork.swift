@@ -56,7 +56,7 @@ final class RunWork: Sendable {
                 continue
             }
             unfinished.insert(number)
-            let isPacked = try packs && has(run.destination.workFile(shard.name), packed: true)
+            let isPacked = try packs && has(run.destination.unfinishedFile(shard.name), packed: true)
             let staged = try has(run.destination.stageFile(shard, packs: packs), packed: false)
             // What a copy of a source file is packed from is that file.
             let inPlace = isPacked || staged || packs && shard.copiedFile != nil
@@ -97,7 +97,8 @@ final class RunWork: Sendable {
         case .write(let position):
             let planned = plan.weights[position]
             counters.shard.store(planned.shard, ordering: .relaxed)
-            let converter = WeightConverter(run.checkpoint, planned, statistics: run.statistics)
+            let converter = WeightConverter(
+                run.checkpoint, planned, statistics: run.statistics, allowsNonFinite: run.options.allowsNonFinite || plan.isCopy)
             let file = try shardFile(planned.shard)
             if cloned.withLock({ $0.contains(planned.shard) }) {
                 counters.bytesWritten.add(planned.tensors.reduce(0) { $0 + $1.byteCount }, ordering: .relaxed)
@@ -107,7 +108,7 @@ final class RunWork: Sendable {
             }
             try journal.wrote(position)
         case .flush(let shard):
-            if packs { try pack(shard, arena.limit, workers, counters, stop) } else { try shardFile(shard).synchronize() }
+            if packs { try pack(shard, arena.limit, workers, counters, stop) } else { try flush(shard) }
         case .audit(let position):
             let planned = plan.weights[position]
             let converter = WeightConverter(run.checkpoint, planned, sourceDigests: sourceDigests, statistics: run.statistics)
@@ -119,14 +120,28 @@ final class RunWork: Sendable {
             guard differences == 0 else {
                 try digests == nil ? journal.rewrite(position) : journal.calibrationVoid()
                 // What the file was packed from may be at fault, so both are made again.
-                if packs { try FileTree.remove(run.destination.workFile(plan.shards[planned.shard].name)) }
+                if packs { try FileTree.remove(run.destination.unfinishedFile(plan.shards[planned.shard].name)) }
                 throw ConversionFailure.differs(weight: converter.weight.name, file: file.path, bytes: differences)
+            }
+            guard record.notFinite == 0 || run.options.allowsNonFinite || plan.isCopy else {
+                throw ConversionFailure.carriesNotFinite(
+                    weight: converter.weight.name, count: record.notFinite, file: run.checkpoint.fileName(of: converter.weight))
             }
             recorded.withLock { $0[position] = record }
             try journal.audited(position, record)
             counters.weightsDone.add(1, ordering: .relaxed)
         case .finish(let shard):
             try finish(shard)
+        }
+    }
+
+    /// Makes a shard's bytes durable. After a failed flush nobody knows which of them reached the disk, and asking again says nothing: the next
+    /// run writes the shard anew.
+    private func flush(_ number: Int) throws {
+        let file = try shardFile(number)
+        do { try file.synchronize() } catch {
+            try? FileTree.remove(file.path)
+            throw error
         }
     }
 
@@ -174,20 +189,20 @@ final class RunWork: Sendable {
     private func pack(_ number: Int, _ memory: Int, _ workers: Int, _ counters: RunCounters, _ stop: StopToken) throws {
         guard let pack = plan.output.container.pack else { return }
         let shard = plan.shards[number]
-        if try FileTree.entry(run.destination.workFile(shard.name)) != nil { return }
+        if try FileTree.entry(run.destination.unfinishedFile(shard.name)) != nil { return }
         let source = try Safetensors.open(bytes: shard.copiedFile.map { run.checkpoint.files[$0] } ?? shardFile(number))
         let output = plan.output
         let options = PackingOptions(
             memory: memory, workers: workers, keepsByteOrder: output.keepsByteOrder, filter: output.filter,
             attachments: output.isSingleFile ? try attachments() : [],
             checkpoint: { if stop.isStopped { throw CancellationError() } })
-        let temporary = run.destination.workFile(shard.name + ".packing")
+        let temporary = run.destination.unfinishedFile(shard.name + ".packing")
         try packing.withLock { _ in try pack(source, temporary, options) }
-        try FileTree.rename(temporary, to: run.destination.workFile(shard.name))
+        try FileTree.rename(temporary, to: run.destination.unfinishedFile(shard.name))
         if shard.copiedFile != nil { counters.bytesWritten.add(shard.size, ordering: .relaxed) }
     }
 
-    /// What a checkpoint that is one file carries inside. Nothing here is large: tokenizers and configurations.
+    /// What a checkpoint that is one file carries inside: tokenizers and configurations, which the plan has measured.
     private func attachments() throws -> [(name: String, bytes: [UInt8])] {
         try plan.texts + plan.sideFiles.map { ($0.name, try $0.bytes.read($0.range.count, at: $0.range.lowerBound)) }
     }
@@ -204,7 +219,7 @@ final class RunWork: Sendable {
         try packed.withLock { open in
             if let shard = open[number] { return shard }
             let shard = plan.shards[number]
-            let path = run.destination.workFile(shard.name)
+            let path = run.destination.unfinishedFile(shard.name)
             let file: TensorFile
             do {
                 guard let opened = try ContainerRegistry.open(path) else { throw CheckpointFailure.notACheckpointFile(path: path) }
@@ -247,7 +262,7 @@ final class RunWork: Sendable {
         }
         try journal.synchronize()
         openShards.withLock { $0[number] = nil }
-        try FileTree.rename(run.destination.workFile(shard.name), to: run.destination.file(shard.name))
+        try FileTree.rename(run.destination.unfinishedFile(shard.name), to: run.destination.file(shard.name))
         try FileTree.synchronizeDirectory(run.destination.directory)
         if packs { try FileTree.remove(run.destination.stageFile(shard, packs: true)) }
         try journal.finished(shard: number)

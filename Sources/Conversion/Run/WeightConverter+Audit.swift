@@ -44,7 +44,7 @@ extension WeightConverter {
                     try checkpoint.read(stored, range, into: original)
                     differences += try readBack(file, written, ByteRuns(0..<range.count), at: target, expected: original)
                     hash.update(bufferPointer: UnsafeRawBufferPointer(written))
-                    if stored.type == .bf16 { record.notFinite += countNotFinite(written) }
+                    record.notFinite += stored.type.countNotFinite(UnsafeRawBufferPointer(written))
                     counters.bytesAudited.add(range.count, ordering: .relaxed)
                     target += range.count
                 }
@@ -55,10 +55,6 @@ extension WeightConverter {
             record.digests.append(digest)
         }
         return (record, differences)
-    }
-
-    private func countNotFinite(_ bytes: UnsafeMutableRawBufferPointer) -> Int {
-        ck_bf16_count_nonfinite(bytes.assumingMemoryBound(to: UInt16.self).baseAddress, bytes.count / 2)
     }
 
     /// Fills `buffer` from the file and counts the bytes that differ from `expected`.
@@ -81,7 +77,7 @@ extension WeightConverter {
         var differences = 0
         var sums = ck_error_sums()
         var amax: UInt16 = 0
-        for rows in TileSequence(rows: shape.rows, step: rowsPerTile(memory.count)) {
+        for rows in TileSequence(of: shape, step: rowsPerTile(memory.count)) {
             try checkStop(stop)
             // What is not derived from the weight alone is not derived again; its values are still needed, to measure the error.
             let expected = try produce(rows, layout, memory, counters, encodes: isDerived)
@@ -105,10 +101,11 @@ extension WeightConverter {
                     sourceHashes[index].update(bufferPointer: UnsafeRawBufferPointer(slice))
                 }
             }
+            for (part, slice) in zip(target.parts, written) where part.rows != .whole || rows.lowerBound == 0 {
+                record.notFinite += part.type.countNotFinite(UnsafeRawBufferPointer(slice))
+            }
             if planned.road == .quantize {
                 amax = max(amax, measure(rows, written, memory, places, &sums))
-            } else if isPlainBF16 {
-                record.notFinite += countNotFinite(written[0])
             }
         }
         // Parts whose tiles are not runs of the file are digested by themselves.

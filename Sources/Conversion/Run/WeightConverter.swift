@@ -19,10 +19,16 @@ struct WeightConverter {
     let shape: MatrixShape
     let source: PartLayout
     let target: PartLayout
+    /// Whether NaN and infinities are carried.
+    let allowsNonFinite: Bool
     private let alignment: Int
     private let repacking: Repacking?
 
-    init(_ checkpoint: Checkpoint, _ planned: PlannedWeight, sourceDigests: SourceDigests = .none, statistics: InputStatistics? = nil) {
+    init(
+        _ checkpoint: Checkpoint, _ planned: PlannedWeight, sourceDigests: SourceDigests = .none, statistics: InputStatistics? = nil,
+        allowsNonFinite: Bool = false
+    ) {
+        self.allowsNonFinite = allowsNonFinite
         self.checkpoint = checkpoint
         self.planned = planned
         self.sourceDigests = sourceDigests
@@ -110,12 +116,13 @@ struct WeightConverter {
     // MARK: Writing
 
     func write(to file: PositionedFile, memory: UnsafeMutableRawBufferPointer, counters: RunCounters, stop: StopToken) throws {
+        try checkFigures(memory, stop)
         if planned.road == .passthrough {
             for (stored, tensor) in zip(planned.passed(of: weight), planned.tensors) { try copy(stored, tensor, file, memory, counters, stop) }
             return
         }
         let layout = try layoutOverWholeRange(memory, stop)
-        for rows in TileSequence(rows: shape.rows, step: rowsPerTile(memory.count)) {
+        for rows in TileSequence(of: shape, step: rowsPerTile(memory.count)) {
             try checkStop(stop)
             let slices = try produce(rows, layout, memory, counters)
             for (index, slice) in slices.enumerated() {
@@ -141,7 +148,7 @@ struct WeightConverter {
             let spare = unitBytes > memory.count ? AlignedBuffer(byteCount: unitBytes) : nil
             defer { withExtendedLifetime(spare) {} }
             let room = spare?.bytes ?? memory
-            for rows in TileSequence(rows: other.shape.rows, step: max(1, fitting) * unit) {
+            for rows in TileSequence(of: other.shape, step: max(1, fitting) * unit) {
                 try checkStop(stop)
                 let size = parts.byteCount(rows)
                 let slices = parts.slices(rows, in: UnsafeMutableRawBufferPointer(rebasing: room[..<size]))
@@ -153,6 +160,23 @@ struct WeightConverter {
         }
         guard amax < 0x7F80 else { throw failure(.notFinite(row: 0)) }
         return layout.spanning(amax)
+    }
+
+    /// Looks at every scale and zero point of the source before the first byte of the weight is written: one that is no number makes its whole
+    /// block none, and what only looks like a conversion is then worse than none.
+    private func checkFigures(_ memory: UnsafeMutableRawBufferPointer, _ stop: StopToken) throws {
+        guard !allowsNonFinite, let layout = weight.layout, !layout.isDense, planned.view.map({ $0.rows.lowerBound == 0 }) ?? true else { return }
+        let piece = min(memory.count, Self.preferredTile) / 96 * 96
+        for (part, stored) in zip(source.parts, weight.stored) where part.holdsFigures {
+            for start in stride(from: 0, to: stored.byteCount, by: piece) {
+                try checkStop(stop)
+                let bytes = UnsafeMutableRawBufferPointer(rebasing: memory[..<min(piece, stored.byteCount - start)])
+                try checkpoint.read(stored, start..<start + bytes.count, into: bytes)
+                guard let fault = layout.fault(in: part, UnsafeRawBufferPointer(bytes)) else { continue }
+                throw CheckpointFailure.badFigure(
+                    tensor: stored.name, file: checkpoint.fileNames[stored.file], index: start * 8 / stored.type.bitWidth + fault.index, fault)
+            }
+        }
     }
 
     /// The bytes of a stored tensor that are copied, one planned tensor's.

@@ -71,7 +71,7 @@ extension WeightConverter {
         let least = minimumBytes, preferred = max(preferredBytes, minimumBytes)
         let range = AlignedBuffer(byteCount: preferred)
         let layout = try withExtendedLifetime(range) { try layoutOverWholeRange(range.bytes, stop) }
-        let tiles = Array(TileSequence(rows: shape.rows, step: rowsPerTile(max(least, preferred))))
+        let tiles = Array(TileSequence(of: shape, step: rowsPerTile(max(least, preferred))))
         try ParallelLoop.run(count: tiles.count, workers: workers) {
             AlignedBuffer(byteCount: preferred)
         } body: { index, memory in

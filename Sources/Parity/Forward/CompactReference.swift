@@ -150,7 +150,8 @@ struct CompactPredictions: ReferencePredictions {
         var mass = (reference: 0.0, candidate: 0.0)
         for (token, log) in zip(tokens, logs) {
             let p = exp(log)
-            divergence += p * (log - candidate[token])
+            // 0 log 0 = 0: a token that the reference excludes says nothing.
+            divergence += p == 0 ? 0 : p * (log - candidate[token])
             mass.reference += p
             mass.candidate += exp(candidate[token])
         }
@@ -158,15 +159,19 @@ struct CompactPredictions: ReferencePredictions {
         let (tail, other) = (1 - mass.reference, 1 - mass.candidate)
         if store.width < store.vocabulary, tail > 0, let smallest = logs.last {
             let floor = candidate.smallest(besides: Set(tokens))
-            let bucket = Foundation.log(max(other, exp(floor)))
+            let bucket = Foundation.log(Figures.larger(other, exp(floor)))
             divergence += tail * (Foundation.log(tail) - bucket)
             // Inside the bucket no reference probability is above the smallest kept one and no candidate's below its smallest.
-            hidden = max(0, tail * (min(0, smallest - Foundation.log(tail)) - (floor - bucket)))
+            hidden = Figures.larger(0, tail * (Figures.smaller(0, smallest - Foundation.log(tail)) - (floor - bucket)))
+        }
+        // Probabilities that add up to more than one are no distribution: a damaged file, or a token named twice.
+        guard candidate.isFinite, store.logSums[first + row].isFinite, !divergence.isNaN, mass.reference < 1.0001, mass.candidate < 1.0001 else {
+            return .unjudged(target: target.map { (store.targets[first + row], candidate[$0]) })
         }
         let choice = candidate.ranked(5)
         let margin = tokens.firstIndex(of: choice[0]).map { logs[0] - logs[$0] } ?? (logs[0] - (logs.last ?? logs[0]))
         return PositionDifference(
-            divergence: max(0, divergence), hidden: hidden, margin: tokens[0] == choice[0] ? nil : margin,
+            divergence: Figures.larger(0, divergence), hidden: hidden, margin: tokens[0] == choice[0] ? nil : margin,
             sharedTop5: Set(tokens.prefix(5)).intersection(choice).count, target: target.map { (store.targets[first + row], candidate[$0]) })
     }
 }

@@ -51,8 +51,8 @@ public struct ForwardComparison: Sendable {
                 shared += left.intersection(right).count
                 flippedExperts += left.subtracting(right).count
                 if Set(left.map { $0 / groupSize }) != Set(right.map { $0 / groupSize }) { flippedGroups += 1 }
-                let leftWeights = Dictionary(uniqueKeysWithValues: zip(a.experts[token], a.weights[token]))
-                let rightWeights = Dictionary(uniqueKeysWithValues: zip(b.experts[token], b.weights[token]))
+                let leftWeights = Dictionary(zip(a.experts[token], a.weights[token])) { first, _ in first }
+                let rightWeights = Dictionary(zip(b.experts[token], b.weights[token])) { first, _ in first }
                 for expert in left.union(right) { shift += Double(abs((leftWeights[expert] ?? 0) - (rightWeights[expert] ?? 0))) }
             }
         }
@@ -69,9 +69,10 @@ public struct ForwardComparison: Sendable {
         var previous = Double.infinity
         var worst: (drop: Double, layer: Layer)?
         for layer in layers {
-            let drop = min(previous, 200) - min(layer.sqnr, 200)
+            // A stream that is no number has parted from the other altogether.
+            let drop = min(previous, 200) - (layer.sqnr.isNaN ? -200 : min(layer.sqnr, 200))
             if drop > worst?.drop ?? 0 { worst = (drop, layer) }
-            previous = layer.sqnr
+            previous = layer.sqnr.isNaN ? -200 : layer.sqnr
         }
         return worst?.layer
     }

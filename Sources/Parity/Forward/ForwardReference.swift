@@ -31,6 +31,9 @@ struct FullPredictions: ReferencePredictions {
 
     func difference(_ row: Int, to candidate: LogProbabilities, target: Int?) -> PositionDifference {
         let reference = LogProbabilities(logits[row], logits.columns)
+        guard reference.isFinite, candidate.isFinite else {
+            return .unjudged(target: target.map { (reference[$0], candidate[$0]) })
+        }
         let (preferred, other) = (reference.ranked(5), candidate.ranked(5))
         return PositionDifference(
             divergence: reference.divergence(to: candidate),

@@ -13,7 +13,7 @@ public enum ParityReference: Sendable {
 
     /// Opens a checkpoint, a logits file or a compact reference, told apart by what they hold.
     public init(opening path: String) throws {
-        if case .file = try FileTree.entry(path), !path.hasSuffix(".json") {
+        if case .file = try FileTree.entry(path) {
             let file = try PositionedFile.openForReading(path)
             let start = try file.read(min(64, file.size()), at: 0)
             guard ContainerRegistry.container(of: path, start: start) == Safetensors.self else {
@@ -140,6 +140,8 @@ public struct ForwardTrial: Sendable {
             guard file.shape[0] == tokens.ranges.count, file.shape[1] >= tokens.ranges.map(\.count).max() ?? 0,
                 file.shape[2] == configuration.vocabulary
             else { throw ParityFailure.differentTokens(path: file.path) }
+            // A narrower tensor would be read past its end, a wider one compared in part.
+            try file.check(hidden: configuration.hiddenSize, vocabulary: configuration.vocabulary)
         case .compact(let store):
             guard store.vocabulary == configuration.vocabulary, store.tokens == tokens else {
                 throw ParityFailure.differentTokens(path: "the reference")

@@ -1,12 +1,14 @@
 import Foundation
+import Tensors
 
-/// Mean, median, 99th percentile and maximum.
+/// Mean, median, 99th percentile and maximum. One NaN among the values makes the mean and the maximum NaN.
 public struct Distribution: Sendable, Equatable {
     public var mean = 0.0
     public var median = 0.0
     public var p99 = 0.0
     public var maximum = 0.0
 
+    /// - Parameter sorted: by ``Figures/ascending(_:)``, NaN last.
     init(sorted: [Double]) {
         guard !sorted.isEmpty else { return }
         mean = sorted.reduce(0, +) / Double(sorted.count)
@@ -28,11 +30,21 @@ struct PositionDifference: Sendable {
     var sharedTop5: Int
     /// Log probabilities of the token that follows, where one does.
     var target: (reference: Double, candidate: Double)?
+
+    /// Whether both sides were distributions; where one was not, nothing is known and the position counts as a disagreement.
+    var isJudged: Bool { !divergence.isNaN }
+
+    /// A position at which the logits of a side are no distribution.
+    static func unjudged(target: (reference: Double, candidate: Double)?) -> PositionDifference {
+        PositionDifference(divergence: .nan, margin: .nan, sharedTop5: 0, target: target)
+    }
 }
 
 /// Next-token distributions of a candidate beside those of a reference, over many positions.
 public struct PredictionComparison: Sendable {
     public var positions = 0
+    /// Positions at which the logits of a side are NaN or infinite, so that nothing could be compared.
+    public var unjudgedPositions = 0
     /// KL(reference || candidate), in nats, from F32 logits.
     public var kld = Distribution(sorted: [])
     /// The divergences of all positions, smallest first.
@@ -55,10 +67,11 @@ public struct PredictionComparison: Sendable {
     init(_ differences: [PositionDifference], vocabulary: Int) {
         positions = differences.count
         guard positions > 0 else { return }
-        divergences = differences.map(\.divergence).sorted()
+        unjudgedPositions = differences.count { !$0.isJudged }
+        divergences = Figures.ascending(differences.map(\.divergence))
         kld = Distribution(sorted: divergences)
         hiddenDivergence = differences.reduce(0) { $0 + $1.hidden } / Double(positions)
-        margins = differences.compactMap(\.margin).sorted()
+        margins = Figures.ascending(differences.compactMap(\.margin))
         top1 = 1 - Double(margins.count) / Double(positions)
         top5 = Double(differences.reduce(0) { $0 + $1.sharedTop5 }) / Double(positions * min(5, max(1, vocabulary)))
         let targets = differences.compactMap(\.target)
@@ -77,7 +90,8 @@ public struct PredictionComparison: Sendable {
     /// (the noise floor) changed the preferred token, or where that is not known 0.05.
     public static func nearTieMargin(_ noiseFloor: PredictionComparison?) -> Double {
         guard let margins = noiseFloor?.margins, !margins.isEmpty else { return 0.05 }
-        return margins[min(margins.count - 1, margins.count * 99 / 100)]
+        let margin = margins[min(margins.count - 1, margins.count * 99 / 100)]
+        return margin.isFinite ? margin : 0.05
     }
 
     /// Positions where the sides prefer different tokens although the reference prefers its own clearly, and where it hardly does.

@@ -20,6 +20,8 @@ public struct ParityBounds: Sendable {
 
     /// Every value of every weight must be equal.
     public var exact = false
+    /// The candidate may lack the reference's multi-token-prediction modules, as some readers have none.
+    public var allowsMissingMTP = false
     /// Decibels, each weight.
     public var minimumSQNR: Double?
     /// Nats; of the mean over all positions.
@@ -45,10 +47,14 @@ public struct ParityBounds: Sendable {
     }
 
     /// These bounds, and those of `other` where these are silent.
-    public func filled(from other: ParityBounds) -> ParityBounds {
+    /// What `other` says of all weights at once is left out if `ofWeights` is false: claims speak of each weight by itself.
+    public func filled(from other: ParityBounds, ofWeights: Bool = true) -> ParityBounds {
         var result = self
-        result.exact = exact || other.exact
-        result.minimumSQNR = minimumSQNR ?? other.minimumSQNR
+        result.allowsMissingMTP = allowsMissingMTP || other.allowsMissingMTP
+        if ofWeights {
+            result.exact = exact || other.exact
+            result.minimumSQNR = minimumSQNR ?? other.minimumSQNR
+        }
         result.maximumKLD = maximumKLD ?? other.maximumKLD
         result.maximumKLD99 = maximumKLD99 ?? other.maximumKLD99
         result.minimumTop1 = minimumTop1 ?? other.minimumTop1
@@ -105,6 +111,7 @@ public struct ParityPolicy: Sendable {
                 }
                 self.claim = claim
             case "exact": bounds.exact = try flag(value, key)
+            case "without-mtp": bounds.allowsMissingMTP = try flag(value, key)
             case "min-sqnr": bounds.minimumSQNR = try number(value, key)
             case "max-kld": bounds.maximumKLD = try number(value, key)
             case "max-kld-p99": bounds.maximumKLD99 = try number(value, key)

@@ -1,3 +1,5 @@
+import Tensors
+
 /// One bound held against what was found.
 public struct ParityGate: Sendable {
     public enum Subject: String, Sendable { case weights, forward = "forward pass", consumer }
@@ -12,20 +14,12 @@ public struct ParityGate: Sendable {
 }
 
 extension ParityGate {
-    /// The gates of a weight audit.
-    static func gates(_ audit: WeightAudit, _ bounds: ParityBounds) -> [ParityGate] {
-        var gates: [ParityGate] = []
-        let lists = [(audit.missing, "are missing"), (audit.extra, "are not in the reference"), (audit.reshaped, "have another shape")]
-        let faults = lists.compactMap { names, fault in names.first.map { "\(names.count) weights \(fault), first \($0)" } }
-        gates.append(
-            ParityGate(
-                subject: .weights, requirement: "the same weights", found: "\(audit.weights.count.grouped) of the same name and shape",
-                failure: faults.isEmpty ? nil : faults.joined(separator: "; ")))
+    /// The gates of a weight audit: the same weights on both sides, then for each weight the bounds that were given, or where none
+    /// were those of its own claim.
+    static func gates(_ audit: WeightAudit, _ bounds: ParityBounds, _ claims: ParityClaims?) -> [ParityGate] {
+        var gates = [sameWeights(audit)]
+        if let gate = leftOut(audit, bounds) { gates.append(gate) }
         if bounds.exact { gates.append(exact(audit.weights, "every value equal")) }
-        if let bound = bounds.minimumSQNR {
-            let uncovered = audit.weights.filter { weight in !bounds.weights.contains { $0.pattern.matches(weight.name) } }
-            gates.append(sqnr(uncovered, bound, "each weight"))
-        }
         var left = audit.weights
         for rule in bounds.weights {
             let matched = left.filter { rule.pattern.matches($0.name) }
@@ -39,49 +33,132 @@ extension ParityGate {
             if rule.exact { gates.append(exact(matched, "every value of \(rule.pattern) equal")) }
             if let bound = rule.minimumSQNR { gates.append(sqnr(matched, bound, "\(rule.pattern)")) }
         }
+        if let bound = bounds.minimumSQNR { gates.append(sqnr(left, bound, "each weight")) }
+        guard let claims, !bounds.exact else { return gates }
+        for claim in ParityClaim.allCases {
+            let members = left.filter { claims[$0.name] == claim }
+            guard !members.isEmpty else { continue }
+            if claim.bounds.exact { gates.append(exact(members, "every value equal of weights that are \(claim.participle)")) }
+            if bounds.minimumSQNR == nil, let bound = claim.bounds.minimumSQNR {
+                gates.append(sqnr(members, bound, "each weight that is \(claim.participle)"))
+            }
+        }
         return gates
+    }
+
+    private static func sameWeights(_ audit: WeightAudit) -> ParityGate {
+        let lists = [(audit.missing, "are missing"), (audit.extra, "are not in the reference"), (audit.reshaped, "have another shape")]
+        var faults = lists.compactMap { names, fault in names.first.map { "\(names.count) weights \(fault), first \($0)" } }
+        if audit.weights.isEmpty { faults.append("no weight could be compared") }
+        return ParityGate(
+            subject: .weights, requirement: "the same weights", found: "\(audit.weights.count.grouped) of the same name and shape",
+            failure: faults.isEmpty ? nil : faults.joined(separator: "; "))
+    }
+
+    /// Multi-token-prediction modules that the reference has and the candidate lacks.
+    private static func leftOut(_ audit: WeightAudit, _ bounds: ParityBounds) -> ParityGate? {
+        guard let first = audit.leftOut.first else { return nil }
+        let found = "\(audit.leftOut.count.grouped) weights of the multi-token prediction are left out"
+        let isAllowed = bounds.allowsMissingMTP || !audit.promisesLeftOut
+        return ParityGate(
+            subject: .weights, requirement: "the multi-token prediction is there" + (isAllowed ? ", or may be left out" : ""), found: found,
+            failure: isAllowed ? nil : "\(found), first \(first); allow it with --without-mtp if the candidate's readers have no such module")
     }
 
     private static func exact(_ weights: [WeightComparison], _ requirement: String) -> ParityGate {
         let different = weights.filter { !$0.isIdentical }
         return ParityGate(
             subject: .weights, requirement: requirement, found: "\(different.count.grouped) of \(weights.count.grouped) weights differ",
-            failure: different.first.map { "\(different.count) weights differ, worst \($0.name) with \($0.different) of \($0.values) values" })
+            failure: different.min(by: WeightComparison.isWorse).map {
+                "\(different.count) weights differ, worst \($0.name) with \($0.different) of \($0.values) values"
+            })
     }
 
-    /// `weights` are worst first.
+    /// Every weight is judged, whatever the order that they are given in.
     private static func sqnr(_ weights: [WeightComparison], _ bound: Double, _ subject: String) -> ParityGate {
-        let worst = weights.first
-        let fails = worst.map { !($0.sqnr >= bound) } ?? false
+        let worst = weights.min(by: WeightComparison.isWorse)
+        let failing = weights.filter { !$0.keeps(minimumSQNR: bound) }.min(by: WeightComparison.isWorse)
         return ParityGate(
             subject: .weights, requirement: "SQNR of \(subject) >= \(bound.decibels)",
             found: worst.map { "\($0.sqnr.decibels) (\($0.name))" } ?? "none",
-            failure: fails ? worst.map { "\($0.name) has a signal-to-noise ratio of \($0.sqnr.decibels), below \(bound.decibels)" } : nil)
+            failure: failing.map { weight in
+                weight.sqnr.isFinite
+                    ? "\(weight.name) has a signal-to-noise ratio of \(weight.sqnr.decibels), below \(bound.decibels)"
+                    : "\(weight.name) has a signal-to-noise ratio of \(weight.sqnr.decibels): it holds NaN or infinite values, so \(bound.decibels) cannot be kept"
+            })
     }
 
-    /// The gates of a forward comparison.
+    /// The gates of a forward comparison; a bound whose figure is not a number, or was not computed, fails by name.
     static func gates(_ forward: ForwardComparison, _ bounds: ParityBounds) -> [ParityGate] {
-        var gates: [ParityGate] = []
-        func most(_ bound: Double?, _ name: String, _ value: Double) {
-            guard let bound else { return }
-            let failure = value <= bound ? nil : "\(name) \(value.short) is above \(bound)"
-            gates.append(ParityGate(subject: .forward, requirement: "\(name) <= \(bound)", found: value.short, failure: failure))
-        }
-        func least(_ bound: Double?, _ name: String, _ value: Double) {
-            guard let bound else { return }
-            let failure = value >= bound ? nil : "\(name) \(value.short) is below \(bound)"
-            gates.append(ParityGate(subject: .forward, requirement: "\(name) >= \(bound)", found: value.short, failure: failure))
-        }
         let predictions = forward.predictions
+        var gates = [
+            ParityGate(
+                subject: .forward, requirement: "logits that are numbers at every position",
+                found: "\((predictions.positions - predictions.unjudgedPositions).grouped) of \(predictions.positions.grouped)",
+                failure: predictions.positions == 0
+                    ? "the forward pass has no position to compare"
+                    : predictions.unjudgedPositions == 0
+                        ? nil : "the logits of \(predictions.unjudgedPositions.grouped) positions are NaN or infinite, so nothing is known about them")
+        ]
         // A compact reference cannot show all of the divergence: what it may hide counts.
-        most(bounds.maximumKLD, "mean KLD", predictions.kld.mean + (predictions.hiddenDivergence > 1e-6 ? predictions.hiddenDivergence : 0))
-        most(bounds.maximumKLD99, "99 % KLD", predictions.kld.p99)
-        least(bounds.minimumTop1, "top-1 agreement", predictions.top1)
-        if predictions.scoredTokens > 0 { most(bounds.maximumPerplexityRatio, "perplexity ratio", predictions.perplexityRatio) }
-        if let worst = forward.layers.filter({ $0.expertAgreement != nil }).min(by: { ($0.expertAgreement ?? 1) < ($1.expertAgreement ?? 1) }) {
-            least(bounds.minimumExpertAgreement, "expert agreement in layer \(worst.layer)", worst.expertAgreement ?? 1)
-        }
-        if let mtp = forward.mtp { most(bounds.maximumMTPKLD, "mean KLD of the multi-token prediction", mtp.kld.mean) }
+        let hidden = predictions.hiddenDivergence
+        let worst = forward.layers.filter { $0.expertAgreement != nil }.min { ($0.expertAgreement ?? 1) < ($1.expertAgreement ?? 1) }
+        gates += [
+            judged(bounds.maximumKLD, "mean KLD", predictions.kld.mean + (hidden <= 1e-6 ? 0 : hidden), isUpper: true),
+            judged(bounds.maximumKLD99, "99 % KLD", predictions.kld.p99, isUpper: true),
+            judged(bounds.minimumTop1, "top-1 agreement", predictions.top1, isUpper: false),
+            judged(
+                bounds.maximumPerplexityRatio, "perplexity ratio", predictions.scoredTokens > 0 ? predictions.perplexityRatio : nil, isUpper: true,
+                missing: "no token is followed by another"),
+            judged(
+                bounds.minimumExpertAgreement, "expert agreement" + (worst.map { " in layer \($0.layer)" } ?? ""), worst?.expertAgreement,
+                isUpper: false, missing: "the reference shows no routing of experts"),
+            judged(
+                bounds.maximumMTPKLD, "mean KLD of the multi-token prediction",
+                forward.mtp.map { $0.unjudgedPositions == 0 ? $0.kld.mean : .nan }, isUpper: true, missing: "the two sides have no such predictions"),
+        ].compactMap { $0 }
         return gates
+    }
+
+    /// The gates of bounds that only a forward pass can judge, where none was run.
+    static func unjudgedForward(_ bounds: ParityBounds) -> [ParityGate] {
+        let reason = "the forward pass was not compared"
+        return [
+            judged(bounds.maximumKLD, "mean KLD", nil, isUpper: true, missing: reason),
+            judged(bounds.maximumKLD99, "99 % KLD", nil, isUpper: true, missing: reason),
+            judged(bounds.minimumTop1, "top-1 agreement", nil, isUpper: false, missing: reason),
+            judged(bounds.maximumPerplexityRatio, "perplexity ratio", nil, isUpper: true, missing: reason),
+            judged(bounds.minimumExpertAgreement, "expert agreement", nil, isUpper: false, missing: reason),
+            judged(bounds.maximumMTPKLD, "mean KLD of the multi-token prediction", nil, isUpper: true, missing: reason),
+        ].compactMap { $0 }
+    }
+
+    /// One bound on one figure; nil if there is no bound.
+    private static func judged(_ bound: Double?, _ name: String, _ value: Double?, isUpper: Bool, missing: String = "") -> ParityGate? {
+        guard let bound else { return nil }
+        let requirement = "\(name) \(isUpper ? "<=" : ">=") \(bound)"
+        guard let value else {
+            return ParityGate(
+                subject: .forward, requirement: requirement, found: "not computed", failure: "\(name) could not be computed: \(missing)")
+        }
+        let holds = isUpper ? Figures.isAtMost(value, bound) : Figures.isAtLeast(value, bound)
+        let fault = value.isFinite ? "is \(isUpper ? "above" : "below") \(bound)" : "is no number, so \(isUpper ? "<=" : ">=") \(bound) cannot hold"
+        return ParityGate(
+            subject: .forward, requirement: requirement, found: value.short, failure: holds ? nil : "\(name) \(value.short) \(fault)")
+    }
+}
+
+extension ParityClaim {
+    /// What has been done to a weight, in words.
+    fileprivate var participle: String {
+        switch self {
+        case .repack: "copied or repacked"
+        case .dequantize: "dequantized or widened"
+        case .cast: "cast"
+        case .eightBit: "quantized to 8 bits"
+        case .fourBit: "quantized to 4 bits"
+        case .lowBit: "quantized to 2 or 3 bits"
+        case .none: "converted"
+        }
     }
 }

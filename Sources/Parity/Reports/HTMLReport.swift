@@ -1,5 +1,6 @@
 import Conversion
 import Foundation
+import Tensors
 
 /// The verdict as one page: no script, no link to anything outside.
 package struct HTMLReport {
@@ -119,7 +120,7 @@ package struct HTMLReport {
         var parts = ["<section><h2>Weights</h2>"]
         parts.append("<p>\(audit.identical.grouped) of \(audit.weights.count.grouped) identical, \(audit.values.grouped) values.</p>")
         for (title, names) in [
-            ("Missing", audit.missing), ("Left out, as config.json says", audit.leftOut), ("Not in the reference", audit.extra),
+            ("Missing", audit.missing), ("Multi-token prediction, left out", audit.leftOut), ("Not in the reference", audit.extra),
             ("Of another shape", audit.reshaped),
         ]
         where !names.isEmpty {
@@ -127,7 +128,7 @@ package struct HTMLReport {
         }
         let worst = audit.weights.prefix(20).filter { !$0.isIdentical }
         if !worst.isEmpty {
-            let scale = worst.map { $0.sqnr.isFinite ? max(0, $0.sqnr) : 0 }.max() ?? 1
+            let scale = Figures.largest(worst.map { $0.sqnr.isFinite && $0.sqnr > 0 ? $0.sqnr : 0 }) ?? 1
             parts.append("<h3>Worst weights</h3>")
             parts.append(
                 table(
@@ -136,7 +137,7 @@ package struct HTMLReport {
                         [
                             "<code>\(weight.name.escaped)</code>", "\(weight.referenceLayout) → \(weight.candidateLayout)".escaped,
                             weight.sqnr.decibels,
-                            SVGChart.bar(weight.sqnr / max(scale, 1e-9)), weight.maximumError.short, weight.meanError.short, weight.cosine.short,
+                            SVGChart.bar(weight.sqnr / Figures.larger(scale, 1e-9)), weight.maximumError.short, weight.meanError.short, weight.cosine.short,
                         ]
                     }))
             parts.append("<h3>By kind, worst first</h3>")

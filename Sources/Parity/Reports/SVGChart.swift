@@ -1,4 +1,5 @@
 import Foundation
+import Tensors
 
 /// Small plots as inline SVG. Colours come from the page's style sheet, by class.
 package enum SVGChart {
@@ -23,6 +24,7 @@ package enum SVGChart {
 
     /// Lines over whole numbers, labelled at their ends.
     static func lines(_ series: [Series], x: String, y: String) -> String {
+        let series = series.map { Series(name: $0.name, style: $0.style, points: $0.points.filter { $0.x.isFinite && $0.y.isFinite }) }
         let points = series.flatMap(\.points)
         guard let first = points.map(\.x).min(), let last = points.map(\.x).max(), let low = points.map(\.y).min(), let high = points.map(\.y).max()
         else { return "" }
@@ -60,7 +62,7 @@ package enum SVGChart {
             var bins = [Double](repeating: 0, count: count)
             for value in values where !value.isNaN {
                 let place = value > 0 ? (log10(value) - Double(low)) * Double(perDecade) : 0
-                bins[min(count - 1, max(0, Int(place.rounded(.down))))] += 1
+                bins[Figures.whole(place.rounded(.down), in: 0...count - 1)] += 1
             }
             return bins.map { $0 / Double(max(1, values.count)) * 100 }
         }
@@ -125,7 +127,7 @@ package enum SVGChart {
 
     /// A bar for a table cell, a share between 0 and 1 of its width.
     static func bar(_ share: Double) -> String {
-        "<svg class=\"bar\" viewBox=\"0 0 120 10\" aria-hidden=\"true\"><rect class=\"fill candidate\" width=\"\(number(120 * min(1, max(0, share))))\" height=\"10\" rx=\"2\"/></svg>"
+        "<svg class=\"bar\" viewBox=\"0 0 120 10\" aria-hidden=\"true\"><rect class=\"fill candidate\" width=\"\(number(share > 0 ? 120 * Figures.smaller(1, share) : 0))\" height=\"10\" rx=\"2\"/></svg>"
     }
 
     private static func frame(_ up: Axis, step: Double, y: String) -> String {
@@ -150,6 +152,8 @@ package enum SVGChart {
     }
 
     private static func number(_ value: Double) -> String {
+        // A place that no figure has is drawn at the origin: the page must stay well-formed.
+        guard value.isFinite else { return "0" }
         let rounded = (value * 100).rounded() / 100
         return rounded == rounded.rounded() && abs(rounded) < 1e15 ? "\(Int(rounded))" : "\(rounded)"
     }

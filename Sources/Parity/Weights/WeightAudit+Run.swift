@@ -10,16 +10,19 @@ extension WeightAudit {
     /// Compares every weight of `candidate` with its namesake in `reference`, whatever their layouts: both are decoded tile by
     /// tile. Dense F32 and F16 weights are compared as F32, everything else as the BF16 values that the layouts define.
     public init(reference: Checkpoint, candidate: Checkpoint, options: RunOptions = RunOptions(), stop: StopToken = StopToken()) throws {
-        try reference.requirePairedScales()
-        try candidate.requirePairedScales()
-        let config = candidate.config
-        let layersWithoutModules = config["num_nextn_predict_layers"]?.int == 0 ? config["num_hidden_layers"]?.int : nil
-        let names = Dictionary(uniqueKeysWithValues: candidate.weights.indices.map { (candidate.weights[$0].name, $0) })
+        try reference.requireReadable()
+        try candidate.requireReadable()
+        // What may be missing is for the reference to say, never for the candidate that lacks it.
+        let config = reference.config
+        let layers = config["num_hidden_layers"]?.int
+        promisesLeftOut = config["num_nextn_predict_layers"]?.int != 0
+        let names = try Self.places(candidate)
+        _ = try Self.places(reference)
         var pairs: [(Int, Int)] = []
         var matched = Set<Int>()
         for (index, weight) in reference.weights.enumerated() {
             guard let other = names[weight.name] else {
-                if let layers = layersWithoutModules, WeightName.layer(weight.name).map({ $0 >= layers }) ?? false {
+                if let layers, WeightName.layer(weight.name).map({ $0 >= layers }) ?? false {
                     leftOut.append(weight.name)
                 } else {
                     missing.append(weight.name)
@@ -50,7 +53,17 @@ extension WeightAudit {
             results.withLock { $0[position] = comparison }
         }
         weights = results.withLock { results in work.indices.compactMap { results[$0] } }
-        weights.sort { ($0.sqnr, -$0.maximumError, $0.name) < ($1.sqnr, -$1.maximumError, $1.name) }
+        weights.sort(by: WeightComparison.isWorse)
+    }
+
+    /// The place of every weight by its name, of which there is one.
+    private static func places(_ checkpoint: Checkpoint) throws -> [String: Int] {
+        var places: [String: Int] = [:]
+        for (index, weight) in checkpoint.weights.enumerated() where places.updateValue(index, forKey: weight.name) != nil {
+            throw CheckpointFailure.contradiction(
+                tensor: weight.name, file: checkpoint.fileName(of: weight), reason: "is a weight that is stored twice")
+        }
+        return places
     }
 }
 
@@ -115,7 +128,7 @@ private struct PairComparer: Sendable {
         // Two integer codings are compared by their exact values: a repacked weight has the very same ones.
         let coded = [left, right].compactMap { $0 as? any IntegerCodedLayout }.filter(\.hasContiguousGroups)
         let wide = isDensePair || coded.count == 2
-        for rows in TileSequence(rows: a.weight.shape.rows, step: max(1, buffer.bytes.count / unitBytes) * unit) {
+        for rows in TileSequence(of: a.weight.shape, step: max(1, buffer.bytes.count / unitBytes) * unit) {
             let valueBytes = PartLayout.aligned(rows.count * columns * 4)
             let values = [0, 1].map { buffer.slice($0 * valueBytes..<($0 + 1) * valueBytes) }
             var start = 2 * valueBytes

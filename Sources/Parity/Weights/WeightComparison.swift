@@ -7,7 +7,7 @@ public struct WeightComparison: Sendable, Equatable {
     public var values: Int
     /// Values that are not equal; two NaNs count as equal.
     public var different: Int
-    /// 10 log10(sum r^2 / sum (r - c)^2): infinite when nothing differs.
+    /// 10 log10(sum r^2 / sum (r - c)^2): infinite when nothing differs, NaN when a side holds a NaN or an infinity that the other has not.
     public var sqnr: Double
     public var maximumError: Double
     /// Mean of |r - c|.
@@ -19,6 +19,19 @@ public struct WeightComparison: Sendable, Equatable {
     public var candidateLayout: String
 
     public var isIdentical: Bool { different == 0 }
+
+    /// Whether the signal-to-noise ratio keeps a bound. Only a weight without any difference may have an infinite one.
+    public func keeps(minimumSQNR bound: Double) -> Bool { isIdentical || Figures.isAtLeast(sqnr, bound) }
+
+    /// Whether `a` is further from its reference than `b`: what cannot be measured comes first, then the lower ratio.
+    static func isWorse(_ a: WeightComparison, _ b: WeightComparison) -> Bool {
+        if a.isIdentical != b.isIdentical { return b.isIdentical }
+        if Figures.isLower(a.sqnr, than: b.sqnr) { return true }
+        if Figures.isLower(b.sqnr, than: a.sqnr) { return false }
+        if Figures.isBelow(b.maximumError, a.maximumError) { return true }
+        if Figures.isBelow(a.maximumError, b.maximumError) { return false }
+        return a.name < b.name
+    }
 }
 
 /// The comparison of two checkpoints, weight by weight.
@@ -27,16 +40,17 @@ public struct WeightAudit: Sendable {
     public var weights: [WeightComparison] = []
     /// Weights of one side that the other lacks, or has in another shape.
     public var missing: [String] = []
-    /// Weights of the multi-token-prediction modules, where the candidate's config.json says that it has none: left out, not lost.
+    /// Missing weights of layers that the reference's `num_hidden_layers` does not count: its multi-token-prediction modules.
     public var leftOut: [String] = []
+    /// Whether the reference's config.json promises those modules.
+    public var promisesLeftOut = false
     public var extra: [String] = []
     public var reshaped: [String] = []
 
     public var identical: Int { weights.count { $0.isIdentical } }
     public var different: Int { weights.count - identical }
     public var values: Int { weights.reduce(0) { $0 + $1.values } }
-    public var isComplete: Bool { missing.isEmpty && extra.isEmpty && reshaped.isEmpty }
-    public var worstSQNR: Double { weights.lazy.map(\.sqnr).min() ?? .infinity }
+    public var isComplete: Bool { missing.isEmpty && leftOut.isEmpty && extra.isEmpty && reshaped.isEmpty }
 
     /// Weights that share a name but for the numbers in it: the same place in every layer and expert.
     public struct Kind: Sendable {

@@ -32,12 +32,41 @@ public enum FileTree {
         return [UInt64(truncatingIfNeeded: status.st_dev), UInt64(truncatingIfNeeded: status.st_ino)]
     }
 
+    /// Whether `path` is a link whose target lies outside its directory. The cache of a hub is no other place: its snapshots are links to
+    /// `../../blobs` (huggingface_hub: file_download.py).
+    public static func leavesDirectory(_ path: String) throws(FileFailure) -> Bool {
+        var status = stat()
+        guard lstat(path, &status) == 0 else { throw FileFailure(.inspect, path, reason: Errno(rawValue: errno)) }
+        guard status.st_mode & S_IFMT == S_IFLNK else { return false }
+        guard let target = real(path), let home = real(directory(of: path)) else { return true }
+        let blobs = directory(of: directory(of: home)) + "/blobs/"
+        return !target.hasPrefix(home + "/") && !target.hasPrefix(blobs)
+    }
+
+    /// What a path stands for once all links have been followed.
+    private static func real(_ path: String) -> String? {
+        guard let found = realpath(path, nil) else { return nil }
+        defer { free(found) }
+        return String(cString: found)
+    }
+
+    /// The directory that a path's last name is in.
+    public static func directory(of path: String) -> String {
+        path.lastIndex(of: "/").map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
+    }
+
     /// The names in a directory, sorted by their bytes, without "." and "..".
     public static func list(_ path: String) throws(FileFailure) -> [String] {
         guard let stream = opendir(path) else { throw FileFailure(.list, path, reason: Errno(rawValue: errno)) }
         defer { closedir(stream) }
         var names: [String] = []
-        while let entry = readdir(stream) {
+        while true {
+            // Nil is the end, or an error that only errno tells from it.
+            errno = 0
+            guard let entry = readdir(stream) else {
+                if errno != 0 { throw FileFailure(.list, path, reason: Errno(rawValue: errno)) }
+                break
+            }
             let name = withUnsafePointer(to: &entry.pointee.d_name) {
                 $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
             }
@@ -67,12 +96,20 @@ public enum FileTree {
         throw FileFailure(.remove, path, reason: Errno(rawValue: errno))
     }
 
+    /// A name in a directory.
+    public static func path(_ directory: String, _ name: String) -> String { directory.hasSuffix("/") ? directory + name : directory + "/" + name }
+
+    /// When the contents of what lies at `path` last changed, in nanoseconds; nil if nothing lies there.
+    public static func modificationTime(_ path: String) -> Int? { (try? PositionedFile.openForReading(path))?.time }
+
     /// Makes renames and new names in a directory durable.
     public static func synchronizeDirectory(_ path: String) throws(FileFailure) {
         let descriptor = open(path, O_RDONLY)
         guard descriptor >= 0 else { throw FileFailure(.synchronize, path, reason: Errno(rawValue: errno)) }
         defer { close(descriptor) }
-        if fsync(descriptor) != 0, errno != EINVAL, errno != EROFS {
+        while fsync(descriptor) != 0 {
+            if errno == EINTR { continue }
+            if Durability.isUnavailable(errno) { return }
             throw FileFailure(.synchronize, path, reason: Errno(rawValue: errno))
         }
     }

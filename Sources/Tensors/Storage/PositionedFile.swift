@@ -70,6 +70,14 @@ public final class PositionedFile: Sendable {
         try open(path, .create, .readWrite, truncate ? [.create, .truncate] : [.create])
     }
 
+    /// Creates a file that must not exist; nil if it does.
+    public static func createNew(_ path: String) throws(FileFailure) -> PositionedFile? {
+        do { return try open(path, .create, .readWrite, [.create, .exclusiveCreate]) } catch {
+            if error.reason == .fileExists { return nil }
+            throw error
+        }
+    }
+
     private static func open(
         _ path: String, _ operation: FileFailure.Operation, _ mode: FileDescriptor.AccessMode, _ options: FileDescriptor.OpenOptions
     ) throws(FileFailure) -> PositionedFile {
@@ -96,6 +104,8 @@ public final class PositionedFile: Sendable {
         return Int(status.st_size)
     }
 
+    var time: Int? { try? modificationTime() }
+
     /// When the contents last changed, in nanoseconds.
     public func modificationTime() throws(FileFailure) -> Int {
         var status = stat()
@@ -112,7 +122,9 @@ public final class PositionedFile: Sendable {
         var done = 0
         while done < buffer.count {
             let rest = UnsafeMutableRawBufferPointer(rebasing: buffer[done...])
-            let count = try attempt(.read, offset: offset + done) { try descriptor.read(fromAbsoluteOffset: Int64(offset + done), into: rest) }
+            let count = try attempt(.read, offset: offset + done) {
+                try descriptor.read(fromAbsoluteOffset: Int64(offset + done), into: rest, retryOnInterrupt: true)
+            }
             if count == 0 { break }
             done += count
         }
@@ -139,13 +151,43 @@ public final class PositionedFile: Sendable {
     public func synchronize() throws(FileFailure) {
         while fsync(descriptor.rawValue) != 0 {
             if errno == EINTR { continue }
-            if errno == EINVAL || errno == EROFS { return }  // a file system without fsync
+            if Durability.isUnavailable(errno) { return }
             throw FileFailure(.synchronize, path, reason: Errno(rawValue: errno))
         }
     }
 
-    /// Takes an exclusive advisory lock that ends with the process; false if another process holds it.
-    public func tryLock() -> Bool { flock(descriptor.rawValue, LOCK_EX | LOCK_NB) == 0 }
+    /// What came of asking for a lock.
+    public enum LockAnswer: Sendable, Equatable {
+        case taken
+        /// Another process holds it.
+        case busy
+        /// The file system has no locks (Lustre, NFS and FUSE mounts without them).
+        case unavailable(Errno)
+    }
+
+    /// Asks for an exclusive advisory lock that ends with the process.
+    public func tryLock() throws(FileFailure) -> LockAnswer {
+        while flock(descriptor.rawValue, LOCK_EX | LOCK_NB) != 0 {
+            let reason = Errno(rawValue: errno)
+            switch reason {
+            case .interrupted: continue
+            case .wouldBlock, .resourceTemporarilyUnavailable: return .busy
+            case .noFunction, .noLocks, .notSupportedOnSocket, .notSupported: return .unavailable(reason)
+            default: throw FileFailure(.lock, path, reason: reason)
+            }
+        }
+        return .taken
+    }
+
+    /// Device and inode of the open file.
+    public func identity() throws(FileFailure) -> [UInt64] {
+        var status = stat()
+        guard fstat(descriptor.rawValue, &status) == 0 else { throw FileFailure(.inspect, path, reason: Errno(rawValue: errno)) }
+        return [UInt64(truncatingIfNeeded: status.st_dev), UInt64(truncatingIfNeeded: status.st_ino)]
+    }
+
+    /// Sets the time of the last change to now, by the clock of whoever holds the file system.
+    public func touch() { _ = futimens(descriptor.rawValue, nil) }
 
     public func unlock() { _ = flock(descriptor.rawValue, LOCK_UN) }
 

@@ -1,0 +1,67 @@
+import CKernels
+import Tensors
+
+extension ScalarType {
+    /// How many of the stored values are NaN or infinite; 0 for types that have neither.
+    package func countNotFinite(_ bytes: UnsafeRawBufferPointer) -> Int {
+        let count = bytes.count * 8 / bitWidth
+        guard count > 0 else { return 0 }
+        switch self {
+        case .bf16: return ck_count_masked16(bytes.scalars(UInt16.self).baseAddress, count, 0x7F80)
+        case .f16: return ck_count_masked16(bytes.scalars(UInt16.self).baseAddress, count, 0x7C00)
+        case .f32: return ck_count_masked32(bytes.scalars(UInt32.self).baseAddress, count, 0x7F80_0000)
+        case .f64: return ck_count_masked64(bytes.scalars(UInt64.self).baseAddress, count, 0x7FF0_0000_0000_0000)
+        case .f8E4M3: return ck_count_masked8(bytes.scalars(UInt8.self).baseAddress, count, 0x7F)
+        case .f8E5M2: return ck_count_masked8(bytes.scalars(UInt8.self).baseAddress, count, 0x7C)
+        case .f8E8M0: return ck_count_masked8(bytes.scalars(UInt8.self).baseAddress, count, 0xFF)
+        default: return 0
+        }
+    }
+}
+
+/// A stored scale or zero point that decodes to nothing sensible.
+public struct StoredFault: Sendable, Equatable {
+    /// Its place among the values of its tensor.
+    public var index: Int
+    /// What it is, in words: "nan", "the zero point 9".
+    public var value: String
+    /// Why it cannot be.
+    public var reason: String
+}
+
+extension WeightPart {
+    /// Whether the part holds scales, biases or zero points rather than codes.
+    package var holdsFigures: Bool {
+        leaf.contains("scale") || leaf == "biases" || leaf == "qzeros" || leaf == "weight_zero_point"
+    }
+}
+
+extension WeightLayout {
+    /// The first scale among the stored bytes of a part that no encoder writes: NaN, infinite, an exponent of 255, or negative where scales are
+    /// magnitudes. Zero points are the layout's own to judge.
+    package func defaultFault(in part: WeightPart, _ bytes: UnsafeRawBufferPointer) -> StoredFault? {
+        guard part.holdsFigures else { return nil }
+        // OCP's exponents, whether a file calls them so or just bytes.
+        let type: ScalarType = part.type == .u8 ? .f8E8M0 : part.type
+        let isSigned = hasSignedScales || part.leaf == "biases"
+        let count = bytes.count * 8 / type.bitWidth
+        let isSuspect =
+            switch type {
+            case .bf16, .f16:
+                type.countNotFinite(bytes) > 0
+                    || !isSigned && ck_count_above16(bytes.scalars(UInt16.self).baseAddress, count, 0x8000) > 0
+            case .f32:
+                type.countNotFinite(bytes) > 0
+                    || !isSigned && ck_count_above32(bytes.scalars(UInt32.self).baseAddress, count, 0x8000_0000) > 0
+            case .f8E4M3, .f8E8M0: true
+            default: false
+            }
+        guard isSuspect else { return nil }
+        for index in 0..<count {
+            let value = type.float(in: bytes, at: index)
+            if !value.isFinite { return StoredFault(index: index, value: "\(value)", reason: "scales must be finite") }
+            if value < 0, !isSigned { return StoredFault(index: index, value: "\(value)", reason: "scales must not be negative") }
+        }
+        return nil
+    }
+}

@@ -1,0 +1,115 @@
+import Formats
+import StrictJSON
+
+/// Where releases describe their quantization: in config.json, at its top or inside the configuration of a part, or in a file beside it.
+///
+/// Sources: vllm-project/vllm:vllm/model_executor/model_loader/weight_utils.py (`get_quant_config`), the `get_config_filenames` of each
+/// method under layers/quantization, huggingface/transformers:quantizers/auto.py, intel/auto-round (`quantization_config.json`).
+public struct QuantizationDescription: Sendable {
+    /// "config.json: text_config.quantization_config", "hf_quant_config.json"
+    public var place: String
+    public var config: QuantizationConfig
+
+    static let keys = ["quantization_config", "compression_config", "quantization"]
+    /// Files that describe a quantization and nothing else.
+    public static let files = [
+        "hf_quant_config.json", "quantize_config.json", "quant_config.json", "quantization_config.json", "quant_model_description.json",
+    ]
+    /// Mistral's own configuration, of which one entry describes a quantization.
+    public static let nativeFile = "params.json"
+
+    /// Whether a value under one of ``keys`` describes a quantization: `quantization` alone is a common word.
+    static func isDescription(_ key: String, _ value: JSONValue) -> Bool {
+        guard let object = value.object, !object.members.isEmpty else { return false }
+        return key != "quantization" || object["bits"] != nil || object["quant_method"] != nil || object["qformat_weight"] != nil
+    }
+
+    /// Every description, config.json's first; those that are null or empty are none.
+    static func all(config: JSONValue, file: (String) throws -> JSONObject?) rethrows -> [QuantizationDescription] {
+        var found: [QuantizationDescription] = []
+        func search(_ object: JSONObject, _ path: String, depth: Int) {
+            for (key, value) in object.members {
+                if keys.contains(key), isDescription(key, value), let json = value.object {
+                    found.append(QuantizationDescription(place: "config.json: \(path)\(key)", config: QuantizationConfig(json)))
+                } else if depth < 4, key.hasSuffix("config"), !keys.contains(key), let inner = value.object {
+                    search(inner, path + key + ".", depth: depth + 1)
+                }
+            }
+        }
+        if let object = config.object { search(object, "", depth: 0) }
+        for name in files + [nativeFile] {
+            guard let json = try file(name), let canonical = canonical(json, of: name) else { continue }
+            found.append(QuantizationDescription(place: name, config: QuantizationConfig(canonical)))
+        }
+        return found
+    }
+
+    /// What a file says, by the keys of `quantization_config`.
+    private static func canonical(_ json: JSONObject, of name: String) -> JSONObject? {
+        switch name {
+        case "hf_quant_config.json":
+            guard var inner = json["quantization"]?.object else { return nil }
+            if let excluded = inner["exclude_modules"] {
+                inner["exclude_modules"] = nil
+                inner["ignore"] = excluded
+            }
+            if inner["quant_method"] == nil { inner["quant_method"] = .string("modelopt") }
+            return inner
+        case "quantize_config.json":
+            var inner = json
+            if inner["quant_method"] == nil { inner["quant_method"] = .string("gptq") }
+            return inner
+        case "quant_config.json":
+            var inner = json
+            for (old, new) in [("w_bit", "bits"), ("q_group_size", "group_size")] {
+                guard let value = inner[old] else { continue }
+                inner[old] = nil
+                inner[new] = value
+            }
+            if inner["quant_method"] == nil { inner["quant_method"] = .string("awq") }
+            return inner
+        case "quant_model_description.json":
+            var inner = json
+            inner["quant_method"] = .string("ascend")
+            return inner
+        case nativeFile:
+            guard let inner = json["quantization"]?.object, !inner.members.isEmpty else { return nil }
+            // Names and blocks of the tensors say the rest.
+            return ["qformat_weight": inner["qformat_weight"] ?? .null, "quant_method": .string("")]
+        default: return json
+        }
+    }
+
+    /// All of them as one: the first, and what it does not say by the others.
+    /// - Throws: ``CheckpointFailure/descriptions(_:_:reason:)`` if two contradict each other.
+    static func merged(_ all: [QuantizationDescription]) throws -> QuantizationConfig? {
+        guard let first = all.first else { return nil }
+        var json = first.config.json
+        for other in all.dropFirst() {
+            for known in all where known.place != other.place {
+                if let reason = known.config.contradiction(with: other.config) {
+                    throw CheckpointFailure.descriptions(known.place, other.place, reason: reason)
+                }
+            }
+            for (key, value) in other.config.json.members where json[key] == nil || json[key] == .null || json[key] == .string("") {
+                json[key] = value
+            }
+        }
+        return QuantizationConfig(json)
+    }
+
+    /// `object` without any description of a quantization, wherever in it.
+    public static func removed(from object: JSONObject) -> JSONObject { removed(from: object, depth: 0) }
+
+    private static func removed(from object: JSONObject, depth: Int) -> JSONObject {
+        var result = object
+        for (key, value) in object.members {
+            if keys.contains(key), value == .null || isDescription(key, value) {
+                result[key] = nil
+            } else if depth < 4, key.hasSuffix("config"), let inner = value.object {
+                result[key] = .object(removed(from: inner, depth: depth + 1))
+            }
+        }
+        return result
+    }
+}

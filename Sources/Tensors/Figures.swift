@@ -1,0 +1,62 @@
+/// Comparisons of measured figures that know NaN.
+///
+/// Swift's `max(0, .nan)` is 0, `.nan` is equal to nothing, and a sort by `<` has no order with it: a figure that could not be
+/// computed then looks like the best one. Whoever compares, sorts or bounds floating figures does it here, where NaN is the
+/// worst there is.
+public enum Figures {
+    /// The larger of two figures; NaN if either is.
+    @inlinable
+    public static func larger<Value: BinaryFloatingPoint>(_ a: Value, _ b: Value) -> Value {
+        a.isNaN || b.isNaN ? .nan : a > b ? a : b
+    }
+
+    /// The smaller of two figures; NaN if either is.
+    @inlinable
+    public static func smaller<Value: BinaryFloatingPoint>(_ a: Value, _ b: Value) -> Value {
+        a.isNaN || b.isNaN ? .nan : a < b ? a : b
+    }
+
+    /// The largest of some figures: NaN if any is, nil if there are none.
+    public static func largest<Value: BinaryFloatingPoint>(_ values: some Sequence<Value>) -> Value? {
+        var found: Value?
+        for value in values { found = found.map { larger($0, value) } ?? value }
+        return found
+    }
+
+    /// The smallest of some figures: NaN if any is, nil if there are none.
+    public static func smallest<Value: BinaryFloatingPoint>(_ values: some Sequence<Value>) -> Value? {
+        var found: Value?
+        for value in values { found = found.map { smaller($0, value) } ?? value }
+        return found
+    }
+
+    /// A strict order in which NaN comes before every number: for figures of which a low one is bad, as signal-to-noise ratios.
+    @inlinable
+    public static func isLower<Value: BinaryFloatingPoint>(_ a: Value, than b: Value) -> Bool {
+        a.isNaN ? !b.isNaN : !b.isNaN && a < b
+    }
+
+    /// A strict order in which NaN comes after every number: for figures of which a high one is bad, as divergences.
+    @inlinable
+    public static func isBelow<Value: BinaryFloatingPoint>(_ a: Value, _ b: Value) -> Bool {
+        b.isNaN ? !a.isNaN : !a.isNaN && a < b
+    }
+
+    /// Figures from the smallest to the largest, NaN last.
+    public static func ascending<Value: BinaryFloatingPoint>(_ values: some Sequence<Value>) -> [Value] { values.sorted(by: isBelow) }
+
+    /// Whether a figure is a number and not above its bound. What is infinite or NaN keeps no bound.
+    @inlinable
+    public static func isAtMost(_ value: Double, _ bound: Double) -> Bool { value.isFinite && value <= bound }
+
+    /// Whether a figure is a number and not below its bound. What is infinite or NaN keeps no bound.
+    @inlinable
+    public static func isAtLeast(_ value: Double, _ bound: Double) -> Bool { value.isFinite && value >= bound }
+
+    /// The nearest whole number, or the end of the range for what lies beyond it; NaN becomes `range.lowerBound`. A conversion by
+    /// `Int(_:)` traps on both.
+    public static func whole(_ value: Double, in range: ClosedRange<Int>) -> Int {
+        if value.isNaN || value <= Double(range.lowerBound) { return range.lowerBound }
+        return value >= Double(range.upperBound) ? range.upperBound : Int(value.rounded())
+    }
+}

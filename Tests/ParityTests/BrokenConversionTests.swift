@@ -29,7 +29,7 @@ import Testing
         let audit = try WeightAudit(reference: left, candidate: right)
         var forward: ForwardTrial?
         if audit.isComplete { forward = try ForwardTrial(.checkpoint(left), right, tokens: Self.tokens) }
-        return ParityVerdict(weights: audit, forward: forward, claim: ParityClaim(from: left, to: right))
+        return ParityVerdict(weights: audit, forward: forward, claims: ParityClaims(from: left, to: right))
     }
 
     @Test func anUntouchedCopyPasses() throws {

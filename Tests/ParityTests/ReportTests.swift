@@ -14,7 +14,7 @@ import Yams
         let trial = try ForwardTrial(.checkpoint(reference), candidate, tokens: ForwardTrialTests.tokens, noiseFloor: true)
         let verdict = ParityVerdict(
             weights: try WeightAudit(reference: reference, candidate: candidate), forward: trial,
-            consumer: ConsumerContract(.vllm, candidate).report(), bounds: bounds, claim: .fourBit)
+            consumer: ConsumerContract(.vllm, candidate).report(), bounds: bounds, claims: ParityClaims(from: reference, to: candidate))
         let command = "recast verify '<a>' b --tokens t.json"
         return (verdict, ParitySubject(reference: Fixtures.fp8Model, candidate: folder.file("int4"), command: command, date: Self.date))
     }

@@ -41,7 +41,7 @@ final class DecodedChunks: Sendable {
     func newFile() -> Int { files.add(1, ordering: .relaxed).newValue }
 
     /// The chunk `key` of `count` bytes, decoded by `decode` unless it is at hand.
-    func chunk(_ key: Key, count: Int, decode: (UnsafeMutableRawBufferPointer) throws -> Void) rethrows -> Chunk {
+    func chunk(_ key: Key, count: Int, decode: (UnsafeMutableRawBufferPointer) throws -> Void) throws -> Chunk {
         let known = store.withLock { store -> Chunk? in
             guard let chunk = store.chunks[key] else { return nil }
             if let place = store.order.lastIndex(of: key) {
@@ -51,7 +51,7 @@ final class DecodedChunks: Sendable {
             return chunk
         }
         if let known { return known }
-        let memory = AlignedBuffer(byteCount: count)
+        let memory = try AlignedBuffer(byteCount: count)
         try decode(memory.slice(0..<count))
         let chunk = Chunk(memory, count: count)
         guard count <= Self.capacity / 2 else { return chunk }

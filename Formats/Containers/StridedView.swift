@@ -21,7 +21,7 @@ struct StridedView: ByteSegment {
     func read(_ range: Range<Int>, into buffer: UnsafeMutableRawBufferPointer) throws {
         let first = range.lowerBound / width, last = ceilingDivide(range.upperBound, width)
         if first * width != range.lowerBound || last * width != range.upperBound {
-            let whole = AlignedBuffer(byteCount: (last - first) * width)
+            let whole = try AlignedBuffer(byteCount: (last - first) * width)
             defer { withExtendedLifetime(whole) {} }
             try read(first * width..<last * width, into: whole.slice(0..<(last - first) * width))
             let skip = range.lowerBound - first * width
@@ -62,7 +62,7 @@ struct StridedView: ByteSegment {
         if step == 1 {
             try readExactly(into: UnsafeMutableRawBufferPointer(rebasing: buffer[place..<place + count * width]), at: source)
         } else if step <= 16 {
-            let span = AlignedBuffer(byteCount: ((count - 1) * step + 1) * width)
+            let span = try AlignedBuffer(byteCount: ((count - 1) * step + 1) * width)
             defer { withExtendedLifetime(span) {} }
             try readExactly(into: span.slice(0..<((count - 1) * step + 1) * width), at: source)
             for index in 0..<count {
@@ -81,7 +81,7 @@ struct StridedView: ByteSegment {
     /// Rows of a transposed matrix: its columns are runs of the file.
     private func gatherColumns(rows: Range<Int>, into buffer: UnsafeMutableRawBufferPointer) throws {
         let columns = shape[1], rowStride = strides[0]
-        let span = AlignedBuffer(byteCount: ((rows.count - 1) * rowStride + 1) * width)
+        let span = try AlignedBuffer(byteCount: ((rows.count - 1) * rowStride + 1) * width)
         defer { withExtendedLifetime(span) {} }
         let bytes = span.slice(0..<((rows.count - 1) * rowStride + 1) * width)
         for column in 0..<columns {

@@ -124,16 +124,42 @@ public struct Repacking: Sendable {
         return layout
     }
 
+    /// Whether the scales alone show that every code of a tile fits: where the exponents inside each block lie close together, E4M3 reaches
+    /// from the largest value that may be there to the smallest step that may.
+    ///
+    /// With the exponent E of a block's largest value 6 x 2^E the block's scale is at most 2^(E - 6) (the power of two above 6 x 2^E / 448), and
+    /// a value is a multiple of 2^(e - 1). E4M3's step is 2^-9: e - 1 - (E - 6) >= -9, so the exponents may spread over 14.
+    public func isProvenByScales(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape) -> Bool {
+        guard case .widening = way, let to = target as? BlockScaledFP8Layout else { return false }
+        let groups = shape.columns / 32
+        let across = to.blockColumns / 32
+        let exponents = parts[1]
+        for top in stride(from: 0, to: rows.count, by: to.blockRows) {
+            for left in stride(from: 0, to: groups, by: across) {
+                var lowest = UInt8.max, highest = UInt8.min
+                for row in top..<min(top + to.blockRows, rows.count) {
+                    for group in left..<min(left + across, groups) {
+                        let exponent = exponents[row * groups + group]
+                        lowest = min(lowest, exponent)
+                        highest = max(highest, exponent)
+                    }
+                }
+                // Exponents near the ends of the range meet subnormal numbers and scales; the codes decide there.
+                guard highest - lowest <= 14, highest < 240, lowest > 16 else { return false }
+            }
+        }
+        return true
+    }
+
     private func wideningObstacle(_ parts: [UnsafeRawBufferPointer], _ rows: Range<Int>, _ shape: MatrixShape) -> String? {
         let size = rows.count * shape.columns
         let storedParts = target.parts(of: shape)
         let sizes = storedParts.map { $0.runs(of: rows, in: shape).byteCount }
-        let memory = AlignedBuffer(byteCount: 2 * (size * 2 + 64) + sizes.reduce(0) { $0 + $1 + 64 })
-        return withExtendedLifetime(memory) {
+        return withUnsafeTemporaryAllocation(byteCount: 2 * (size * 2 + 64) + sizes.reduce(0) { $0 + $1 + 64 }, alignment: 64) { memory in
             var start = 0
             func take(_ size: Int) -> UnsafeMutableRawBufferPointer {
                 defer { start += (size + 63) & ~63 }
-                return memory.slice(start..<start + size)
+                return UnsafeMutableRawBufferPointer(rebasing: memory[start..<start + size])
             }
             let first = take(size * 2).scalars(UInt16.self), second = take(size * 2).scalars(UInt16.self)
             let targets = sizes.map(take)

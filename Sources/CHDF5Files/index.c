@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+// Newer libraries keep 1.10's calls under this name.
+#define H5_USE_110_API 1
 #include <hdf5.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,6 +61,14 @@ static void skip(output *out, const char *name, const char *reason) {
     put_number(out, CH5_SKIPPED, 1);
     put_text(out, name, strlen(name));
     put_text(out, reason, strlen(reason));
+}
+
+/// A dataset that must hold numbers and cannot be read: without it the file would be another model.
+static void refuse(output *out, const char *name, const char *reason) {
+    char text[512];
+    snprintf(text, sizeof text, "dataset %s cannot be read: %s", name, reason);
+    put_number(out, CH5_FAILED, 1);
+    put_text(out, text, strlen(text));
 }
 
 // MARK: What is in the file
@@ -177,14 +187,17 @@ static int write_chunks(output *out, hid_t dataset, int rank, const hsize_t *sha
 static void write_dataset(output *out, const char *name, hid_t dataset) {
     hid_t type = H5Dget_type(dataset), space = H5Dget_space(dataset), creation = H5Dget_create_plist(dataset);
     hsize_t shape[MAX_RANK], chunk[MAX_RANK];
-    const char *reason = NULL;
+    const char *reason = NULL, *fault = NULL;
     int rank = space < 0 ? -1 : H5Sget_simple_extent_ndims(space);
     if (type < 0 || space < 0 || creation < 0) {
-        reason = "its header is damaged";
+        fault = "its header is damaged";
         goto done;
     }
     element e = describe(type);
-    if (e.class_ == CH5_OTHER || e.size > 8 || e.size < 1) {
+    // Texts and tables are no tensors. Bytes without a number type may be: h5py stores BF16 so, and only an attribute can say it.
+    H5T_class_t kind = H5Tget_class(type);
+    int is_plain = kind == H5T_OPAQUE || kind == H5T_INTEGER || kind == H5T_FLOAT || kind == H5T_BITFIELD;
+    if (e.class_ == CH5_OTHER && (!is_plain || e.size > 8 || e.size < 1)) {
         reason = "its elements are no numbers that a tensor can have";
         goto done;
     }
@@ -193,16 +206,16 @@ static void write_dataset(output *out, const char *name, hid_t dataset) {
         goto done;
     }
     if (rank < 0 || rank > MAX_RANK || H5Sget_simple_extent_dims(space, shape, NULL) < 0) {
-        reason = "its shape is damaged";
+        fault = "its shape is damaged";
         goto done;
     }
     H5D_layout_t layout = H5Pget_layout(creation);
     if ((layout != H5D_CONTIGUOUS && layout != H5D_CHUNKED && layout != H5D_COMPACT) || H5Pget_external_count(creation) > 0) {
-        reason = "its data lie in other files";
+        fault = "its data lie in other files";
         goto done;
     }
     if (layout == H5D_CHUNKED && H5Pget_chunk(creation, MAX_RANK, chunk) != rank) {
-        reason = "its chunks are damaged";
+        fault = "its chunks are damaged";
         goto done;
     }
     put_number(out, CH5_DATASET, 1);
@@ -261,6 +274,7 @@ static void write_dataset(output *out, const char *name, hid_t dataset) {
     }
 done:
     if (reason) skip(out, name, reason);
+    if (fault) refuse(out, name, fault);
     if (type >= 0) H5Tclose(type);
     if (space >= 0) H5Sclose(space);
     if (creation >= 0) H5Pclose(creation);
@@ -271,7 +285,7 @@ static herr_t visit(hid_t root, const char *name, const H5O_info_t *info, void *
     if (info->type != H5O_TYPE_DATASET) return 0;
     hid_t dataset = H5Dopen2(root, name, H5P_DEFAULT);
     if (dataset < 0) {
-        skip(out, name, "it cannot be opened");
+        refuse(out, name, "it cannot be opened");
         return 0;
     }
     write_dataset(out, name, dataset);

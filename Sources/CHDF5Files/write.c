@@ -1,5 +1,7 @@
 #include "CHDF5Files.h"
 
+// Newer libraries keep 1.10's calls under this name.
+#define H5_USE_110_API 1
 #include <hdf5.h>
 #include <stdlib.h>
 #include <string.h>

@@ -31,7 +31,9 @@ public struct Calibration: CalibrationStage {
     public func check(_ plan: ConversionPlan, _ options: RunOptions) throws {
         let (options, _) = try WeightCalibrator.share(checkpoint, plan, options)
         let configuration = try ModelConfiguration(config: checkpoint.config)
-        let budget = try ActivationBudget(configuration, tokens, passes: settings.keepsRouting ? 2 : 1, memory: options.memory)
+        let budget = try ActivationBudget(
+            configuration, tokens, passes: settings.keepsRouting ? 2 : 1, workers: max(1, options.jobs ?? ProcessFigures.processorCount),
+            memory: options.memory)
         guard budget.batches.count == 1 else { throw ReferenceFailure.batches(budget.batches.count, budget: options.memory) }
     }
 

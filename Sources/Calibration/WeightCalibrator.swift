@@ -78,7 +78,8 @@ public final class WeightCalibrator: WeightObserver {
     public func replacing<Result>(_ names: [String], _ body: () throws -> Result) throws -> Result {
         for name in names {
             let planned = (positions[name] ?? []).map { plan.weights[$0] }
-            overlay[name] = try WeightReplacement(planned, of: checkpoint, statistics: statistics, workers: workers, stop: stop)
+            overlay[name] = try WeightReplacement(
+                planned, of: checkpoint, statistics: statistics, workers: workers, memory: bandMemory, stop: stop)
         }
         defer { for name in names { overlay[name] = nil } }
         return try body()
@@ -166,7 +167,7 @@ public final class WeightCalibrator: WeightObserver {
             throw ConversionFailure.unsupported(weight: weight.name, layout: planned.layout?.name ?? "")
         }
         let shape = weight.shape
-        let result = WeightReplacement(layout: layout, shape: shape)
+        let result = try WeightReplacement(layout: layout, shape: shape)
         let unit = leastCommonMultiple(leastCommonMultiple(stored.rowAlignment, layout.rowAlignment), 16)
         // Values in two types and two orders, their errors, their codes twice.
         let perRow = shape.columns * 16
@@ -175,7 +176,7 @@ public final class WeightCalibrator: WeightObserver {
         for rows in TileSequence(of: shape, step: band) {
             if stop.isStopped { throw CancellationError() }
             let values = try checkpoint.values(of: weight, rows: rows)
-            let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
+            let buffer = try AlignedBuffer(byteCount: parts.byteCount(rows))
             let slices = parts.slices(rows, in: buffer.bytes)
             do {
                 let weights = try values.withUnsafeBufferPointer { values throws(EncodingFault) in
@@ -223,8 +224,8 @@ public final class WeightCalibrator: WeightObserver {
     /// What a quantizer chooses, rows in parallel.
     func inParallel(_ weights: WeightRows, _ grid: IntegerGrid, _ quantizer: any Quantizer) throws -> QuantizedRows {
         let count = grid.groupSize.map { ceilingDivide(weights.columns, $0) } ?? 1
-        let groups = AlignedBuffer(byteCount: weights.rows * count * MemoryLayout<GroupParameters>.stride)
-        let codes = AlignedBuffer(byteCount: weights.values.count)
+        let groups = try AlignedBuffer(byteCount: weights.rows * count * MemoryLayout<GroupParameters>.stride)
+        let codes = try AlignedBuffer(byteCount: weights.values.count)
         let step = 16
         try ParallelLoop.run(count: ceilingDivide(weights.rows, step), workers: workers, state: {}) { index, _ in
             let rows = index * step..<min(weights.rows, (index + 1) * step)

@@ -163,7 +163,7 @@ private enum StoredCodes {
             self = .unpaired
         } else if leaf.hasSuffix("_packed") || leaf.hasSuffix("_blocks") && tensor.type == .u8 || Self.names.contains(leaf) {
             self = .unknown
-        } else if Self.isSmallInteger(tensor.type), tensor.shape.count >= 2, count > 16, !Self.tables.contains(leaf) {
+        } else if Self.isSmallInteger(tensor.type), tensor.shape.count >= 2, count > 16 || leaf == "weight", !Self.tables.contains(leaf) {
             self = .unknown
         } else {
             return nil

@@ -73,15 +73,19 @@ extension Checkpoint {
 
 extension Checkpoint {
     /// The BF16 values of some rows, which are cut at the layout's row alignment.
+    /// - Throws: ``CheckpointFailure/contradiction(tensor:file:reason:)`` if the weight is bytes that no layout decodes.
     public func values(of weight: Weight, rows: Range<Int>) throws -> [UInt16] {
+        guard let layout = weight.layout else {
+            throw CheckpointFailure.contradiction(tensor: weight.name, file: fileName(of: weight), reason: "holds no values that a layout defines")
+        }
         let parts = PartLayout(parts: weight.parts, shape: weight.shape)
-        let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
+        let buffer = try AlignedBuffer(byteCount: parts.byteCount(rows))
         let slices = parts.slices(rows, in: buffer.bytes)
         try read(weight, parts: parts.parts, rows: rows, into: slices)
         return withExtendedLifetime(buffer) {
             [UInt16](unsafeUninitializedCapacity: rows.count * weight.shape.columns) { values, count in
                 count = rows.count * weight.shape.columns
-                weight.layout?.decode(
+                layout.decode(
                     slices.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: weight.shape,
                     into: UnsafeMutableBufferPointer(rebasing: values[..<count]))
             }

@@ -22,9 +22,9 @@ public struct ErrorFeedback: Sendable {
         let groupSize = grid.groupSize ?? max(1, size)
         let count = ceilingDivide(size, groupSize)
         // Errors and weights as [block of rows][place][row].
-        let errors = AlignedBuffer(byteCount: blocks * size * width * 4)
-        let ordered = AlignedBuffer(byteCount: blocks * size * width * 4)
-        let codes = AlignedBuffer(byteCount: max(64, weights.rows * size))
+        let errors = try AlignedBuffer(byteCount: blocks * size * width * 4)
+        let ordered = try AlignedBuffer(byteCount: blocks * size * width * 4)
+        let codes = try AlignedBuffer(byteCount: max(64, weights.rows * size))
         try ParallelLoop.run(count: blocks, workers: factor.workers, state: {}) { [factor] block, _ in
             let target = ordered.bytes.assumingMemoryBound(to: Float.self).baseAddress! + block * size * width
             for place in 0..<size {
@@ -35,15 +35,15 @@ public struct ErrorFeedback: Sendable {
                 }
             }
         }
-        let losses = AlignedBuffer(byteCount: blocks * width * 4)
+        let losses = try AlignedBuffer(byteCount: blocks * width * 4)
         losses.bytes.initializeMemory(as: UInt8.self, repeating: 0)
         let perItem = 8
         for start in stride(from: 0, to: size, by: FeedbackFactor.block) {
             let columns = min(FeedbackFactor.block, size - start)
             let pieces = ceilingDivide(columns, step)
             // R_ji / R_ii for the columns of this step, packed as the left operand.
-            let packed = AlignedBuffer(byteCount: max(64, pieces * step * start * 4))
-            let within = AlignedBuffer(byteCount: columns * columns * 4)
+            let packed = try AlignedBuffer(byteCount: max(64, pieces * step * start * 4))
+            let within = try AlignedBuffer(byteCount: columns * columns * 4)
             let inverses = (0..<columns).map { 1 / factor.matrix[(start + $0) * size + start + $0] }
             try ParallelLoop.run(count: pieces, workers: factor.workers, state: {}) { [factor] piece, _ in
                 let target = packed.bytes.assumingMemoryBound(to: Float.self).baseAddress! + piece * step * start
@@ -65,7 +65,7 @@ public struct ErrorFeedback: Sendable {
             }
             let items = ceilingDivide(blocks, perItem)
             try ParallelLoop.run(count: items, workers: factor.workers) {
-                AlignedBuffer(byteCount: (perItem * pieces * step * width + 2 * columns * width) * 4 + columns * width)
+                try AlignedBuffer(byteCount: (perItem * pieces * step * width + 2 * columns * width) * 4 + columns * width)
             } body: { [factor] item, scratch in
                 let mine = item * perItem..<min(blocks, (item + 1) * perItem)
                 let targets = scratch.bytes.assumingMemoryBound(to: Float.self).baseAddress!

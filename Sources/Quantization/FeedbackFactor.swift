@@ -46,7 +46,7 @@ public final class FeedbackFactor: @unchecked Sendable {
             let depth = size - end
             // Rows start ..< end of what is finished, packed as the left operand.
             let pieces = ceilingDivide(columns, step)
-            let finished = AlignedBuffer(byteCount: max(64, pieces * step * depth * 4))
+            let finished = try AlignedBuffer(byteCount: max(64, pieces * step * depth * 4))
             try ParallelLoop.run(count: pieces, workers: workers, state: {}) { [self] piece, _ in
                 let first = start + piece * step
                 ck_pack_tokens(
@@ -75,7 +75,7 @@ public final class FeedbackFactor: @unchecked Sendable {
             }
             let scratchSize = (512 * width + pieces * step * width) * 4
             // The block on the diagonal first, in F64; it must be positive.
-            let scratch = AlignedBuffer(byteCount: scratchSize)
+            let scratch = try AlignedBuffer(byteCount: scratchSize)
             scratch.withMemory(of: Float.self) { panel in
                 for row in stride(from: start, to: end, by: width) {
                     remainder(row, panel, panel + 512 * width)
@@ -86,7 +86,7 @@ public final class FeedbackFactor: @unchecked Sendable {
             }
             try factorDiagonal(start..<end)
             try ParallelLoop.run(count: ceilingDivide(start, width), workers: workers) {
-                AlignedBuffer(byteCount: scratchSize)
+                try AlignedBuffer(byteCount: scratchSize)
             } body: { [self] index, scratch in
                 let panel = scratch.bytes.assumingMemoryBound(to: Float.self).baseAddress!
                 let target = panel + 512 * width
@@ -126,7 +126,7 @@ public final class FeedbackFactor: @unchecked Sendable {
         let level = KernelLevel.active.rawValue
         let blocks = ceilingDivide(rows, width)
         // Errors as [block of rows][place][row], as the right operand.
-        let ordered = AlignedBuffer(byteCount: max(64, blocks * size * width * 4))
+        let ordered = try AlignedBuffer(byteCount: max(64, blocks * size * width * 4))
         ordered.withMemory(of: Float.self) { target in
             for block in 0..<blocks {
                 for place in 0..<size {
@@ -138,9 +138,9 @@ public final class FeedbackFactor: @unchecked Sendable {
             }
         }
         let pieces = ceilingDivide(size, step)
-        let sums = AlignedBuffer(byteCount: pieces * 8)
+        let sums = try AlignedBuffer(byteCount: pieces * 8)
         try ParallelLoop.run(count: pieces, workers: workers) { [size] in
-            AlignedBuffer(byteCount: (size * step + step * width) * 4)
+            try AlignedBuffer(byteCount: (size * step + step * width) * 4)
         } body: { [self] piece, scratch in
             let first = piece * step
             let columns = min(step, size - first)

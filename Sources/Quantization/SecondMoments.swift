@@ -77,15 +77,23 @@ public final class SecondMoments: @unchecked Sendable {
         size = order.count
         self.order = order
         self.workers = workers
-        guard let memory = calloc(max(1, size * size), MemoryLayout<Float>.stride) else { throw OutOfMemory(byteCount: Self.byteCount(size)) }
-        matrix = memory.assumingMemoryBound(to: Float.self)
         let unit = Int(CK_PANEL) * Int(CK_TOKEN_BLOCK)
         across = ceilingDivide(size, unit) * unit
-        ordered = AlignedBuffer(byteCount: Self.stretch * across * 4)
-        panels = AlignedBuffer(byteCount: Self.stretch * across * 4)
+        ordered = try AlignedBuffer(byteCount: Self.stretch * across * 4)
+        panels = try AlignedBuffer(byteCount: Self.stretch * across * 4)
+        // Last, so that nothing that fails afterwards leaves it behind.
+        try MemoryBudget.process.take(Self.byteCount(size))
+        guard let memory = calloc(max(1, size * size), MemoryLayout<Float>.stride) else {
+            MemoryBudget.process.give(Self.byteCount(size))
+            throw OutOfMemory(byteCount: Self.byteCount(size))
+        }
+        matrix = memory.assumingMemoryBound(to: Float.self)
     }
 
-    deinit { free(matrix) }
+    deinit {
+        free(matrix)
+        MemoryBudget.process.give(Self.byteCount(size))
+    }
 
     /// Adds inputs, token after token: the sums are the same however the tokens are cut into pieces.
     ///
@@ -127,7 +135,7 @@ public final class SecondMoments: @unchecked Sendable {
             }
         }
         try ParallelLoop.run(count: ceilingDivide(size, block), workers: workers) {
-            AlignedBuffer(byteCount: (depth * block + block * width) * 4)
+            try AlignedBuffer(byteCount: (depth * block + block * width) * 4)
         } body: { [self] index, scratch in
             ordered.withMemory(of: Float.self) { source in
                 panels.withMemory(of: Float.self) { panel in

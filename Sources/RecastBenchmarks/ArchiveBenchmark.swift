@@ -16,7 +16,7 @@ struct ArchiveBenchmark: ParsableCommand {
         let path = "memory"
         let files: [PositionedFile] = []
 
-        init(capacity: Int) { memory = AlignedBuffer(byteCount: capacity) }
+        init(capacity: Int) { memory = try AlignedBuffer(byteCount: capacity) }
 
         func append(_ bytes: UnsafeRawBufferPointer) {
             memory.slice(count..<count + bytes.count).copyMemory(from: bytes)
@@ -46,7 +46,7 @@ struct ArchiveBenchmark: ParsableCommand {
                 content.withUnsafeBytes { plain.append($0) }
                 let source = try Safetensors.open(bytes: plain)
                 let archive = MemoryBytes(capacity: content.count * 2)
-                let restored = AlignedBuffer(byteCount: content.count)
+                let restored = try AlignedBuffer(byteCount: content.count)
                 var (forth, back) = (Double.infinity, Double.infinity)
                 for _ in 0...rounds {
                     archive.count = 0

@@ -12,8 +12,8 @@ struct KernelBenchmark: ParsableCommand {
 
     func run() throws {
         let shape = MatrixShape(rows: rows, columns: columns)
-        let values = AlignedBuffer(byteCount: shape.count * 2)
-        let copy = AlignedBuffer(byteCount: shape.count * 2)
+        let values = try AlignedBuffer(byteCount: shape.count * 2)
+        let copy = try AlignedBuffer(byteCount: shape.count * 2)
         fill(values.bytes.assumingMemoryBound(to: UInt16.self))
 
         print("\(rows) x \(columns), one thread, level \(KernelLevel.active); memcpy of the BF16 values in the same rounds = 100 %")
@@ -23,7 +23,7 @@ struct KernelBenchmark: ParsableCommand {
             // A layout with one scale for the tensor must know its range.
             let layout: any WeightLayout = (target.layout as? any WholeRangeLayout)?.spanning(amax) ?? target.layout
             let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
-            let stored = AlignedBuffer(byteCount: parts.byteCount(0..<rows))
+            let stored = try AlignedBuffer(byteCount: parts.byteCount(0..<rows))
             defer { withExtendedLifetime((values, copy, stored)) {} }
             let whole = parts.slices(0..<rows, in: stored.bytes)
             func tiles(_ body: (Range<Int>, [UnsafeMutableRawBufferPointer], UnsafeMutableBufferPointer<UInt16>) -> Void) {

@@ -44,6 +44,7 @@ struct ConvertCommand: ParsableCommand {
     }
 
     func run() throws {
+        MemoryBudget.process.restrict(to: memory.bytes)
         // A copy leaves stacks of experts as they are stored.
         let checkpoint = try Checkpoint(opening: source, isUnstacked: to != LayoutChoice.keepName || self.recipe != nil)
         let recipe = try recipe.map { try Recipe(reading: $0) } ?? Recipe()

@@ -23,6 +23,8 @@ struct ForwardCommand: ParsableCommand {
     }
 
     func run() throws {
+        for path in [logits, saveReference].compactMap({ $0 }) { try OutputPath.check(path) }
+        MemoryBudget.process.restrict(to: memory.bytes)
         ProcessFigures.keepFreedMemory()
         let interruption = Interruption()
         let source = try Checkpoint(opening: checkpoint)
@@ -30,12 +32,18 @@ struct ForwardCommand: ParsableCommand {
         let run = try ForwardRun(source, tokens: tokens, precision: precision, options: RunOptions(memory: memory.bytes, jobs: jobs))
         let started = ProcessFigures.now
         let file = try logits.map { try LogitsFile($0, run.configuration, tokens, hiddenStates: hiddenStates) }
-        let recorder = saveReference == nil ? nil : CompactReference.Recorder(tokens, vocabulary: run.configuration.vocabulary)
-        try run.execute(into: file, stop: interruption.token) { recorder?.add($0) }
+        let recorder = saveReference == nil ? nil : try CompactReference.Recorder(tokens, vocabulary: run.configuration.vocabulary)
+        var unusable = 0
+        try run.execute(into: file, stop: interruption.token) { logits in
+            unusable += logits.notFiniteRows
+            recorder?.add(logits)
+        }
         if let saveReference { try recorder?.write(to: saveReference) }
         let seconds = ProcessFigures.now - started
         Console.print(
-            "\(tokens.count.grouped) tokens, \(Int(Double(tokens.count) / seconds).grouped) tokens/s, peak memory \(ByteSize(ProcessFigures.peakResidentBytes))"
+            "\(tokens.count.grouped) tokens, \(Figures.whole(Double(tokens.count) / seconds, in: 0...Int.max / 2).grouped) tokens/s, peak memory \(ByteSize(ProcessFigures.peakResidentBytes))"
         )
+        // They are written all the same, for whoever looks for the cause.
+        if unusable > 0 { throw ReferenceFailure.notFinite(positions: unusable, of: tokens.count) }
     }
 }

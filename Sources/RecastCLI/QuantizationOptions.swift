@@ -115,6 +115,8 @@ struct CalibrateCommand: ParsableCommand {
     }
 
     func run() throws {
+        try OutputPath.check(output)
+        MemoryBudget.process.restrict(to: memory.bytes)
         ProcessFigures.keepFreedMemory()
         let interruption = Interruption()
         let checkpoint = try Checkpoint(opening: source)

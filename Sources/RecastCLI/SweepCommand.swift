@@ -66,6 +66,8 @@ struct SweepCommand: ParsableCommand {
     }
 
     func run() throws {
+        try OutputPath.check(report)
+        MemoryBudget.process.restrict(to: memory.bytes)
         ProcessFigures.keepFreedMemory()
         let interruption = Interruption()
         let checkpoint = try Checkpoint(opening: source)

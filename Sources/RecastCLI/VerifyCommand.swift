@@ -51,6 +51,8 @@ struct VerifyCommand: ParsableCommand {
     }
 
     func run() throws {
+        for path in report + (saveReference.map { [$0] } ?? []) { try OutputPath.check(path) }
+        MemoryBudget.process.restrict(to: memory.bytes)
         let interruption = Interruption()
         let options = RunOptions(memory: memory.bytes, jobs: jobs)
         let left = try ParityReference(opening: reference)
@@ -71,7 +73,8 @@ struct VerifyCommand: ParsableCommand {
         if let tokens, audit.map({ $0.missing.isEmpty && $0.reshaped.isEmpty }) ?? true {
             ProcessFigures.keepFreedMemory()
             let recorder =
-                saveReference == nil ? nil : CompactReference.Recorder(tokens, vocabulary: try ModelConfiguration(config: right.config).vocabulary)
+                saveReference == nil
+                ? nil : try CompactReference.Recorder(tokens, vocabulary: try ModelConfiguration(config: right.config).vocabulary)
             var line = ProgressLine(isQuiet: false)
             defer { line.end() }
             trial = try ForwardTrial(

@@ -10,22 +10,29 @@ public struct ActivationBudget: Sendable, Equatable {
     public let batches: [Range<Int>]
     /// Tokens whose wide activations are held at once; a sequence is never cut.
     public let stretch: Int
+    /// Attention heads that are computed side by side: each has scratch of its own that grows with the longest sequence.
+    public let heads: Int
 
     /// A stretch longer than this gains nothing: its products are long enough for every worker.
     private static let longestStretch = 8192
 
     /// - Parameter passes: forward passes that run side by side, each with its own residual stream.
-    public init(_ configuration: ModelConfiguration, _ tokens: TokenBatch, passes: Int = 1, memory: Int) throws {
+    ///   - workers: threads that share the work, each with scratch for a tile of a matrix.
+    public init(_ configuration: ModelConfiguration, _ tokens: TokenBatch, passes: Int = 1, workers: Int = 1, memory whole: Int) throws {
         // Untrusted sizes: in F64, where nothing overflows.
+        let head = Self.headBytes(configuration, length: tokens.ranges.map(\.count).max() ?? 0)
+        heads = max(1, min(workers, configuration.heads, Int(min(1024, Double(whole) / 8 / max(1, head)))))
+        let memory = Double(whole) - head * Double(heads) - Double(min(workers * Self.matrixScratch, whole / 8))
         let wide = 4 * Self.wideFloats(configuration)
         let resident = 4 * Double(configuration.hiddenSize) * Double(passes + 2)
         let longest = tokens.ranges.map(\.count).max() ?? 0
-        let stretch = min(Double(Self.longestStretch), max(Double(longest), Double(memory) / 3 / wide))
+        let stretch = min(Double(Self.longestStretch), max(Double(longest), max(0, memory) / 3 / wide))
         self.stretch = max(longest, Int(stretch))
-        let room = (Double(memory) - wide * Double(min(self.stretch, tokens.count))) / resident
+        let room = (memory - wide * Double(min(self.stretch, tokens.count))) / resident
         guard room >= Double(longest) else {
             let needed = wide * Double(longest) + resident * Double(longest)
-            throw ReferenceFailure.memory(needed: needed < 0x1p60 ? Int(needed) : 1 << 60, budget: memory)
+            let all = needed + Double(whole) - memory
+            throw ReferenceFailure.memory(needed: all < 0x1p60 ? Int(all) : 1 << 60, budget: whole)
         }
         var batches: [Range<Int>] = []
         var start = 0
@@ -38,6 +45,15 @@ public struct ActivationBudget: Sendable, Equatable {
             count += range.count
         }
         self.batches = batches + [start..<tokens.ranges.count]
+    }
+
+    /// What a worker takes for a tile of a weight and its panels.
+    private static let matrixScratch = 4 << 20
+
+    /// Scratch of one attention head over a sequence: keys and values in panels, scores and packed rows of a block of tokens.
+    private static func headBytes(_ c: ModelConfiguration, length: Int) -> Double {
+        let head = Double(c.nopeSize + c.ropeSize)
+        return 4 * Double(length + 64) * (2 * head + Double(c.valueSize + 64) + 2 * 16 + 16)
     }
 
     /// F32 values that a token takes in the widest part of a layer.

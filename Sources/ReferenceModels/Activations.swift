@@ -18,20 +18,31 @@ public final class Activations: @unchecked Sendable {
     public init(rows: Int, columns: Int) throws(OutOfMemory) {
         // Sizes follow the tokens and weights whose shapes were checked, and were held against the budget before the run.
         // Zeroed by the system as the pages are first touched, by whichever worker touches them.
+        let size = rows * columns * MemoryLayout<Float>.stride
+        try MemoryBudget.process.take(size)
         guard let memory = calloc(max(1, rows * columns), MemoryLayout<Float>.stride) else {
-            throw OutOfMemory(byteCount: rows * columns * MemoryLayout<Float>.stride)
+            MemoryBudget.process.give(size)
+            throw OutOfMemory(byteCount: size)
         }
         self.rows = rows
         self.columns = columns
         base = memory.assumingMemoryBound(to: Float.self)
     }
 
-    deinit { free(base) }
+    deinit {
+        free(base)
+        MemoryBudget.process.give(rows * columns * MemoryLayout<Float>.stride)
+    }
 
     public subscript(row: Int) -> UnsafeMutablePointer<Float> { base + row * columns }
 
     /// A copy of all values. Pointers into the matrix are for those who hold the matrix in a variable while they use them.
     public var values: [Float] { Array(UnsafeBufferPointer(start: base, count: rows * columns)) }
+
+    /// Rows that hold a NaN or an infinity.
+    public var notFiniteRows: Int {
+        (0..<rows).count { row in (0..<columns).contains { !self[row][$0].isFinite } }
+    }
 
     func copy() throws(OutOfMemory) -> Activations {
         let copy = try Activations(rows: rows, columns: columns)

@@ -97,7 +97,7 @@ struct FeedForward {
         let logits = try weights.exactLinear(prefix + "gate.weight", x, outputs: router.experts)
         let biasName = prefix + "gate.e_score_correction_bias"
         let bias =
-            router.hasSelectionBias && weights.contains(biasName)
+            router.hasSelectionBias
             ? try weights.vector(biasName, count: router.experts) : [Float](repeating: 0, count: router.experts)
         let routing = try observer?.routing(layer: layer) ?? ExpertRouter(configuration: router, bias: bias).route(logits)
         let output = try experts(x, routing, count: router.experts)

@@ -18,6 +18,8 @@ public final class ForwardPass {
 
     /// Tokens whose wide activations are held at once.
     private let stretch: Int
+    /// Attention heads that are computed side by side.
+    private let headWorkers: Int
     private let observer: (any WeightObserver)?
     /// Sequences, from the first, whose tokens the observer sees.
     private let observedSequences: Int
@@ -37,9 +39,10 @@ public final class ForwardPass {
             checkpoint, workers: max(1, options.jobs ?? ProcessFigures.processorCount), precision: precision, overlay: overlay)
         self.tokens = tokens
         try tokens.check(vocabulary: configuration.vocabulary)
-        let budget = try ActivationBudget(configuration, tokens, passes: passes, memory: options.memory)
+        let budget = try ActivationBudget(configuration, tokens, passes: passes, workers: weights.workerCount, memory: options.memory)
         guard budget.batches.count == 1 else { throw ReferenceFailure.batches(budget.batches.count, budget: options.memory) }
         stretch = budget.stretch
+        headWorkers = budget.heads
         rotary = RotaryEmbedding(configuration)
         hidden = try weights.rows("model.embed_tokens.weight", [configuration.vocabulary, configuration.hiddenSize], tokens.all)
     }
@@ -67,7 +70,8 @@ public final class ForwardPass {
 
     private func run(layer: Int, on hidden: Activations, sequences: [Range<Int>]) throws -> Routing? {
         let prefix = "model.layers.\(layer)."
-        let attention = LatentAttention(configuration: configuration, weights: weights, rotary: rotary, prefix: prefix + "self_attn.")
+        let attention = LatentAttention(
+            configuration: configuration, weights: weights, rotary: rotary, workers: headWorkers, prefix: prefix + "self_attn.")
         let seen = sequences.prefix(observedSequences)
         let observed = seen.last?.upperBound ?? 0
         if let observer {
@@ -118,7 +122,7 @@ public final class ForwardPass {
     /// Logits of some tokens, [rows, vocabulary], from the finished residual stream.
     public func logits(_ rows: Range<Int>) throws -> Activations {
         try weights.linear(
-            weights.contains("lm_head.weight") ? "lm_head.weight" : "model.embed_tokens.weight", norm("model.norm.weight", hidden, rows),
+            configuration.tiesHead ? "model.embed_tokens.weight" : "lm_head.weight", norm("model.norm.weight", hidden, rows),
             outputs: configuration.vocabulary)
     }
 
@@ -149,7 +153,8 @@ public final class ForwardPass {
         _ = try run(layer: c.layers, on: z, sequences: sequences)
         return MultiTokenPrediction(
             sequences: sequences, hidden: z, weights: weights, configuration: c,
-            head: weights.contains(prefix + "shared_head.head.weight") ? prefix + "shared_head.head.weight" : "lm_head.weight",
+            head: weights.contains(prefix + "shared_head.head.weight")
+                ? prefix + "shared_head.head.weight" : c.tiesHead ? "model.embed_tokens.weight" : "lm_head.weight",
             norm: prefix + "shared_head.norm.weight")
     }
 }

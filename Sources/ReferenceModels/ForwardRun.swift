@@ -20,7 +20,8 @@ public struct ForwardRun {
 
     /// Hands logits, in the order of the tokens, to `observe` and with the hidden states to `file`.
     public func execute(into file: LogitsFile?, stop: StopToken = StopToken(), observe: (Activations) -> Void = { _ in }) throws {
-        for numbers in try ActivationBudget(configuration, tokens, memory: options.memory).batches {
+        let workers = max(1, options.jobs ?? ProcessFigures.processorCount)
+        for numbers in try ActivationBudget(configuration, tokens, workers: workers, memory: options.memory).batches {
             let batch = tokens.sequences(numbers)
             let pass = try ForwardPass(checkpoint, tokens: batch, precision: precision, options: options)
             try file?.add(hidden: pass.hidden, layer: 0, of: batch, firstSequence: numbers.lowerBound)

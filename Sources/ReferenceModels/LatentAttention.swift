@@ -7,6 +7,8 @@ struct LatentAttention {
     let configuration: ModelConfiguration
     let weights: ModelWeights
     let rotary: RotaryEmbedding
+    /// Heads that are computed side by side.
+    let workers: Int
     /// `model.layers.N.self_attn.`
     let prefix: String
     /// The inner norms take 1e-6 whatever the configuration says, as in both reference implementations.
@@ -40,13 +42,20 @@ struct LatentAttention {
     }
 
     private func queryLatent(_ x: Activations, _ rank: Int) throws -> Activations {
-        let low = try weights.linear(prefix + "q_a_proj.weight", x, outputs: rank)
+        let low = try biased("q_a_proj", x, outputs: rank)
         return try weights.normalise(low, by: prefix + "q_a_layernorm.weight", epsilon: Self.innerEpsilon)
     }
 
     /// [latent | rope part of the key, one for all heads]
     private func compressed(_ x: Activations) throws -> Activations {
-        try weights.linear(compressedName, x, outputs: configuration.latentRank + configuration.ropeSize)
+        try biased("kv_a_proj_with_mqa", x, outputs: configuration.latentRank + configuration.ropeSize)
+    }
+
+    /// A projection that has a bias where the configuration says so (transformers: q_a_proj, kv_a_proj_with_mqa and o_proj).
+    private func biased(_ module: String, _ x: Activations, outputs: Int) throws -> Activations {
+        let result = try weights.linear(prefix + module + ".weight", x, outputs: outputs)
+        if configuration.hasAttentionBias { try weights.addBias(prefix + module + ".bias", to: result) }
+        return result
     }
 
     private func latent(_ compressed: Activations) throws -> Activations {
@@ -56,7 +65,7 @@ struct LatentAttention {
 
     /// `x` is [tokens, hidden]; `sequences` are the runs of tokens that see each other.
     func apply(_ x: Activations, sequences: [Range<Int>]) throws -> Activations {
-        try weights.linear(prefix + "o_proj.weight", heads(x, sequences: sequences), outputs: configuration.hiddenSize)
+        try biased("o_proj", heads(x, sequences: sequences), outputs: configuration.hiddenSize)
     }
 
     /// The outputs of all heads, before they are projected.
@@ -83,17 +92,17 @@ struct LatentAttention {
                         let offset = position * rope / 2
                         let (cosine, sine) = (cosines.baseAddress! + offset, sines.baseAddress! + offset)
                         for h in 0..<c.heads {
-                            RotaryEmbedding.rotate(
+                            rotary.rotate(
                                 query[token] + h * head + keyNope, pairs: rope / 2, cosines: cosine, sines: sine, precision: precision)
                         }
-                        RotaryEmbedding.rotate(
+                        rotary.rotate(
                             compressed[token] + c.latentRank, pairs: rope / 2, cosines: cosine, sines: sine, precision: precision)
                     }
                 }
             }
         }
         let count = sequences.count * c.heads
-        try ParallelLoop.run(count: count, workers: weights.workers, state: {}) { index, _ in
+        try ParallelLoop.run(count: count, workers: workers, state: {}) { index, _ in
             try attend(query, compressed, keyValue, sequences[index / c.heads], head: index % c.heads, into: output)
         }
         if precision == .bf16 { precision.round(output) }

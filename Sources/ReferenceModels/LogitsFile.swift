@@ -57,7 +57,8 @@ public struct LogitsFile {
                 let bytes = UnsafeRawBufferPointer(start: values[part.lowerBound - rows.lowerBound], count: part.count * rowBytes)
                 try file.write(bytes, at: start + (number * length + part.lowerBound - range.lowerBound) * rowBytes)
             }
-            if rows.lowerBound <= range.lowerBound {
+            // Padding goes with the rows that end the sequence: once, whatever the chunks.
+            if range.isEmpty ? rows.lowerBound == 0 : rows.contains(range.upperBound - 1) {
                 for position in range.count..<max(length, range.count) {
                     try file.write(padding, at: start + (number * length + position) * rowBytes)
                 }

@@ -22,6 +22,10 @@ public struct ModelConfiguration: Sendable, Equatable {
     public var epsilon: Double
     public var router: Router?
     public var rotary: Rotary
+    /// Whether the first projections of the attention and its last one have biases (`attention_bias`).
+    public var hasAttentionBias: Bool
+    /// Whether the embedding is the output head too (`tie_word_embeddings`).
+    public var tiesHead: Bool
     /// Multi-token-prediction modules stored after the layers.
     public var mtpModules: Int
 
@@ -51,6 +55,8 @@ public struct ModelConfiguration: Sendable, Equatable {
     public struct Rotary: Sendable, Equatable {
         public var base: Double
         public var yarn: YaRN?
+        /// Whether pairs (2i, 2i + 1) turn together, as DeepSeek's released weights have them, or the halves (i, i + n/2).
+        public var isInterleaved: Bool
 
         public struct YaRN: Sendable, Equatable {
             public var factor: Double
@@ -65,9 +71,11 @@ public struct ModelConfiguration: Sendable, Equatable {
 
     public static let knownTypes: Set<String> = ["deepseek_v3", "deepseek_v2", "kimi_k2"]
 
+    /// - Throws: ``ReferenceFailure`` if a field is missing, is no number that can be, or changes the arithmetic in a way that is not known here.
     public init(config root: JSONValue) throws {
         let type = root["model_type"]?.string ?? "an unknown model_type"
         guard Self.knownTypes.contains(type) else { throw ReferenceFailure.architecture(type) }
+        try Self.checkFields(root, isV2: type == "deepseek_v2")
         func optional(_ field: String) throws -> Int? {
             guard let value = root[field], value != .null else { return nil }
             guard let number = value.int, number >= 0, number < 1 << 24 else {
@@ -80,6 +88,8 @@ public struct ModelConfiguration: Sendable, Equatable {
             guard number > 0 else { throw ReferenceFailure.badField(field, reason: "is 0") }
             return number
         }
+        hasAttentionBias = try Self.flag(root, "attention_bias") ?? false
+        tiesHead = try Self.flag(root, "tie_word_embeddings") ?? false
         hiddenSize = try required("hidden_size")
         layers = try required("num_hidden_layers")
         denseLayers = try optional("first_k_dense_replace") ?? 0
@@ -92,7 +102,8 @@ public struct ModelConfiguration: Sendable, Equatable {
         intermediateSize = try optional("intermediate_size")
         expertSize = try optional("moe_intermediate_size")
         vocabulary = try required("vocab_size")
-        epsilon = root["rms_norm_eps"]?.double ?? 1e-6
+        epsilon = try Self.number(root, "rms_norm_eps") ?? 1e-6
+        guard epsilon >= 0, epsilon < 1 else { throw ReferenceFailure.badField("rms_norm_eps", reason: "is \(epsilon)") }
         mtpModules = try optional("num_nextn_predict_layers") ?? 0
         guard ropeSize % 2 == 0 else { throw ReferenceFailure.badField("qk_rope_head_dim", reason: "is odd") }
         rotary = try Rotary(root)
@@ -101,17 +112,111 @@ public struct ModelConfiguration: Sendable, Equatable {
     }
 }
 
+extension ModelConfiguration {
+    /// Fields that are read above, or whose only known value is checked.
+    private static let readFields: Set<String> = [
+        "model_type", "hidden_size", "num_hidden_layers", "first_k_dense_replace", "num_attention_heads", "num_key_value_heads", "q_lora_rank",
+        "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "intermediate_size", "moe_intermediate_size", "vocab_size",
+        "rms_norm_eps", "num_nextn_predict_layers", "n_routed_experts", "num_experts_per_tok", "n_group", "topk_group", "n_shared_experts",
+        "norm_topk_prob", "routed_scaling_factor", "scoring_func", "topk_method", "rope_parameters", "rope_scaling", "rope_theta",
+        "max_position_embeddings", "attention_bias", "rope_interleave", "tie_word_embeddings", "hidden_act", "moe_layer_freq",
+    ]
+
+    /// Fields that say nothing about the arithmetic of a trained model: names and versions, number types and quantization (which the tensors tell),
+    /// special tokens, training, generation, and how a program divides its work. Sources: huggingface/transformers:configuration_utils.py
+    /// (`PreTrainedConfig`) and models/deepseek_v2, deepseek_v3; deepseek-ai/DeepSeek-V3:configuration_deepseek.py.
+    private static let idleFields: Set<String> = [
+        "architectures", "auto_map", "transformers_version", "_name_or_path", "name_or_path", "_commit_hash", "torch_dtype", "dtype",
+        "quantization_config", "compression_config", "quantization", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id",
+        "decoder_start_token_id", "use_cache", "initializer_range", "attention_dropout", "hidden_dropout", "aux_loss_alpha", "seq_aux",
+        "pretraining_tp", "ep_size", "output_router_logits", "router_aux_loss_coef", "head_dim", "qk_head_dim", "num_local_experts",
+        "num_mtp_layers", "return_dict", "output_attentions", "output_hidden_states", "problem_type", "id2label", "label2id", "finetuning_task",
+        "task_specific_params", "tokenizer_class", "chunk_size_feed_forward", "_attn_implementation", "attn_implementation",
+        "_attn_implementation_autoset", "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups",
+        "diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "num_return_sequences",
+        "encoder_no_repeat_ngram_size", "no_repeat_ngram_size", "remove_invalid_values", "use_bfloat16", "torchscript", "mlp_bias",
+        "unsloth_version", "unsloth_fixed", "language_model_only", "is_decoder", "model_max_length",
+    ]
+
+    /// Refuses values that change the arithmetic in a way that is not known here, and unknown fields that are not at rest.
+    private static func checkFields(_ root: JSONValue, isV2: Bool) throws {
+        func only(_ field: String, _ values: [JSONValue]) throws {
+            guard let value = root[field], value != .null, !values.contains(value) else { return }
+            throw ReferenceFailure.badField(field, reason: "is \(value.text(pretty: false)), which this forward pass does not have")
+        }
+        try only("hidden_act", [.string("silu"), .string("swish")])
+        try only("moe_layer_freq", [.int(1)])
+        try only("mlp_bias", [.bool(false)])
+        try only("scoring_func", [.string("sigmoid"), .string("softmax")])
+        try only("topk_method", ["noaux_tc", "greedy", "group_limited_greedy"].map { .string($0) })
+        if isV2 { try only("rope_interleave", [.bool(true)]) }
+        if let heads = root["num_attention_heads"], let keys = root["num_key_value_heads"], keys != .null, keys != heads {
+            throw ReferenceFailure.badField("num_key_value_heads", reason: "is not num_attention_heads; latent attention has one key for each head")
+        }
+        for (field, value) in root.object?.members ?? [] where !readFields.contains(field) && !idleFields.contains(field) {
+            guard !isAtRest(value) else { continue }
+            throw ReferenceFailure.badField(
+                field, reason: "is \(value.text(pretty: false).prefix(60)), and what it does to the arithmetic is not known here; remove it if nothing")
+        }
+    }
+
+    /// Whether a field's value switches nothing on.
+    private static func isAtRest(_ value: JSONValue) -> Bool {
+        switch value {
+        case .null, .bool(false): true
+        case .object(let object): object.members.isEmpty
+        case .array(let elements): elements.isEmpty
+        case .string(let text): text.isEmpty
+        case .number, .bool(true): false
+        }
+    }
+
+    fileprivate static func flag(_ root: JSONValue, _ field: String) throws -> Bool? {
+        guard let value = root[field], value != .null else { return nil }
+        guard let flag = value.bool else { throw ReferenceFailure.badField(field, reason: "is neither true nor false") }
+        return flag
+    }
+
+    fileprivate static func number(_ root: JSONValue, _ field: String) throws -> Double? {
+        guard let value = root[field], value != .null else { return nil }
+        guard let number = value.double, number.isFinite else { throw ReferenceFailure.badField(field, reason: "is no number") }
+        return number
+    }
+
+    /// What two configurations compute differently, field by field; multi-token-prediction modules are for the weights to show.
+    public func differences(from other: ModelConfiguration) -> [String] {
+        var mine = self
+        mine.mtpModules = other.mtpModules
+        // The tensors' shapes say these where a configuration does not.
+        if mine.intermediateSize == nil || other.intermediateSize == nil { mine.intermediateSize = other.intermediateSize }
+        if mine.expertSize == nil || other.expertSize == nil { mine.expertSize = other.expertSize }
+        guard mine != other else { return [] }
+        let fields = zip(Mirror(reflecting: mine).children, Mirror(reflecting: other).children)
+        return fields.compactMap { a, b in
+            let (left, right) = ("\(a.value)", "\(b.value)")
+            return left == right ? nil : "\(a.label ?? ""): \(right) and \(left)"
+        }
+    }
+}
+
 extension ModelConfiguration.Router {
     fileprivate init?(_ root: JSONValue, isV2: Bool, experts: Int) throws {
         guard experts > 0 else { return nil }
-        func count(_ field: String, _ fallback: Int) -> Int { max(1, root[field]?.int ?? fallback) }
+        func count(_ field: String, _ fallback: Int) throws -> Int {
+            guard let value = root[field], value != .null else { return fallback }
+            guard let number = value.int, number >= 0, number < 1 << 24 else {
+                throw ReferenceFailure.badField(field, reason: "is no usable whole number")
+            }
+            return number
+        }
         self.experts = experts
-        expertsPerToken = count("num_experts_per_tok", 1)
-        groups = count("n_group", 1)
-        keptGroups = count("topk_group", 1)
-        sharedExperts = root["n_shared_experts"]?.int ?? 0
-        normalises = root["norm_topk_prob"]?.bool ?? !isV2
-        scalingFactor = Float(root["routed_scaling_factor"]?.double ?? 1)
+        expertsPerToken = try count("num_experts_per_tok", 1)
+        groups = try max(1, count("n_group", 1))
+        keptGroups = try max(1, count("topk_group", 1))
+        sharedExperts = try count("n_shared_experts", 0)
+        guard expertsPerToken > 0 else { throw ReferenceFailure.badField("num_experts_per_tok", reason: "is 0") }
+        normalises = try ModelConfiguration.flag(root, "norm_topk_prob") ?? !isV2
+        scalingFactor = Float(try ModelConfiguration.number(root, "routed_scaling_factor") ?? 1)
         scoring = root["scoring_func"]?.string == "softmax" || isV2 && root["scoring_func"]?.string != "sigmoid" ? .softmax : .sigmoid
         hasSelectionBias = !isV2
         let method = root["topk_method"]?.string ?? (isV2 ? "greedy" : "noaux_tc")
@@ -124,18 +229,51 @@ extension ModelConfiguration.Router {
 
 extension ModelConfiguration.Rotary {
     fileprivate init(_ root: JSONValue) throws {
-        // Older configurations say rope_scaling and rope_theta, newer ones rope_parameters with both inside.
-        let parameters = [root["rope_parameters"], root["rope_scaling"]].lazy.compactMap { $0?.object }.first
-        base = parameters?["rope_theta"]?.double ?? root["rope_theta"]?.double ?? 10000
+        // Older configurations say rope_scaling and rope_theta, newer ones rope_parameters with both inside; one may hold both if they agree.
+        let described = ["rope_parameters", "rope_scaling"].compactMap { name in root[name]?.object.map { (name: name, object: $0) } }
+        if described.count == 2 {
+            for (key, value) in described[0].object.members {
+                guard let other = described[1].object[key], other.double != value.double || other.double == nil && other != value else { continue }
+                throw ReferenceFailure.badField("rope_parameters", reason: "and rope_scaling say different things of \(key)")
+            }
+        }
+        let parameters = described.first?.object
+        func number(_ field: String) throws -> Double? {
+            guard let value = parameters?[field], value != .null else { return nil }
+            guard let number = value.double, number.isFinite else {
+                throw ReferenceFailure.badField("\(described[0].name).\(field)", reason: "is no number")
+            }
+            return number
+        }
+        let outer = try ModelConfiguration.number(root, "rope_theta")
+        let inner = try number("rope_theta")
+        if let outer, let inner, outer != inner { throw ReferenceFailure.badField("rope_theta", reason: "is given twice: \(outer) and \(inner)") }
+        base = inner ?? outer ?? 10000
+        guard base > 1 else { throw ReferenceFailure.badField("rope_theta", reason: "is \(base)") }
+        isInterleaved = try ModelConfiguration.flag(root, "rope_interleave") ?? true
         let kind = parameters?["rope_type"]?.string ?? parameters?["type"]?.string ?? "default"
+        if let one = parameters?["rope_type"]?.string, let other = parameters?["type"]?.string, one != other {
+            throw ReferenceFailure.badField("rope_scaling", reason: "says rope_type \(one) and type \(other)")
+        }
+        let known: Set<String> = [
+            "rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
+            "attention_factor",
+        ]
+        if let field = parameters?.members.first(where: { !known.contains($0.key) && $0.value != .null && $0.value != .bool(false) })?.key {
+            throw ReferenceFailure.badField("rope_scaling.\(field)", reason: "is not known here")
+        }
         guard let parameters, kind != "default" else { return }
+        _ = parameters
         guard kind == "yarn" else { throw ReferenceFailure.badField("rope_scaling", reason: "is of the unknown type \(kind)") }
-        guard let factor = parameters["factor"]?.double else { throw ReferenceFailure.missingField("rope_scaling.factor") }
+        guard let factor = try number("factor") else { throw ReferenceFailure.missingField("rope_scaling.factor") }
+        guard factor > 0 else { throw ReferenceFailure.badField("rope_scaling.factor", reason: "is \(factor)") }
         yarn = YaRN(
             factor: factor,
-            originalLength: parameters["original_max_position_embeddings"]?.double ?? root["max_position_embeddings"]?.double ?? 4096,
-            betaFast: parameters["beta_fast"]?.double ?? 32, betaSlow: parameters["beta_slow"]?.double ?? 1,
-            mscale: parameters["mscale"]?.double, mscaleAllDimensions: parameters["mscale_all_dim"]?.double,
-            attentionFactor: parameters["attention_factor"]?.double)
+            originalLength: try number("original_max_position_embeddings") ?? ModelConfiguration.number(root, "max_position_embeddings") ?? 4096,
+            betaFast: try number("beta_fast") ?? 32, betaSlow: try number("beta_slow") ?? 1, mscale: try number("mscale"),
+            mscaleAllDimensions: try number("mscale_all_dim"), attentionFactor: try number("attention_factor"))
+        guard let yarn, yarn.originalLength > 0, yarn.betaFast > 0, yarn.betaSlow > 0 else {
+            throw ReferenceFailure.badField("rope_scaling", reason: "holds a length or a number of turns that is not above 0")
+        }
     }
 }

@@ -39,7 +39,7 @@ public struct ModelWeights: Sendable {
     func vector(_ name: String, count: Int) throws -> [Float] {
         let weight = try weight(name, [count])
         let values = try Activations(rows: 1, columns: count)
-        let buffer = AlignedBuffer(byteCount: Self.scratchBytes(weight, 0..<count))
+        let buffer = try AlignedBuffer(byteCount: Self.scratchBytes(weight, 0..<count))
         try decode(weight, 0..<count, buffer, floats: values.base)
         return values.values
     }
@@ -49,7 +49,7 @@ public struct ModelWeights: Sendable {
         let weight = try weight(name, shape)
         let result = try Activations(rows: indices.count, columns: shape[1])
         let step = weight.layout?.rowAlignment ?? 1
-        let buffer = AlignedBuffer(byteCount: Self.scratchBytes(weight, 0..<min(step, shape[0])))
+        let buffer = try AlignedBuffer(byteCount: Self.scratchBytes(weight, 0..<min(step, shape[0])))
         let tile = try Activations(rows: step, columns: shape[1])
         for (row, index) in indices.enumerated() {
             let start = index / step * step
@@ -98,7 +98,7 @@ public struct ModelWeights: Sendable {
         let valueBytes = PartLayout.aligned(rows.count * weight.shape.columns * 4)
         let slices = parts.slices(rows, in: buffer.slice(valueBytes..<(valueBytes + parts.byteCount(rows))))
         if let entry = overlay?[weight.name] {
-            for (index, part) in parts.parts.enumerated() { entry.parts[index].copy(part.runs(of: rows, in: weight.shape), to: slices[index]) }
+            try entry.read(rows, weight.shape, into: slices)
         } else {
             try checkpoint.read(weight, parts: parts.parts, rows: rows, into: slices)
         }
@@ -122,6 +122,19 @@ public struct ModelWeights: Sendable {
             let (a, b) = (target[first + rows.lowerBound], other[rows.lowerBound])
             for index in 0..<rows.count * target.columns { a[index] += b[index] }
             precision.round(a, rows.count * target.columns)
+        }
+    }
+
+    /// Every row of target += a bias, rounded as the precision asks.
+    func addBias(_ name: String, to target: Activations) throws {
+        let bias = try vector(name, count: target.columns)
+        let precision = precision
+        try forRows(target.rows) { rows in
+            for row in rows {
+                let values = target[row]
+                for index in 0..<target.columns { values[index] += bias[index] }
+                precision.round(values, target.columns)
+            }
         }
     }
 
@@ -168,7 +181,7 @@ public struct ModelWeights: Sendable {
         let work = tiles
         let bytes = scratch
         try ParallelLoop.run(count: work.count, workers: workers) {
-            Scratch(stored: AlignedBuffer(byteCount: bytes), panels: AlignedBuffer(byteCount: 0))
+            Scratch(stored: try AlignedBuffer(byteCount: bytes), panels: try AlignedBuffer(byteCount: 0))
         } body: { index, scratch in
             try multiply(products[work[index].product], work[index].rows, work[index].tokens, scratch)
         }
@@ -220,7 +233,7 @@ public struct ModelWeights: Sendable {
         let panelFloats = Self.depthBlock * width
         let tokenFloats = Self.depthBlock * Int(CK_TOKEN_BLOCK)
         let needed = (panels * panelFloats + tokenFloats) * 4
-        if scratch.panels.bytes.count < needed { scratch.panels = AlignedBuffer(byteCount: needed) }
+        if scratch.panels.bytes.count < needed { scratch.panels = try AlignedBuffer(byteCount: needed) }
         guard let packed = scratch.panels.bytes.assumingMemoryBound(to: Float.self).baseAddress else { return }
         let packedTokens = packed + panels * panelFloats
         let level = KernelLevel.active.rawValue

@@ -10,6 +10,7 @@ public enum ReferenceFailure: Failure, Equatable {
     case notAWeight(String)
     case tokens(path: String, reason: String)
     case logits(path: String, tensor: String, width: Int, expected: Int)
+    case notFinite(positions: Int, of: Int)
     case token(sequence: Int, position: Int, value: Int, vocabulary: Int)
     case memory(needed: Int, budget: Int)
     case batches(Int, budget: Int)
@@ -36,6 +37,8 @@ public enum ReferenceFailure: Failure, Equatable {
         case .tokens(let path, let reason): "\(path): \(reason); expected {\"sequences\": [[...], ...]} or input_ids I64 [n, t]"
         case .logits(let path, let tensor, let width, let expected):
             "\(path): \(tensor) has \(width) values a position, the model has \(expected); it is the forward pass of another model"
+        case .notFinite(let positions, let all):
+            "the logits of \(positions) of \(all) positions are NaN or infinite: the model is damaged, or its numbers overflow"
         case .token(let sequence, let position, let value, let vocabulary):
             "token \(value) at position \(position) of sequence \(sequence) is outside the vocabulary of \(vocabulary)"
         case .memory(let needed, let budget):

@@ -4,7 +4,7 @@
     import Darwin
 #endif
 
-/// Rotary position embedding with YaRN (arXiv 2309.00071), over interleaved pairs: elements 2i and 2i + 1 turn with frequency i.
+/// Rotary position embedding with YaRN (arXiv 2309.00071): elements 2i and 2i + 1 turn with frequency i, or i and i + n/2 where halves turn.
 struct RotaryEmbedding: Sendable {
     /// Radians a position, one for each pair.
     let frequencies: [Float]
@@ -12,8 +12,10 @@ struct RotaryEmbedding: Sendable {
     let attentionFactor: Float
     /// Multiplies the scores: (nope + rope)^-1/2, times m^2 with YaRN.
     let softmaxScale: Float
+    private let isInterleaved: Bool
 
     init(_ configuration: ModelConfiguration) {
+        isInterleaved = configuration.rotary.isInterleaved
         let dimension = Double(configuration.ropeSize)
         let base = configuration.rotary.base
         let plain = (0..<configuration.ropeSize / 2).map { pow(base, -2 * Double($0) / dimension) }
@@ -61,12 +63,12 @@ struct RotaryEmbedding: Sendable {
     }
 
     /// Turns one head's rope part in place.
-    static func rotate(_ x: UnsafeMutablePointer<Float>, pairs: Int, cosines: UnsafePointer<Float>, sines: UnsafePointer<Float>, precision: Precision)
-    {
+    func rotate(_ x: UnsafeMutablePointer<Float>, pairs: Int, cosines: UnsafePointer<Float>, sines: UnsafePointer<Float>, precision: Precision) {
         for i in 0..<pairs {
-            let (a, b) = (x[2 * i], x[2 * i + 1])
-            x[2 * i] = precision.round(precision.round(a * cosines[i]) - precision.round(b * sines[i]))
-            x[2 * i + 1] = precision.round(precision.round(b * cosines[i]) + precision.round(a * sines[i]))
+            let (first, second) = isInterleaved ? (2 * i, 2 * i + 1) : (i, i + pairs)
+            let (a, b) = (x[first], x[second])
+            x[first] = precision.round(precision.round(a * cosines[i]) - precision.round(b * sines[i]))
+            x[second] = precision.round(precision.round(b * cosines[i]) + precision.round(a * sines[i]))
         }
     }
 }

@@ -101,8 +101,30 @@ public struct Sweep {
         var quantizer: QuantizerName
     }
 
+    /// Makes every plan that the sweep will ask for, and one in which all layouts stand beside each other if there is to be a mix: what
+    /// cannot be planned is refused now, not after days of measuring.
+    private func refuseEarly() throws {
+        func plan(_ layout: String, _ recipe: Recipe, _ quantizer: QuantizerName) throws {
+            let choice = try LayoutChoice(target: layout, recipe: recipe, quantizer: quantizer, evidence: evidence)
+            _ = try ConversionPlan(converting: checkpoint, choice: choice, checksScales: false)
+        }
+        for layout in request.layouts {
+            for quantizer in request.quantizers where fits(layout, quantizer) { try plan(layout, Recipe(), quantizer) }
+        }
+        for entry in request.recipes { for quantizer in request.quantizers { try plan(entry.layout, entry.recipe, quantizer) } }
+        guard request.target != nil, request.layouts.count > 1 else { return }
+        let quantizer = request.quantizers[0]
+        let units = try units().map(\.unit)
+        // Each layout at some unit; those of one family are described together or not at all.
+        let rules = try zip(units, request.layouts.dropFirst()).map { unit, layout in
+            Recipe.Rule(pattern: try ModulePattern(unit.pattern), target: layout, quantizer: fits(layout, quantizer) ? nil : .rtn)
+        }
+        try plan(request.layouts[0], Recipe(rules: rules), quantizer)
+    }
+
     /// Runs everything that `journalPath` does not know yet.
     public func run(journalPath: String) throws -> SweepResult {
+        try refuseEarly()
         let journal = try SweepJournal(journalPath)
         let scratch = journalPath + ".streams"
         defer { try? FileTree.remove(scratch) }
@@ -112,7 +134,8 @@ public struct Sweep {
                 progress("the original model")
                 evaluator = try SweepEvaluator(
                     checkpoint, evaluation: evaluation, calibration: calibration, settings: request.settings, statistics: statistics,
-                    scratch: scratch, options: options, stop: stop)
+                    scratch: request.measuresSensitivity || request.target != nil ? scratch : nil, options: options, stop: stop,
+                    announce: progress)
             }
             guard let evaluator else { throw ReferenceFailure.interrupted }
             return try evaluator.evaluate(plan, firstLayer: firstLayer)

@@ -16,18 +16,29 @@ final class SweepEvaluator {
     private let options: RunOptions
     private let stop: StopToken
     private let reference: CompactReference
-    /// The original residual stream before every layer, calibration tokens first.
-    private let streams: PositionedFile
+    /// The original residual stream before every layer, calibration tokens first; nil where every evaluation begins with the first layer.
+    private let streams: PositionedFile?
+    /// Holds what the budget counts of the reference.
+    private let recorder: CompactReference.Recorder
     let layers: Int
 
     private var workers: Int { max(1, options.jobs ?? ProcessFigures.processorCount) }
 
     /// Runs the original model once.
-    /// - Parameter scratch: a file for its residual streams.
+    /// - Parameters:
+    ///   - scratch: a file for its residual streams, if evaluations are to begin in the middle.
+    ///   - announce: is told how large that will be.
     init(
         _ checkpoint: Checkpoint, evaluation: TokenBatch, calibration: TokenBatch?, settings: CalibrationSettings, statistics: InputStatistics?,
-        scratch: String, options: RunOptions, stop: StopToken
+        scratch: String?, options whole: RunOptions, stop: StopToken, announce: (String) -> Void = { _ in }
     ) throws {
+        // What is kept of the reference comes off the budget of the passes.
+        let width = min(Self.keptTokens, try ModelConfiguration(config: checkpoint.config).vocabulary)
+        let keptBytes = evaluation.count * (width * 8 + 16)
+        var options = whole
+        options.memory -= keptBytes
+        guard options.memory > whole.memory / 4 else { throw ReferenceFailure.memory(needed: keptBytes * 4 / 3, budget: whole.memory) }
+
         self.checkpoint = checkpoint
         self.evaluation = evaluation
         self.calibration = calibration
@@ -37,21 +48,32 @@ final class SweepEvaluator {
         self.stop = stop
         let pass = try ForwardPass(checkpoint, tokens: Self.joined(calibration, evaluation), options: options)
         layers = pass.configuration.layers
-        streams = try PositionedFile.openForWriting(scratch, truncate: true)
         let size = pass.hidden.rows * pass.hidden.columns * 4
+        if let scratch {
+            announce("keeping the residual streams of \(layers) layers in \(scratch): \(ByteSize(layers * size))")
+            if let free = FileTree.freeSpace(scratch), free < layers * size {
+                throw ConversionFailure.noSpace(path: scratch, needed: layers * size, free: free)
+            }
+            streams = try PositionedFile.openForWriting(scratch, truncate: true)
+        } else {
+            streams = nil
+        }
         while !pass.isDone {
             if stop.isStopped { throw ReferenceFailure.interrupted }
-            try streams.write(UnsafeRawBufferPointer(start: pass.hidden.base, count: size), at: pass.layer * size)
+            try streams?.write(UnsafeRawBufferPointer(start: pass.hidden.base, count: size), at: pass.layer * size)
             try pass.step()
         }
         // All tokens that matter to a mean divergence; what is left out is bounded.
-        let recorder = CompactReference.Recorder(evaluation, vocabulary: pass.configuration.vocabulary, width: 1024)
+        recorder = try CompactReference.Recorder(evaluation, vocabulary: pass.configuration.vocabulary, width: Self.keptTokens)
         let start = pass.tokens.count - evaluation.count
         for rows in TileSequence(rows: evaluation.count, step: pass.logitsChunk) {
             recorder.add(try pass.logits(start + rows.lowerBound..<start + rows.upperBound))
         }
         reference = recorder.reference
     }
+
+    /// All tokens that matter to a mean divergence.
+    private static let keptTokens = 1024
 
     private static func joined(_ first: TokenBatch?, _ second: TokenBatch) -> TokenBatch {
         TokenBatch((first.map { batch in batch.ranges.map { Array(batch.all[$0]) } } ?? []) + second.ranges.map { Array(second.all[$0]) })
@@ -92,13 +114,10 @@ final class SweepEvaluator {
         let all = (calibration?.count ?? 0) + evaluation.count
         let hidden = try Activations(rows: rows, columns: columns)
         let size = rows * columns * 4
+        guard let streams else { throw ReferenceFailure.interrupted }
         let count = try streams.read(
             into: UnsafeMutableRawBufferPointer(start: hidden.base, count: size), at: (layer * all + all - rows) * columns * 4)
         guard count == size else { throw ShortRead(path: streams.path, tensor: "the residual stream", offset: count) }
         return hidden
-    }
-
-    func size(of plan: ConversionPlan) -> PlanSize {
-        PlanSize(plan) { $0.view?.shape.count ?? self.checkpoint.weights[$0.source].count }
     }
 }

@@ -5,10 +5,10 @@ import Synchronization
 public enum ParallelLoop {
     /// Calls `body` once for each index below `count`. The first error ends the loop and is thrown.
     public static func run<State>(
-        count: Int, workers: Int, state: @escaping @Sendable () -> State, body: @escaping @Sendable (Int, State) throws -> Void
+        count: Int, workers: Int, state: @escaping @Sendable () throws -> State, body: @escaping @Sendable (Int, State) throws -> Void
     ) throws {
         if workers <= 1 || count <= 1 {
-            let state = state()
+            let state = try state()
             for index in 0..<count { try body(index, state) }
             return
         }
@@ -17,11 +17,16 @@ public enum ParallelLoop {
         for _ in 0..<max(1, min(workers, count)) {
             group.enter()
             let thread = Thread {
-                let state = state()
+                let own: State
+                do { own = try state() } catch {
+                    shared.failure.withLock { $0 = $0 ?? error }
+                    group.leave()
+                    return
+                }
                 while true {
                     let index = shared.next.add(1, ordering: .relaxed).oldValue
                     guard index < count, shared.failure.withLock({ $0 == nil }) else { break }
-                    do { try body(index, state) } catch { shared.failure.withLock { $0 = $0 ?? error } }
+                    do { try body(index, own) } catch { shared.failure.withLock { $0 = $0 ?? error } }
                 }
                 group.leave()
             }

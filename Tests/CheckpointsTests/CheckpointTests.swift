@@ -152,9 +152,11 @@ import Testing
         var builder = CheckpointBuilder()
         builder.add("a", .u8, [1], [1])
         try builder.write(to: folder.path)
-        try FileManager.default.copyItem(atPath: folder.file("model.safetensors"), toPath: folder.file("other.safetensors"))
+        let names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+        try FileManager.default.copyItem(atPath: folder.file("model.safetensors"), toPath: folder.file(names[1]))
+        try FileManager.default.moveItem(atPath: folder.file("model.safetensors"), toPath: folder.file(names[0]))
         let error = #expect(throws: SafetensorsFailure.self) { try Checkpoint(opening: folder.path) }
-        #expect(error?.description.contains("model.safetensors") == true)
+        #expect(error?.description.contains(names[1]) == true)
     }
 
     @Test func missingMTPLayersAreReported() throws {

@@ -7,7 +7,7 @@ public func storedTiles(
     var stored = layout.parts(of: shape).map { [UInt8](repeating: 0xEE, count: $0.byteCount) }
     let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
     for rows in TileSequence(rows: shape.rows, step: step) {
-        let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
+        let buffer = try AlignedBuffer(byteCount: parts.byteCount(rows))
         let slices = parts.slices(rows, in: buffer.bytes)
         try body(rows, slices)
         for (index, slice) in slices.enumerated() {
@@ -27,7 +27,7 @@ public func withStoredTile<Result>(
     _ layout: any WeightLayout, _ shape: MatrixShape, _ stored: [[UInt8]], _ rows: Range<Int>, _ body: ([UnsafeRawBufferPointer]) throws -> Result
 ) rethrows -> Result {
     let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
-    let buffer = AlignedBuffer(byteCount: parts.byteCount(rows))
+    let buffer = try AlignedBuffer(byteCount: parts.byteCount(rows))
     defer { withExtendedLifetime(buffer) {} }
     let slices = parts.slices(rows, in: buffer.bytes)
     for (index, slice) in slices.enumerated() {

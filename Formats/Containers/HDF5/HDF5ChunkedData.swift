@@ -117,7 +117,7 @@ struct HDF5ChunkedData: ByteSegment {
         func damaged() -> ContainerFailure {
             ContainerFailure(file.path, "a chunk of dataset \(path) at byte \(stored.offset) is damaged; copy the file again")
         }
-        var content = AlignedBuffer(byteCount: stored.byteCount)
+        var content = try AlignedBuffer(byteCount: stored.byteCount)
         var count = stored.byteCount
         guard try file.read(into: content.slice(0..<count), at: stored.offset) == count else { throw damaged() }
         for (position, filter) in filters.enumerated().reversed() where position >= 32 || stored.skippedFilters >> UInt32(position) & 1 == 0 {
@@ -135,7 +135,7 @@ struct HDF5ChunkedData: ByteSegment {
                 count -= 4
                 continue
             case CH5_FILTER_SHUFFLE:
-                let next = AlignedBuffer(byteCount: count)
+                let next = try AlignedBuffer(byteCount: count)
                 let element = filter.values.first ?? width
                 guard element > 0, element <= count else { throw damaged() }
                 ck_unshuffle(
@@ -143,7 +143,7 @@ struct HDF5ChunkedData: ByteSegment {
                     element)
                 content = next
             case CH5_FILTER_DEFLATE:
-                let next = AlignedBuffer(byteCount: size)
+                let next = try AlignedBuffer(byteCount: size)
                 var length = UInt(size)
                 guard
                     uncompress(
@@ -152,7 +152,7 @@ struct HDF5ChunkedData: ByteSegment {
                 else { throw damaged() }
                 (content, count) = (next, size)
             default:
-                let next = AlignedBuffer(byteCount: size)
+                let next = try AlignedBuffer(byteCount: size)
                 guard ZstdFrame.decompress(source, into: next.slice(0..<size)) else { throw damaged() }
                 (content, count) = (next, size)
             }

@@ -29,7 +29,7 @@ struct HDF5Index {
         let descriptor = HDF5.library.withLock { _ in ch5_open_index(path, childMemory, childSeconds, &child) }
         guard descriptor >= 0 else { throw FileFailure(.open, path, reason: .init(rawValue: errno)) }
         var bytes: [UInt8] = []
-        let piece = AlignedBuffer(byteCount: 1 << 16)
+        let piece = try AlignedBuffer(byteCount: 1 << 16)
         defer { withExtendedLifetime(piece) {} }
         var isTooLong = false
         while true {

@@ -27,7 +27,7 @@ struct HDF5Writer {
         let memory: AlignedBuffer
         nonisolated(unsafe) var count = 0
 
-        init(_ size: Int) { memory = AlignedBuffer(byteCount: Self.byteCount(size)) }
+        init(_ size: Int) throws { memory = try AlignedBuffer(byteCount: Self.byteCount(size)) }
     }
 
     func write(to path: String) throws {
@@ -119,7 +119,7 @@ struct HDF5Writer {
     }
 
     private func writeContiguous(_ tensor: StoredTensor, _ dataset: Int64, _ path: String, _ failed: () -> FileFailure) throws {
-        let buffer = AlignedBuffer(byteCount: min(tensor.byteCount, 4 << 20))
+        let buffer = try AlignedBuffer(byteCount: min(tensor.byteCount, 4 << 20))
         defer { withExtendedLifetime(buffer) {} }
         if tensor.byteCount <= buffer.bytes.count {
             let bytes = buffer.slice(0..<tensor.byteCount)
@@ -154,7 +154,7 @@ struct HDF5Writer {
         let total = counts.reduce(1, *)
         let chunkBytes = chunk.reduce(width, *)
         let wave = max(1, min(total, options.memory / Workspace.byteCount(chunkBytes), 4 * options.workers))
-        let spaces = (0..<wave).map { _ in Workspace(chunkBytes) }
+        let spaces = try (0..<wave).map { _ in try Workspace(chunkBytes) }
         @Sendable func origin(_ number: Int) -> [Int] {
             var rest = number
             var origin = shape

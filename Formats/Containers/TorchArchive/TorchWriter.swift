@@ -65,7 +65,7 @@ struct TorchWriter {
 
     func write(to path: String) throws {
         let file = try PositionedFile.openForWriting(path, truncate: true)
-        let buffer = AlignedBuffer(byteCount: max(64 << 10, min(4 << 20, options.memory)))
+        let buffer = try AlignedBuffer(byteCount: max(64 << 10, min(4 << 20, options.memory)))
         var entries = entries
         for index in entries.indices {
             let entry = entries[index]

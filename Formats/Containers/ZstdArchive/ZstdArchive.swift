@@ -127,7 +127,7 @@ final class SeekableZstd: ByteSource {
     private func restore(_ chunk: Chunk, _ index: Int, into target: UnsafeMutableRawBufferPointer) throws {
         let compressed = chunk.frames.reduce(0, +)
         let isGrouped = chunk.frames.count > 1
-        let memory = AlignedBuffer(byteCount: compressed + (isGrouped ? chunk.byteCount : 0))
+        let memory = try AlignedBuffer(byteCount: compressed + (isGrouped ? chunk.byteCount : 0))
         let source = memory.slice(0..<compressed)
         guard try file.read(into: source, at: chunk.stored) == compressed else {
             throw ContainerFailure(path, "the archive ends inside a frame at byte \(chunk.stored); it is truncated, copy it again")

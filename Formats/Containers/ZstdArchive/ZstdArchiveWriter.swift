@@ -65,11 +65,14 @@ struct ZstdArchiveWriter {
         }
 
         /// Invariant: a workspace is used by one thread at a time; the writer looks at it when its worker is done.
-        let memory = AlignedBuffer(byteCount: byteCount)
+        let memory: AlignedBuffer
         nonisolated(unsafe) let compressor: ZstdFrame.Compressor
         nonisolated(unsafe) var frames: [Int] = []
 
-        init() throws { compressor = try ZstdFrame.Compressor() }
+        init() throws {
+            memory = try AlignedBuffer(byteCount: Self.byteCount)
+            compressor = try ZstdFrame.Compressor()
+        }
 
         var chunk: UnsafeMutableRawBufferPointer { memory.slice(0..<chunkSize) }
         var planes: UnsafeMutableRawBufferPointer { memory.slice(chunkSize..<2 * chunkSize) }

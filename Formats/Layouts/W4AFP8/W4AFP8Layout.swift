@@ -65,10 +65,12 @@ public struct W4AFP8Layout: IntegerCodedLayout, Equatable {
         guard scaleType == .bf16 else { throw .readOnly }
         let twin = PackedIntegerLayout(bits: 4, groupSize: 128)
         let size = rows.count * shape.columns / 2
-        let packed = AlignedBuffer(byteCount: size), shapeBytes = AlignedBuffer(byteCount: 16)
-        defer { withExtendedLifetime((packed, shapeBytes)) {} }
-        try twin.encode(values, rows: rows, shape: shape, into: [packed.slice(0..<size), parts[1], shapeBytes.slice(0..<16)])
-        // The packed words hold the same nibbles in the same order, offset by 8.
-        for index in 0..<size { parts[0][index] = packed.bytes[index] ^ 0x88 }
+        try withUnsafeTemporaryAllocation(byteCount: size + 64, alignment: 64) { memory throws(EncodingFault) in
+            let packed = UnsafeMutableRawBufferPointer(rebasing: memory[..<size])
+            try twin.encode(
+                values, rows: rows, shape: shape, into: [packed, parts[1], UnsafeMutableRawBufferPointer(rebasing: memory[(size + 15) / 16 * 16..<(size + 15) / 16 * 16 + 16])])
+            // The packed words hold the same nibbles in the same order, offset by 8.
+            for index in 0..<size { parts[0][index] = packed[index] ^ 0x88 }
+        }
     }
 }

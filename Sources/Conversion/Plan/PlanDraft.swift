@@ -1,5 +1,6 @@
 import Checkpoints
 import Formats
+import Synchronization
 import Tensors
 
 /// A plan in the making: what becomes of every weight, before anything has a place in a file.
@@ -30,6 +31,8 @@ struct PlanDraft {
     /// Values that quantized layouts are for, and how many of them are left as they are.
     private var linearValues = (all: 0, left: 0)
     private var leftLinears: [String] = []
+    /// By index of the weight, where an exact way hangs on its scales.
+    private var proofs: [Int: Proof] = [:]
     /// Whether layers beyond `num_hidden_layers` were left out.
     private(set) var dropsMTP = false
     /// Why weights that share codes with the target's layout cannot be repacked: for each kind of weight the first one's reason.
@@ -41,7 +44,8 @@ struct PlanDraft {
         self.output = output
     }
 
-    mutating func decide() throws {
+    mutating func decide(stop: StopToken = StopToken()) throws {
+        try proveRepackings(stop)
         let model = DialectModel(checkpoint)
         let places = Dictionary(checkpoint.weights.indices.map { (checkpoint.weights[$0].module, $0) }) { first, _ in first }
         var used = Set<Int>()
@@ -189,7 +193,7 @@ struct PlanDraft {
             planned.layout = stored
         } else if layout.isDense {
             planned.road = stored.isDense ? .cast : .dequantize
-        } else if let repacking = try repacking(weight, stored, layout, shape) {
+        } else if let repacking = repacking(weight, index, stored, layout, shape) {
             planned.layout = repacking.target
             planned.road = repacking.target.isStored(as: stored, shape: shape) ? .passthrough : .repack
         } else {
@@ -229,23 +233,62 @@ struct PlanDraft {
             "\(weight.name): DeepSeek's inference code reads BF16 and FP8 blocks, not \(layout.name); give --to bf16 or fp8-block")
     }
 
+    /// Whether a way from one layout to another holds every scale of a weight.
+    private enum Proof: Sendable {
+        case holds(Repacking)
+        case fails(String)
+    }
+
+    /// Reads the scales of every weight whose exact way hangs on them, on all processors.
+    private mutating func proveRepackings(_ stop: StopToken) throws {
+        var asked: [(index: Int, ways: [Repacking])] = []
+        var unused = Set<Int>()
+        for (index, weight) in checkpoint.weights.enumerated() {
+            guard let stored = weight.layout, !stored.isDense,
+                let layout = try choice.decide(weight, used: &unused).layout, !layout.isDense, !layout.isStored(as: stored, shape: weight.shape),
+                case .possible(let ways) = Repacking.offer(from: stored, to: layout, shape: weight.shape), ways.contains(where: \.needsScales)
+            else { continue }
+            asked.append((index, ways))
+        }
+        guard !asked.isEmpty else { return }
+        let work = asked
+        let checkpoint = checkpoint
+        let found = Mutex<[Int: Proof]>([:])
+        try ParallelLoop.run(count: work.count, workers: ProcessFigures.processorCount, state: {}) { number, _ in
+            if stop.isStopped { throw ConversionFailure.interrupted(done: 0, total: work.count) }
+            let (index, ways) = work[number]
+            let weight = checkpoint.weights[index]
+            var proof = Proof.fails("")
+            for way in ways {
+                guard way.needsScales, let reason = try Self.obstacle(way, weight, in: checkpoint) else {
+                    proof = .holds(way)
+                    break
+                }
+                proof = .fails(reason)
+            }
+            let settled = proof
+            found.withLock { $0[index] = settled }
+        }
+        proofs = found.withLock { $0 }
+    }
+
     /// The exact way from one layout to another, if there is one; why not is remembered.
-    private mutating func repacking(_ weight: Weight, _ stored: any WeightLayout, _ layout: any WeightLayout, _ shape: MatrixShape) throws
-        -> Repacking?
-    {
+    private mutating func repacking(
+        _ weight: Weight, _ index: Int, _ stored: any WeightLayout, _ layout: any WeightLayout, _ shape: MatrixShape
+    ) -> Repacking? {
         switch Repacking.offer(from: stored, to: layout, shape: shape) {
         case .unrelated: return nil
         case .obstacle(let reason):
             refuseRepacking(weight, layout, reason)
             return nil
         case .possible(let ways):
-            var reasons: [String] = []
-            for repacking in ways {
-                guard repacking.needsScales, let reason = try obstacle(repacking, weight, shape) else { return repacking }
-                reasons.append(reason)
+            switch proofs[index] {
+            case .holds(let way): return way
+            case .fails(let reason):
+                refuseRepacking(weight, layout, reason)
+                return nil
+            case nil: return ways.first { !$0.needsScales }
             }
-            refuseRepacking(weight, layout, reasons[reasons.count - 1])
-            return nil
         }
     }
 
@@ -254,28 +297,30 @@ struct PlanDraft {
         inexact[WeightName.kind(weight.name), default: (text, [])].names.append(weight.name)
     }
 
-    /// Reads the scales of the whole weight, and the codes if the answer hangs on them.
-    private func obstacle(_ repacking: Repacking, _ weight: Weight, _ shape: MatrixShape) throws -> String? {
+    /// Reads the scales of the whole weight, and the codes of those tiles of which the scales alone do not tell.
+    private static func obstacle(_ repacking: Repacking, _ weight: Weight, in checkpoint: Checkpoint) throws -> String? {
+        let shape = weight.shape
         let parts = weight.parts
         let unit = leastCommonMultiple(repacking.source.rowAlignment, repacking.target.rowAlignment)
         let rowsAtOnce = max(1, (4 << 20) / max(1, shape.columns * unit)) * unit
         for rows in TileSequence(of: shape, step: max(rowsAtOnce, repacking.source.preferredRows)) {
-            let runs = parts.enumerated().map { index, part in
-                index == 0 && !repacking.needsCodes ? ByteRuns(0..<0) : part.runs(of: rows, in: shape)
-            }
-            let memory = AlignedBuffer(byteCount: runs.reduce(0) { $0 + PartLayout.aligned($1.byteCount) })
-            // The slices point into the buffer, which must live until they have been looked at.
-            let reason = try withExtendedLifetime(memory) {
-                var start = 0
-                let slices = try runs.enumerated().map { index, runs in
-                    let slice = memory.slice(start..<start + runs.byteCount)
-                    start += PartLayout.aligned(runs.byteCount)
-                    if runs.byteCount > 0 { try checkpoint.read(weight.stored[index], runs, into: slice) }
-                    return UnsafeRawBufferPointer(slice)
+            func reason(withCodes: Bool) throws -> String? {
+                let runs = parts.enumerated().map { index, part in index == 0 && !withCodes ? ByteRuns(0..<0) : part.runs(of: rows, in: shape) }
+                let memory = try AlignedBuffer(byteCount: runs.reduce(0) { $0 + PartLayout.aligned($1.byteCount) })
+                // The slices point into the buffer, which must live until they have been looked at.
+                return try withExtendedLifetime(memory) {
+                    var start = 0
+                    let slices = try runs.enumerated().map { index, runs in
+                        let slice = memory.slice(start..<start + runs.byteCount)
+                        start += PartLayout.aligned(runs.byteCount)
+                        if runs.byteCount > 0 { try checkpoint.read(weight.stored[index], runs, into: slice) }
+                        return UnsafeRawBufferPointer(slice)
+                    }
+                    if !repacking.needsCodes || withCodes { return repacking.obstacle(slices, rows: rows, shape: shape) }
+                    return repacking.isProvenByScales(slices, rows: rows, shape: shape) ? nil : try reason(withCodes: true)
                 }
-                return repacking.obstacle(slices, rows: rows, shape: shape)
             }
-            if let reason { return reason }
+            if let found = try reason(withCodes: false) { return found }
         }
         return nil
     }

@@ -18,7 +18,7 @@ public enum ScaleCheck {
 
     public static func findings(in checkpoint: Checkpoint) throws -> [Finding] {
         var kinds: [String: [Range]] = [:]
-        let buffer = AlignedBuffer(byteCount: byteLimit)
+        let buffer = try AlignedBuffer(byteCount: byteLimit)
         for (index, weight) in checkpoint.weights.enumerated() {
             guard let layout = weight.layout, !layout.isDense, let (part, scale) = Self.scale(of: weight) else { continue }
             let largest = try largest(of: scale, part, layout, in: checkpoint, buffer)

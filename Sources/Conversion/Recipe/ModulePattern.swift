@@ -20,7 +20,8 @@ public struct ModulePattern: Sendable, Equatable, CustomStringConvertible {
         }
     }
 
-    init(glob: String) {
+    /// A glob whatever it begins with.
+    public init(glob: String) {
         description = glob
         form = .glob(Array(glob.utf8))
     }

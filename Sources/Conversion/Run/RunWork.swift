@@ -272,13 +272,17 @@ final class RunWork: Sendable {
 /// One worker's memory, allocated as large as its weights need and never above its share of the budget.
 final class Arena {
     let limit: Int
-    private var buffer = AlignedBuffer(byteCount: 64)
+    private var buffer: AlignedBuffer?
 
     init(limit: Int) { self.limit = limit }
 
-    func memory(atLeast needed: Int, wanted: Int) -> UnsafeMutableRawBufferPointer {
-        let wanted = min(limit, max(needed, wanted))
-        if buffer.bytes.count < wanted { buffer = AlignedBuffer(byteCount: wanted) }
-        return buffer.slice(0..<min(buffer.bytes.count, limit))
+    func memory(atLeast needed: Int, wanted: Int) throws(OutOfMemory) -> UnsafeMutableRawBufferPointer {
+        let wanted = max(64, min(limit, max(needed, wanted)))
+        if let buffer, buffer.bytes.count >= wanted { return buffer.slice(0..<min(buffer.bytes.count, max(64, limit))) }
+        // The old one goes before the new one comes.
+        buffer = nil
+        let larger = try AlignedBuffer(byteCount: wanted)
+        buffer = larger
+        return larger.slice(0..<min(larger.bytes.count, max(64, limit)))
     }
 }

@@ -145,7 +145,7 @@ struct WeightConverter {
             let unitBytes = max(1, bytes(0..<min(unit, other.shape.rows)))
             let fitting = max(min(memory.count, Self.preferredTile), min(memory.count, stored.preferredRows / unit * unitBytes)) / unitBytes
             // A partner may need a larger tile than this weight's memory holds.
-            let spare = unitBytes > memory.count ? AlignedBuffer(byteCount: unitBytes) : nil
+            let spare = unitBytes > memory.count ? try AlignedBuffer(byteCount: unitBytes) : nil
             defer { withExtendedLifetime(spare) {} }
             let room = spare?.bytes ?? memory
             for rows in TileSequence(of: other.shape, step: max(1, fitting) * unit) {

@@ -3,11 +3,12 @@ import Formats
 import Quantization
 import Tensors
 
-/// A weight as a plan would store it, in memory: what a forward pass computes with before anything is written.
+/// A weight as a plan would store it: what a forward pass computes with before anything is written.
 public struct WeightReplacement: Sendable {
     public var layout: any WeightLayout
-    /// In the order of the layout's parts.
+    /// In the order of the layout's parts; none where the weight is too large to be held, and made tile by tile as it is read.
     public var parts: [AlignedBuffer]
+    private var converter: WeightConverter?
 
     public init(layout: any WeightLayout, parts: [AlignedBuffer]) {
         self.layout = layout
@@ -15,8 +16,22 @@ public struct WeightReplacement: Sendable {
     }
 
     /// Room for the parts of a weight.
-    public init(layout: any WeightLayout, shape: MatrixShape) {
-        self.init(layout: layout, parts: layout.parts(of: shape).map { AlignedBuffer(byteCount: $0.byteCount) })
+    public init(layout: any WeightLayout, shape: MatrixShape) throws {
+        self.init(layout: layout, parts: try layout.parts(of: shape).map { try AlignedBuffer(byteCount: $0.byteCount) })
+    }
+
+    /// Fills `slices` with the stored parts of some rows, which are cut at the layout's row alignment.
+    public func read(_ rows: Range<Int>, _ shape: MatrixShape, into slices: [UnsafeMutableRawBufferPointer]) throws {
+        let described = layout.parts(of: shape)
+        guard let converter else {
+            for (index, part) in described.enumerated() { parts[index].copy(part.runs(of: rows, in: shape), to: slices[index]) }
+            return
+        }
+        let memory = try AlignedBuffer(byteCount: converter.places(rows).total)
+        let made = try converter.produce(rows, layout, memory.bytes, RunCounters())
+        withExtendedLifetime(memory) {
+            for (slice, part) in zip(slices, made) { slice.copyMemory(from: UnsafeRawBufferPointer(rebasing: part[..<slice.count])) }
+        }
     }
 
     /// Copies a tile's parts to their places.
@@ -31,17 +46,25 @@ public struct WeightReplacement: Sendable {
     }
 
     /// The weight that some planned ones, all of the same source, would hold; nil where its values do not change.
+    /// - Parameter memory: a weight of more bytes is not held but made as it is read, where any of its rows can be made by themselves.
     public init?(
-        _ planned: [PlannedWeight], of checkpoint: Checkpoint, statistics: InputStatistics? = nil, workers: Int, stop: StopToken = StopToken()
+        _ planned: [PlannedWeight], of checkpoint: Checkpoint, statistics: InputStatistics? = nil, workers: Int, memory: Int = .max,
+        stop: StopToken = StopToken()
     ) throws {
         guard planned.contains(where: { $0.road == .quantize || $0.road == .cast }) else { return nil }
         if planned.count == 1, planned[0].view == nil {
-            self = try WeightConverter(checkpoint, planned[0], statistics: statistics).whole(workers, stop)
+            let converter = WeightConverter(checkpoint, planned[0], statistics: statistics)
+            if let layout = planned[0].layout, converter.isMadeByRows, converter.target.byteCount(0..<converter.shape.rows) > memory {
+                self.init(layout: layout, parts: [])
+                self.converter = converter
+                return
+            }
+            self = try converter.whole(workers, stop)
             return
         }
         // Parts under names of their own: their values, put together again.
         let shape = checkpoint.weights[planned[0].source].shape
-        self.init(layout: DenseLayout(.bf16), shape: shape)
+        try self.init(layout: DenseLayout(.bf16), shape: shape)
         let values = parts[0].bytes.assumingMemoryBound(to: UInt16.self)
         for part in planned {
             guard let view = part.view, let layout = part.layout else { continue }
@@ -63,17 +86,23 @@ public struct WeightReplacement: Sendable {
 }
 
 extension WeightConverter {
+    /// Whether any rows that the target's layout allows can be made without others.
+    var isMadeByRows: Bool {
+        guard let layout = planned.layout, planned.rangeSources.isEmpty, let source = weight.layout else { return false }
+        return layout.rowAlignment % source.rowAlignment == 0
+    }
+
     /// The whole weight as it would be written.
     func whole(_ workers: Int, _ stop: StopToken) throws -> WeightReplacement {
         guard let planned = planned.layout else { throw failure(.readOnly) }
-        let result = WeightReplacement(layout: planned, shape: shape)
+        let result = try WeightReplacement(layout: planned, shape: shape)
         let counters = RunCounters()
         let least = minimumBytes, preferred = max(preferredBytes, minimumBytes)
-        let range = AlignedBuffer(byteCount: preferred)
+        let range = try AlignedBuffer(byteCount: preferred)
         let layout = try withExtendedLifetime(range) { try layoutOverWholeRange(range.bytes, stop) }
         let tiles = Array(TileSequence(of: shape, step: rowsPerTile(max(least, preferred))))
         try ParallelLoop.run(count: tiles.count, workers: workers) {
-            AlignedBuffer(byteCount: preferred)
+            try AlignedBuffer(byteCount: preferred)
         } body: { index, memory in
             try checkStop(stop)
             result.put(try produce(tiles[index], layout, memory.bytes, counters), rows: tiles[index], shape: shape)

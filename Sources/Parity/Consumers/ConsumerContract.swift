@@ -21,7 +21,7 @@ public struct ConsumerContract {
         weights = Dictionary(checkpoint.weights.map { ($0.name, $0) }) { first, _ in first }
     }
 
-    private typealias Rule = (rule: String, check: () -> String?)
+    private typealias Rule = (rule: String, check: () throws -> String?)
 
     public func report() -> ConsumerReport {
         var rules: [Rule] = [
@@ -34,6 +34,9 @@ public struct ConsumerContract {
         if checkpoint.quantization?.method == "fp8" { rules.append(("block sizes and scales are as quantization_config says", blockScales)) }
         if checkpoint.quantization?.method == "compressed-tensors" {
             rules.append(("every quantized weight is as a config group says", groups))
+        }
+        if checkpoint.quantization?.method.hasPrefix("modelopt") == true {
+            rules.append(("no quantized weight is exempt from quantization", notExempt))
         }
         // MLX looks for scales beside each weight and needs no list.
         if let method = checkpoint.quantization?.method, method != "mlx" {
@@ -48,7 +51,12 @@ public struct ConsumerContract {
         if consumer != .mlx { rules.append(("tensors have the names of the released model", ownNames)) }
         if consumer == .mlx { rules.append(("multi-token-prediction weights are where it drops them", droppedMTP)) }
         if consumer == .llamaCpp || consumer == .transformers { rules.append(("a tokenizer lies beside the weights", tokenizer)) }
-        return ConsumerReport(consumer: consumer, checks: rules.map { .init(rule: $0.rule, failure: $0.check()) })
+        return ConsumerReport(
+            consumer: consumer,
+            checks: rules.map { rule in
+                // A rule that cannot be looked at does not hold.
+                do { return .init(rule: rule.rule, failure: try rule.check()) } catch { return .init(rule: rule.rule, failure: "\(error)") }
+            })
     }
 
     /// "3 weights ..., first A, B, C", or nil for none.
@@ -64,13 +72,18 @@ public struct ConsumerContract {
         return checkpoint.config["model_type"]?.string == nil ? "config.json has no `model_type`" : nil
     }
 
-    private func promised() -> String? {
-        guard let model = try? ModelConfiguration(config: checkpoint.config) else { return nil }
+    /// The model by its configuration; nil for an architecture that is not known here, of which nothing can be said.
+    private func model() throws -> ModelConfiguration? {
+        do { return try ModelConfiguration(config: checkpoint.config) } catch ReferenceFailure.architecture { return nil }
+    }
+
+    private func promised() throws -> String? {
+        guard let model = try model() else { return nil }
         return list(ExpectedWeights(model).required.filter { weights[$0] == nil }, "weights are missing")
     }
 
-    private func unknown() -> String? {
-        guard let model = try? ModelConfiguration(config: checkpoint.config) else { return nil }
+    private func unknown() throws -> String? {
+        guard let model = try model() else { return nil }
         let expected = ExpectedWeights(model)
         let known = Set(expected.required + expected.optional)
         return list(checkpoint.weights.map(\.name).filter { !known.contains($0) }, "tensors have names that are not in the model")
@@ -89,11 +102,9 @@ public struct ConsumerContract {
             ? nil : "there is no tokenizer.json, tokenizer.model or tiktoken.model"
     }
 
-    private func droppedMTP() -> String? {
+    private func droppedMTP() throws -> String? {
         // mlx-lm's DeepSeek-V3 drops names that begin with model.layers.61, whatever num_hidden_layers says.
-        guard let model = try? ModelConfiguration(config: checkpoint.config), checkpoint.config["model_type"]?.string == "deepseek_v3" else {
-            return nil
-        }
+        guard checkpoint.config["model_type"]?.string == "deepseek_v3", let model = try model() else { return nil }
         let extra = checkpoint.weights.map(\.name).filter { (WeightName.layer($0) ?? 0) >= model.layers && !$0.hasPrefix("model.layers.61.") }
         return list(extra, "multi-token-prediction weights are not in layer 61, the only one it drops")
     }
@@ -169,6 +180,44 @@ public struct ConsumerContract {
         }
     }
 
+    /// An entry of ModelOpt's list. vLLM takes a name, a part of one, or a shell pattern (layers/quantization/modelopt.py,
+    /// `is_layer_excluded`); SGLang a pattern of the whole name with `*` for anything (modelopt_quant.py, `is_layer_excluded`).
+    private struct Exclusion {
+        let text: String
+        let takesParts: Bool
+
+        func matches(_ module: String) -> Bool {
+            if text == module || takesParts && !text.contains("*") && module.contains(text) { return true }
+            return text.contains("*") && ModulePattern(glob: text).matches(module)
+        }
+    }
+
+    /// Whether the consumer leaves a module unquantized, as the lists say.
+    private var isExempt: (String) -> Bool {
+        guard checkpoint.quantization?.method.hasPrefix("modelopt") == true else {
+            let targets = ignored
+            return { module in targets.contains { $0.matches(module) } }
+        }
+        let json = checkpoint.quantization?.json
+        let lists = ["ignore", "exclude_modules"].compactMap { json?[$0]?.array }
+        let exclusions = lists.joined().compactMap(\.string).map { Exclusion(text: $0, takesParts: consumer != .sglang) }
+        return { module in Self.fusedNames(module).contains { name in exclusions.contains { $0.matches(name) } } }
+    }
+
+    /// A module, and the one that the engines join it with: what exempts one exempts both.
+    private static func fusedNames(_ module: String) -> [String] {
+        for (mine, other) in [(".q_a_proj", ".kv_a_proj_with_mqa"), (".kv_a_proj_with_mqa", ".q_a_proj")] where module.hasSuffix(mine) {
+            return [module, module.dropLast(mine.count) + other]
+        }
+        return [module]
+    }
+
+    private func notExempt() -> String? {
+        let isExempt = isExempt
+        let wrong = checkpoint.weights.filter { $0.layout?.isDense == false && isExempt(String($0.module)) }
+        return list(wrong.map { String($0.module) }, "quantized weights are on the list of those that are not")
+    }
+
     private var ignored: [Target] {
         let json = checkpoint.quantization?.json
         let lists = ["ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules"].compactMap { json?[$0]?.array }
@@ -216,14 +265,14 @@ public struct ConsumerContract {
     }
 
     private func exempt() -> String? {
-        let ignored = ignored
+        let isExempt = isExempt
         let targets = (checkpoint.quantization?.json["config_groups"]?.object?.members ?? []).flatMap {
             ($0.value["targets"]?.array ?? []).compactMap(\.string).map(Target.init)
         }
         let bare = checkpoint.weights.filter { weight in
             guard weight.layout?.isDense == true, weight.dimensions.count == 2, WeightName.leaf(weight.name) == "weight" else { return false }
             let module = String(weight.module)
-            if isNeverQuantized(module) || ignored.contains(where: { $0.matches(module) }) { return false }
+            if isNeverQuantized(module) || isExempt(module) { return false }
             return targets.isEmpty || targets.contains { $0.matches(module) }
         }
         return list(bare.map { String($0.module) }, "unquantized linears would be loaded as quantized ones")

@@ -4,10 +4,12 @@ import ReferenceModels
 struct ExpectedWeights {
     private(set) var required: [String] = []
     /// Names that released checkpoints have or lack without harm.
-    private(set) var optional: [String] = ["lm_head.weight"]
+    private(set) var optional: [String] = []
 
     init(_ c: ModelConfiguration) {
         required = ["model.embed_tokens.weight", "model.norm.weight"]
+        // A tied head may be stored all the same.
+        if c.tiesHead { optional.append("lm_head.weight") } else { required.append("lm_head.weight") }
         for layer in 0..<min(c.layers, 1 << 12) {
             required += Self.layer(c, layer)
             optional.append("model.layers.\(layer).self_attn.rotary_emb.inv_freq")
@@ -25,13 +27,17 @@ struct ExpectedWeights {
 
     private static func layer(_ c: ModelConfiguration, _ number: Int) -> [String] {
         let prefix = "model.layers.\(number)."
+        var buffers: [String] = []
         var names = [
             "input_layernorm", "post_attention_layernorm", "self_attn.kv_a_proj_with_mqa", "self_attn.kv_a_layernorm", "self_attn.kv_b_proj",
             "self_attn.o_proj",
         ]
+        if c.hasAttentionBias {
+            buffers += (c.queryRank == nil ? [] : ["q_a_proj"]).map { "\(prefix)self_attn.\($0).bias" }
+            buffers += ["kv_a_proj_with_mqa", "o_proj"].map { "\(prefix)self_attn.\($0).bias" }
+        }
         names += c.queryRank == nil ? ["self_attn.q_proj"] : ["self_attn.q_a_proj", "self_attn.q_a_layernorm", "self_attn.q_b_proj"]
         var modules = ["mlp."]
-        var buffers: [String] = []
         if let router = c.router, number >= c.denseLayers {
             modules = (0..<min(router.experts, 1 << 14)).map { "mlp.experts.\($0)." } + (router.sharedExperts > 0 ? ["mlp.shared_experts."] : [])
             names.append("mlp.gate")

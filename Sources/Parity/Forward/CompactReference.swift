@@ -94,7 +94,11 @@ public struct CompactReference: Sendable {
         private var logSums: [Double] = []
         private var targets: [Double] = []
 
-        public init(_ tokens: TokenBatch, vocabulary: Int, width: Int = CompactReference.defaultWidth) {
+        /// What is kept grows with the tokens, not with the model; it comes off the budget all the same.
+        private let reservation: MemoryReservation
+
+        public init(_ tokens: TokenBatch, vocabulary: Int, width: Int = CompactReference.defaultWidth) throws {
+            reservation = try MemoryReservation(tokens.count * (min(width, vocabulary) * 8 + 16))
             self.tokens = tokens
             self.vocabulary = vocabulary
             self.width = min(width, vocabulary)

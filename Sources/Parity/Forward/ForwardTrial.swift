@@ -65,7 +65,8 @@ public struct ForwardTrial: Sendable {
         noiseFloorName =
             "the \(reference.checkpoint == nil ? "candidate" : "reference") in \(precision.rawValue) against itself in \(other.rawValue)"
         let passes = (reference.checkpoint == nil ? 1 : 2) + (noiseFloor ? 1 : 0)
-        let budget = try ActivationBudget(configuration, tokens, passes: passes, memory: options.memory)
+        let workers = max(1, options.jobs ?? ProcessFigures.processorCount)
+        let budget = try ActivationBudget(configuration, tokens, passes: passes, workers: workers, memory: options.memory)
         var main = Accumulator(configuration)
         var floor = Accumulator(configuration)
         for batch in budget.batches {

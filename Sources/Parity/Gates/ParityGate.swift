@@ -18,6 +18,12 @@ extension ParityGate {
     /// were those of its own claim.
     static func gates(_ audit: WeightAudit, _ bounds: ParityBounds, _ claims: ParityClaims?) -> [ParityGate] {
         var gates = [sameWeights(audit)]
+        if let first = audit.configuration.first {
+            gates.append(
+                ParityGate(
+                    subject: .weights, requirement: "the same model by config.json", found: "\(audit.configuration.count) fields differ",
+                    failure: "config.json makes another model of the same weights: \(first)"))
+        }
         if let gate = leftOut(audit, bounds) { gates.append(gate) }
         if bounds.exact { gates.append(exact(audit.weights, "every value equal")) }
         var left = audit.weights

@@ -2,6 +2,8 @@ import CKernels
 import Checkpoints
 import Conversion
 import Formats
+import ReferenceModels
+import StrictJSON
 import Foundation
 import Synchronization
 import Tensors
@@ -12,6 +14,7 @@ extension WeightAudit {
     public init(reference: Checkpoint, candidate: Checkpoint, options: RunOptions = RunOptions(), stop: StopToken = StopToken()) throws {
         try reference.requireReadable()
         try candidate.requireReadable()
+        configuration = Self.differences(reference.config, candidate.config)
         // What may be missing is for the reference to say, never for the candidate that lacks it.
         let config = reference.config
         let layers = config["num_hidden_layers"]?.int
@@ -20,9 +23,21 @@ extension WeightAudit {
         _ = try Self.places(reference)
         var pairs: [(Int, Int)] = []
         var matched = Set<Int>()
+        let layouts = (Self.layouts(reference), Self.layouts(candidate))
+        /// Whether what lies beside a weight may be missing: with another layout it has no meaning.
+        func isForeign(_ name: String) -> Bool {
+            guard WeightName.isCompanion(name) else { return false }
+            let module = WeightName.module(name)
+            // Scales of the cache lie in a module without weights of its own: any projection inside tells.
+            let mine = layouts.0[module], theirs = layouts.1[module]
+            if let mine, let theirs { return mine != theirs }
+            return layouts.0 != layouts.1
+        }
         for (index, weight) in reference.weights.enumerated() {
             guard let other = names[weight.name] else {
-                if let layers, WeightName.layer(weight.name).map({ $0 >= layers }) ?? false {
+                if isForeign(weight.name) {
+                    companions.append(weight.name)
+                } else if let layers, WeightName.layer(weight.name).map({ $0 >= layers }) ?? false {
                     leftOut.append(weight.name)
                 } else {
                     missing.append(weight.name)
@@ -33,6 +48,8 @@ extension WeightAudit {
             if candidate.weights[other].dimensions == weight.dimensions { pairs.append((index, other)) } else { reshaped.append(weight.name) }
         }
         extra = candidate.weights.indices.filter { !matched.contains($0) }.map { candidate.weights[$0].name }
+        companions += extra.filter(isForeign)
+        extra.removeAll(where: isForeign)
 
         let comparer = PairComparer(reference: reference, candidate: candidate)
         let needed = pairs.map { comparer.minimumBytes($0.0, $0.1) }.max() ?? 0
@@ -46,7 +63,7 @@ extension WeightAudit {
         let hasTallTiles = (reference.weights + candidate.weights).contains { ($0.layout?.preferredRows ?? 1) > 1 }
         let preferred = hasTallTiles ? 64 << 20 : 4 << 20
         try ParallelLoop.run(count: work.count, workers: workers) {
-            AlignedBuffer(byteCount: max(needed, min(preferred, options.memory / workers)))
+            try AlignedBuffer(byteCount: max(needed, min(preferred, options.memory / workers)))
         } body: { position, buffer in
             if stop.isStopped { throw ConversionFailure.interrupted(done: results.withLock { $0.count }, total: work.count) }
             let comparison = try comparer.compare(work[position].0, work[position].1, buffer)
@@ -54,6 +71,37 @@ extension WeightAudit {
         }
         weights = results.withLock { results in work.indices.compactMap { results[$0] } }
         weights.sort(by: WeightComparison.isWorse)
+    }
+
+    /// The layout of every module's weight.
+    private static func layouts(_ checkpoint: Checkpoint) -> [Substring: String] {
+        Dictionary(
+            checkpoint.weights.lazy.filter { WeightName.leaf($0.name) == "weight" }.map { ($0.module, $0.layoutName) }, uniquingKeysWith: { first, _ in first })
+    }
+
+    /// What the two configurations say differently of the arithmetic: by the model's own terms where its architecture is known, otherwise every
+    /// field that both have and that says more than how the weights are stored.
+    private static func differences(_ reference: JSONValue, _ candidate: JSONValue) -> [String] {
+        guard let left = reference.object, let right = candidate.object, !left.members.isEmpty, !right.members.isEmpty else { return [] }
+        if let mine = try? ModelConfiguration(config: reference) {
+            do { return try ModelConfiguration(config: candidate).differences(from: mine) } catch { return ["\(error)"] }
+        }
+        let idle: Set<String> = [
+            "torch_dtype", "dtype", "transformers_version", "_name_or_path", "auto_map", "use_cache", "num_nextn_predict_layers", "bos_token_id",
+            "eos_token_id", "pad_token_id", "architectures",
+        ]
+        func plain(_ object: JSONObject) -> JSONObject {
+            var result = QuantizationDescription.removed(from: object)
+            for (key, value) in result.members {
+                if idle.contains(key) { result[key] = nil } else if let inner = value.object { result[key] = .object(plain(inner)) }
+            }
+            return result
+        }
+        let (a, b) = (plain(left), plain(right))
+        return a.members.compactMap { key, value in
+            guard let other = b[key], other != value else { return nil }
+            return "\(key): \(value.text(pretty: false).prefix(60)) and \(other.text(pretty: false).prefix(60))"
+        }
     }
 
     /// The place of every weight by its name, of which there is one.

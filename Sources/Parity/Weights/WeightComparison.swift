@@ -42,10 +42,14 @@ public struct WeightAudit: Sendable {
     public var missing: [String] = []
     /// Missing weights of layers that the reference's `num_hidden_layers` does not count: its multi-token-prediction modules.
     public var leftOut: [String] = []
+    /// Scales of activations, cache and outputs that one side lacks, where the weight beside them has another layout there.
+    public var companions: [String] = []
     /// Whether the reference's config.json promises those modules.
     public var promisesLeftOut = false
     public var extra: [String] = []
     public var reshaped: [String] = []
+    /// Fields of config.json that make the two sides different models.
+    public var configuration: [String] = []
 
     public var identical: Int { weights.count { $0.isIdentical } }
     public var different: Int { weights.count - identical }

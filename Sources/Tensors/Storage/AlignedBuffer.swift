@@ -1,14 +1,31 @@
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Darwin)
+    import Darwin
+#endif
+
 /// Working memory of one worker, aligned for vector loads and page-sized writes, uninitialized until written.
 ///
 /// Invariant: the memory is owned by one thread at a time; slices handed out never outlive the buffer.
 public final class AlignedBuffer: @unchecked Sendable {
     public let bytes: UnsafeMutableRawBufferPointer
 
-    public init(byteCount: Int) {
-        bytes = .allocate(byteCount: max(byteCount, 64), alignment: 4096)
+    /// - Throws: ``OutOfMemory`` if the budget is spent or the system refuses.
+    public init(byteCount: Int) throws(OutOfMemory) {
+        let size = max(byteCount, 64)
+        try MemoryBudget.process.take(size)
+        var memory: UnsafeMutableRawPointer?
+        guard posix_memalign(&memory, 4096, size) == 0, let memory else {
+            MemoryBudget.process.give(size)
+            throw OutOfMemory(byteCount: size)
+        }
+        bytes = UnsafeMutableRawBufferPointer(start: memory, count: size)
     }
 
-    deinit { bytes.deallocate() }
+    deinit {
+        free(bytes.baseAddress)
+        MemoryBudget.process.give(bytes.count)
+    }
 
     /// A part of the buffer. The range must lie inside it.
     public func slice(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer {

@@ -1,0 +1,771 @@
+"""Break every system call of a conversion, kill it anywhere, cut the power: it must end in the right bytes or in a sentence, never in wrong bytes.
+
+usage: fault_campaign.py RECAST [--faults 2000] [--kills 500] [--crash-points 1000] [--seed 1] [--only REGEX] [--jobs 2] [--keep-going]
+
+Conversions of a checkpoint of 22 tensors, cut from the bundled models, run under faults.c, which stands between the program and the C
+library. Each runs once clean to learn how many calls of each kind it makes; then are drawn, by the seed and without repetition:
+
+- faults: the n-th call of a kind on a file of the destination or of the source, or all from the n-th on, is answered with an error, a short
+  count, or a full disk;
+- kills: SIGKILL at the n-th call, in the middle of it if it writes;
+- crash points: what a disk may hold if the power fails after the first n changes. Of bytes written since their file was last flushed all are
+  lost, or some pages of 4 KiB, or none. Of names made, changed and removed since their directory was last flushed the last few are lost: in
+  each directory by itself (strict), or of all together, where any fsync keeps all names before it (journaled, as ext4 and XFS do). Besides
+  whole runs, such that were killed or met an EIO of fsync, and then went on: what a failed fsync was to flush, later ones do not flush.
+
+What must hold: the faulted run ends with 0 and the reference's files, or with a documented status and one sentence; no file under a final name
+ever has other bytes; the same command again ends with 0, the reference's files and nothing else. EINTR, short counts and calls that the
+program can do without (locks, fsync where there is none, copies in the kernel) must not be noticed. A second run that refuses with a
+documented status is counted as a refusal and its sentence shown. Exit status 0 with wrong or missing files, now or once the power failed,
+ends the campaign at once.
+
+Every case has a name, `bf16/d:write@12=EIO+` (d or s for destination and source; + is from there on) or `bf16/crash@40=torn.strict`; with
+--only and the same seed it is run again. --crash-points 0 replays none, a large number all. Needs Linux and a C compiler.
+"""
+import argparse
+import collections
+import concurrent.futures
+import errno
+import gzip
+import hashlib
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+FIXTURES = os.path.join(HERE, '../Fixtures')
+DOCUMENTED = {1, 64, 65, 66, 71, 73, 74, 75}
+SECONDS = 60
+PATIENCE = 10  # runs after which a refusal is for good
+SILENT = 'SILENT CORRUPTION'
+
+ANSWERS = {
+    'open': 'EIO EMFILE EACCES ESTALE EINTR', 'create': 'EIO EMFILE EACCES ENOSPC EDQUOT EINTR', 'close': 'EIO ENOSPC EDQUOT',
+    'read': 'EIO ESTALE EINTR short', 'write': 'EIO ENOSPC EDQUOT EINTR short', 'fsync': 'EIO ENOSPC EDQUOT EINVAL EOPNOTSUPP ENOSYS EINTR',
+    'fsyncdir': 'EIO ENOSPC EDQUOT EINVAL EOPNOTSUPP ENOSYS EINTR', 'ftruncate': 'EIO ENOSPC EDQUOT EINTR',
+    'copy': 'EIO ENOSPC EXDEV ENOSYS EOPNOTSUPP EPERM EINVAL ETXTBSY EINTR short nothing', 'clone': 'EOPNOTSUPP EXDEV EINVAL ENOTTY EIO ENOSPC EINTR',
+    'stat': 'EIO EACCES ESTALE', 'statvfs': 'EIO ENOSYS EACCES full', 'flock': 'EWOULDBLOCK ENOLCK EOPNOTSUPP ENOSYS EIO EINTR',
+    'opendir': 'EIO EACCES EMFILE', 'readdir': 'EIO', 'mkdir': 'EIO ENOSPC EDQUOT EACCES EROFS', 'rmdir': 'EIO EACCES EBUSY ENOTEMPTY',
+    'rename': 'EIO ENOSPC EDQUOT EACCES', 'unlink': 'EIO EACCES EBUSY', 'stdio': 'EIO ENOSPC',
+}
+NOT_ERRORS = {'short': -1, 'nothing': -2, 'full': -3, 'kill': -4}
+# What a run must not show that it met.
+UNNOTICED = {
+    'flock': {'ENOLCK', 'EOPNOTSUPP', 'ENOSYS'}, 'fsync': {'EINVAL', 'EOPNOTSUPP', 'ENOSYS'}, 'fsyncdir': {'EINVAL', 'EOPNOTSUPP', 'ENOSYS'},
+    'copy': set(ANSWERS['copy'].split()), 'clone': set(ANSWERS['clone'].split()),
+}
+FAULT = re.compile(r'(?P<side>[ds]):(?P<kind>\w+)@(?P<number>\d+)=(?P<answer>\w+)(?P<sticky>\+?)$')
+CRASH = re.compile(r'crash@(?P<prefix>\d+)=(?P<data>\w+)\.(?P<names>\w+)(?: after (?P<history>\S+))?$')
+PAGE = 4096
+
+
+# The checkpoint
+
+LAYERS = [
+    ['model.layers.0.input_layernorm.weight', 'model.layers.0.self_attn.kv_a_layernorm.weight', 'model.layers.0.self_attn.q_a_layernorm.weight',
+     'model.layers.0.self_attn.kv_a_proj_with_mqa.weight', 'model.layers.0.self_attn.kv_b_proj.weight'],
+    ['model.layers.0.self_attn.q_a_proj.weight', 'model.layers.0.self_attn.q_b_proj.weight', 'model.layers.1.mlp.gate.weight',
+     'model.layers.1.mlp.gate.e_score_correction_bias', 'model.layers.1.mlp.experts.0.gate_proj.weight'],
+    ['model.layers.1.mlp.experts.0.up_proj.weight', 'model.layers.1.mlp.experts.0.down_proj.weight', 'model.layers.0.post_attention_layernorm.weight',
+     'model.layers.1.input_layernorm.weight', 'model.norm.weight'],
+]
+
+
+def bundled(folder):
+    """{name: (dtype, shape, bytes)} of a bundled model."""
+    found = {}
+    for name in sorted(os.listdir(folder)):
+        if '.safetensors' not in name or name.endswith('.json'):
+            continue
+        with (gzip.open if name.endswith('.gz') else open)(os.path.join(folder, name), 'rb') as file:
+            content = file.read()
+        size, = struct.unpack_from('<Q', content)
+        for key, entry in json.loads(content[8:8 + size]).items():
+            if key != '__metadata__':
+                first, last = (8 + size + offset for offset in entry['data_offsets'])
+                found[key] = (entry['dtype'], entry['shape'], content[first:last])
+    return found
+
+
+def write_shard(path, tensors):
+    header, end = {'__metadata__': {'format': 'pt'}}, 0
+    for name, (dtype, shape, data) in tensors.items():
+        header[name] = {'dtype': dtype, 'shape': shape, 'data_offsets': [end, end + len(data)]}
+        end += len(data)
+    text = json.dumps(header).encode()
+    text += b' ' * (-len(text) % 8)
+    with open(path, 'wb') as file:
+        file.write(struct.pack('<Q', len(text)) + text + b''.join(data for _, _, data in tensors.values()))
+
+
+def write_checkpoint(model, target):
+    """A few tensors of a bundled model as three shards with index, configuration and tokenizer."""
+    os.makedirs(target)
+    tensors, places, total = bundled(model), {}, 0
+    for number, names in enumerate(LAYERS, 1):
+        names = [name for weight in names for name in (weight, weight + '_scale_inv') if name in tensors]
+        shard = f'model-{number:05d}-of-{len(LAYERS):05d}.safetensors'
+        write_shard(os.path.join(target, shard), {name: tensors[name] for name in names})
+        places |= dict.fromkeys(names, shard)
+        total += sum(len(tensors[name][2]) for name in names)
+    with open(os.path.join(target, 'model.safetensors.index.json'), 'w') as file:
+        json.dump({'metadata': {'total_size': total}, 'weight_map': places}, file, indent=1)
+    for name in ('config.json', 'generation_config.json', 'tokenizer.json', 'tokenizer_config.json'):
+        shutil.copy(os.path.join(model, name), target)
+
+
+# What is run
+
+class Command:
+    """One conversion: its arguments, and what it must leave behind."""
+
+    def __init__(self, name, container, source, options, out='out', clones=False, earlier=None, kills_only=False):
+        self.name, self.container, self.source, self.options, self.out = name, container, source, options.split(), out
+        self.clones, self.earlier, self.kills_only = clones, earlier, kills_only
+        self.before = {}  # what is there before the run
+        self.reference = {}  # and after it
+        self.counts = {}  # calls by (side, kind)
+        self.logs = {}  # its changes in order: of a whole run (None), and of runs that stopped after a fault of this name and went on
+
+
+def commands():
+    """Every container written and read, every road of a weight, cut anew and as the source is cut."""
+    plain = 'safetensors'
+    return [
+        Command('bf16', plain, 'fp8', '--to bf16 --resume'),
+        Command('int4', plain, 'bf16', '--to int4-g32'),
+        Command('fp8', plain, 'bf16', '--to fp8-block'),
+        Command('keep', plain, 'fp8', '--to keep'),
+        Command('keep-clones', plain, 'bf16', '--to keep', clones=True),
+        Command('keep-cut', plain, 'fp8', '--to keep --shard-size 100kB --resume'),
+        Command('bf16-merged', plain, 'fp8', '--to bf16 --shard-size 1GB'),
+        Command('overwrite', plain, 'fp8', '--to bf16 --overwrite', earlier=('bf16', '--to int4-g32 --shard-size 100kB')),
+        Command('zstd-keep', 'zstd', 'bf16', '--to keep --container zstd'),
+        Command('zstd-int4', 'zstd', 'bf16', '--to int4-g32 --container zstd --resume'),
+        Command('zstd-in-order', 'zstd', 'fp8', '--to bf16 --container zstd --keep-byte-order --shard-size 300kB'),
+        Command('torch-keep', 'torch', 'bf16', '--to keep --container torch --resume'),
+        Command('torch-fp8', 'torch', 'bf16', '--to fp8-block --container torch'),
+        Command('hdf5-keep', 'hdf5', 'fp8', '--to keep --container hdf5'),
+        Command('hdf5-deflate', 'hdf5', 'bf16', '--to int4-g32 --container hdf5 --hdf5-filter deflate'),
+        Command('file-int4', 'one .h5', 'bf16', '--to int4-g32 --resume', out='out.h5'),
+        Command('file-bare', 'one .h5', 'fp8', '--to keep --hdf5-filter none', out='out.h5'),
+        Command('from-zstd', plain, 'zstd', '--to keep --container safetensors'),
+        Command('from-torch', plain, 'torch', '--to int4-g32 --container safetensors'),
+        Command('from-h5', plain, 'one.h5', '--to bf16 --container safetensors'),
+        Command('two-jobs-bf16', plain, 'fp8', '--to bf16 --jobs 2', kills_only=True),
+        Command('two-jobs-zstd', 'zstd', 'bf16', '--to int4-g32 --container zstd --jobs 2', kills_only=True),
+        Command('two-jobs-file', 'one .h5', 'bf16', '--to int4-g32 --jobs 2', out='out.h5', kills_only=True),
+    ]
+
+
+def is_unfinished(path): return any(part.startswith('.recast') for part in path.split('/'))
+
+
+def read_tree(root):
+    """{path: bytes, or None of a directory} below `root`."""
+    found = {}
+    for folder, directories, files in os.walk(root):
+        for name in directories:
+            found[os.path.relpath(os.path.join(folder, name), root)] = None
+        for name in files:
+            path = os.path.join(folder, name)
+            with open(path, 'rb') as file:
+                found[os.path.relpath(path, root)] = file.read()
+    return found
+
+
+def write_tree(tree, root):
+    """Makes `root` hold `tree` and nothing else."""
+    shutil.rmtree(root, ignore_errors=True)
+    os.makedirs(root)
+    for path, content in sorted(tree.items()):
+        path = os.path.join(root, path)
+        if content is None:
+            os.makedirs(path, exist_ok=True)
+        else:
+            with open(path, 'wb') as file:
+                file.write(content)
+
+
+Outcome = collections.namedtuple('Outcome', 'status error fired what counts')
+
+
+class Machine:
+    """Runs the program, with or without the library, in a directory of each thread's own."""
+
+    def __init__(self, recast, work):
+        self.recast, self.work, self.library = recast, work, os.path.join(work, 'faults.so')
+        self.local, self.places = threading.local(), itertools.count(1)
+        compiler = shutil.which('cc') or shutil.which('gcc') or shutil.which('clang')
+        if compiler is None or not sys.platform.startswith('linux'):
+            sys.exit('this needs Linux and a C compiler')
+        subprocess.run([compiler, '-O1', '-shared', '-fPIC', '-o', self.library, os.path.join(HERE, 'faults.c'), '-ldl', '-lpthread'], check=True)
+
+    def source(self, name): return os.path.join(self.work, 'sources', name)
+
+    @property
+    def place(self):
+        if not hasattr(self.local, 'place'):
+            self.local.place = os.path.join(self.work, f'place-{next(self.places)}')
+        return self.local.place
+
+    def run(self, command, fault=None, log=None, bare=False):
+        """Runs a command where the last one left off."""
+        arguments = [self.recast, 'convert', self.source(command.source), os.path.join(self.place, command.out), *command.options, '--quiet']
+        if '--jobs' not in command.options:
+            arguments += ['--jobs', '1']
+        state, environment = self.place + '.state', dict(os.environ)
+        if not bare:
+            with open(state, 'wb') as file:
+                file.truncate(PAGE)
+            environment |= {'LD_PRELOAD': self.library, 'FAULT_STATE': state, 'FAULT_DESTINATION': self.place,
+                            'FAULT_SOURCE': self.source(command.source)}
+            environment |= {'FAULT_CLONES': '1'} if command.clones else {}
+            environment |= {'FAULT_LOG': log} if log else {}
+            environment |= self.instructions(fault) if fault else {}
+        try:
+            done = subprocess.run(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, timeout=SECONDS)
+            status, error = done.returncode, done.stderr.decode(errors='replace').strip()
+        except subprocess.TimeoutExpired:
+            status, error = 'hang', ''
+        error = self.shorten(error)
+        return Outcome(status, error, *((0, '', {}) if bare else self.read_state(state)))
+
+    def shorten(self, text): return text.replace(self.place + '/', '').replace(self.place, '.').replace(self.work + '/', '')
+
+    def instructions(self, fault):
+        answer = fault['answer']
+        return {'FAULT_SIDE': fault['side'], 'FAULT_CALL': fault['kind'], 'FAULT_AT': fault['number'],
+                'FAULT_ANSWER': str(NOT_ERRORS[answer] if answer in NOT_ERRORS else getattr(errno, answer))} | ({'FAULT_STICKY': '1'} if fault['sticky'] else {})
+
+    def read_state(self, path):
+        with open(path, 'rb') as file:
+            state = file.read()
+        _, fired, what = struct.unpack_from('<iI248s', state)
+        counts = {}
+        for offset in range(256, len(state) - 24, 24):
+            name, destination, source = struct.unpack_from('<16sII', state, offset)
+            name = name.rstrip(b'\0').decode()
+            if name:
+                counts['d', name], counts['s', name] = destination, source
+        return fired, self.shorten(what.rstrip(b'\0').decode(errors='replace')), counts
+
+
+# What a disk holds after the power failed
+
+Record = collections.namedtuple('Record', 'kind handle number path data')
+
+
+def read_log(path, root, run):
+    """The records of one run. Each run numbers its open files from 1."""
+    with open(path, 'rb') as file:
+        content = file.read()
+    records, at = [], 0
+    while at < len(content):
+        kind, handle, number, path_size, count = struct.unpack_from('<c3xIQII', content, at)
+        at += 24
+        name = os.path.relpath(content[at:at + path_size].decode(), root) if path_size else ''
+        at += path_size
+        data = content[at:at + count]
+        at += count
+        records.append(Record(kind.decode(), (run, handle), number, name, os.path.relpath(data.decode(), root) if kind == b'R' else data))
+    return records
+
+
+class Node:
+    """A file and what of it reached the disk; or a directory."""
+
+    def __init__(self, path, content=None):
+        self.path, self.is_file = path, content is not None
+        self.content, self.flushed = bytearray(content or b''), bytes(content or b'')
+        # Pages that a flush would write, and those that a failed one took for written.
+        self.dirty, self.dropped = set(), set()
+
+    def write(self, start, data):
+        self.resize(max(len(self.content), start + len(data)))
+        self.content[start:start + len(data)] = data
+        self.touch(start, start + len(data))
+
+    def resize(self, size):
+        old = len(self.content)
+        self.content = resized(self.content, size)
+        self.touch(min(old, size), max(old, size))
+
+    def touch(self, first, last):
+        pages = set(range(first // PAGE, -(-last // PAGE)))
+        self.dirty |= pages
+        self.dropped -= pages
+
+    def flush(self):
+        result = bytearray(self.content)
+        for page in self.dropped:
+            part = slice(page * PAGE, min(page * PAGE + PAGE, len(result)))
+            result[part] = resized(self.flushed[part], len(result[part]))
+        self.flushed = bytes(result)
+        self.dirty.clear()
+
+    def fail_to_flush(self):
+        self.dropped |= self.dirty
+        self.dirty.clear()
+
+
+class Operation:
+    """A change of names; flushed once the directory that it is in was."""
+
+    def __init__(self, kind, path, node, old=None):
+        self.kind, self.path, self.node, self.old, self.is_flushed = kind, path, node, old, False
+        self.directory = os.path.dirname(path)
+
+
+class Disk:
+    """Carries out a log and says what may be left of it."""
+
+    def __init__(self, before, is_journaled):
+        self.names = {path: Node(path, content) for path, content in before.items()} | {'.': Node('')}
+        self.start, self.is_journaled, self.operations, self.handles = dict(self.names), is_journaled, [], {}
+
+    def apply(self, record):
+        path, node = record.path, self.handles.get(record.handle)
+        if record.kind == 'O':
+            if path not in self.names and record.number & 1:
+                self.names[path] = Node(path, b'')
+                self.operations.append(Operation('make', path, self.names[path]))
+            self.handles[record.handle] = self.names[path]
+            if record.number & 2:
+                self.names[path].resize(0)
+        elif record.kind == 'W':
+            node.write(record.number, record.data)
+        elif record.kind == 'T':
+            node.resize(record.number)
+        elif record.kind == 'E':
+            node.fail_to_flush()
+        elif record.kind == 'F':
+            node.flush()
+            for operation in self.operations:
+                operation.is_flushed |= self.is_journaled or not node.is_file and operation.directory == node.path
+        elif record.kind == 'M':
+            self.names[path] = Node(path)
+            self.operations.append(Operation('make', path, self.names[path]))
+        elif record.kind == 'R':
+            self.names[record.data] = self.names.pop(path)
+            self.operations.append(Operation('rename', record.data, self.names[record.data], old=path))
+        else:
+            self.operations.append(Operation('remove', path, self.names.pop(path)))
+
+    def surviving(self, destination, chance):
+        """The operations that are kept. The destination itself, which is in a directory that is not ours, is seldom lost."""
+        groups, lost = collections.defaultdict(list), set()
+        for operation in self.operations:
+            if operation.is_flushed:
+                continue
+            if operation.path == destination and not operation.node.is_file:
+                lost |= {operation} if chance.random() < 1 / 16 else set()
+            else:
+                groups['' if self.is_journaled else operation.directory].append(operation)
+        for _, group in sorted(groups.items()):
+            lost.update(group[chance.choice([0, len(group), chance.randint(0, len(group))]):])
+        return [operation for operation in self.operations if operation not in lost]
+
+    def after(self, destination, data, chance):
+        """A tree that the disk may hold now."""
+        names = dict(self.start)
+        for operation in self.surviving(destination, chance):
+            if operation.kind == 'remove':
+                # A directory is not gone while something in it is not.
+                if not any(path.startswith(operation.path + '/') for path in names):
+                    names.pop(operation.path, None)
+                continue
+            if operation.old is not None and names.get(operation.old) is operation.node:
+                del names[operation.old]
+            if (operation.directory or '.') in names:
+                names[operation.path] = operation.node
+        del names['.']
+        return {path: left_of(node, data, chance) if node.is_file else None for path, node in sorted(names.items())}
+
+    def everything(self): return {path: bytes(node.content) if node.is_file else None for path, node in self.names.items() if path != '.'}
+
+
+def resized(content, size): return bytearray(content[:size]) + bytes(max(0, size - len(content)))
+
+
+def left_of(node, data, chance):
+    """What a file holds if what was not flushed is lost, torn or kept. Its size may be the old one or the new."""
+    if data == 'kept' or node.flushed == node.content:
+        return bytes(node.content)
+    result = resized(node.flushed, chance.choice([len(node.flushed), len(node.content)]))
+    if data == 'torn':
+        share = chance.choice([0, 0.1, 0.5, 0.9, 1])
+        for page in range(0, len(result), PAGE):
+            if chance.random() < share:
+                piece = node.content[page:page + PAGE][:len(result) - page]
+                result[page:page + len(piece)] = piece
+    return bytes(result)
+
+
+# The cases
+
+class Case:
+    """A command, and what happens to it."""
+
+    def __init__(self, command, name):
+        self.command, self.name = command, f'{command.name}/{name}'
+        self.crash = CRASH.match(name)
+        self.fault = None if self.crash else FAULT.match(name)
+        self.is_kill = bool(self.fault) and self.fault['answer'] == 'kill'
+        self.log = command.logs[self.crash['history']][1] if self.crash else []
+        self.is_last = bool(self.crash) and int(self.crash['prefix']) == len(self.log)
+        self.label = 'kill' if self.is_kill else 'power' if self.crash else self.fault['side'] + ':' + self.fault['kind']
+
+    @property
+    def is_unnoticed(self):
+        """Whether the run must succeed all the same."""
+        kind, answer = self.fault['kind'], self.fault['answer']
+        return answer in ('EINTR', 'short') or answer in UNNOTICED.get(kind, ())
+
+
+def faults(command):
+    for (side, kind), count in sorted(command.counts.items()):
+        for answer in ANSWERS.get(kind, '').split():
+            for number in range(1, count + 1):
+                yield f'{side}:{kind}@{number}={answer}'
+                # Who tries again after EINTR would try for ever.
+                if answer != 'EINTR':
+                    yield f'{side}:{kind}@{number}={answer}+'
+
+
+def kills(command):
+    for side, kind in (('d', 'any'), ('d', 'change'), ('s', 'any')):
+        for number in range(1, command.counts[side, kind] + 1):
+            yield f'{side}:{kind}@{number}=kill'
+
+
+def crash_points(command):
+    for history, (first, log) in command.logs.items():
+        for prefix in range(first + 1, len(log) + 1):
+            # What changes nothing needs no replay.
+            if log[prefix - 1].kind != 'O' or log[prefix - 1].number:
+                for data in ('lost', 'torn', 'kept'):
+                    for names in ('strict', 'journaled'):
+                        yield f'crash@{prefix}={data}.{names}' + (f' after {history}' if history else '')
+
+
+def draw(groups, count, chance, is_new):
+    """Up to `count` cases, from each group in turn, so that rare calls are all met."""
+    groups = [chance.sample(group, len(group)) for group in groups if group]
+    chance.shuffle(groups)
+    drawn = []
+    while groups and len(drawn) < count:
+        for group in groups:
+            case = group.pop()
+            if len(drawn) < count and is_new(case):
+                drawn.append(case)
+        groups = [group for group in groups if group]
+    return drawn
+
+
+class Result:
+    """What came of a case: how its runs ended, and what does not hold, each with a text that cases share and one of its own."""
+
+    def __init__(self, case):
+        self.case, self.statuses, self.broken, self.refusal, self.what, self.disk = case, [], [], None, '', ''
+        self.is_reached, self.is_skipped = True, False
+
+    def note(self, text, detail=''): self.broken.append((text, detail))
+
+    @property
+    def is_silent(self): return any(text.startswith(SILENT) for text, _ in self.broken)
+
+
+class Campaign:
+    def __init__(self, machine, seed, keeps_going):
+        self.machine, self.seed, self.keeps_going = machine, seed, keeps_going
+        self.seen, self.is_over = set(), False
+
+    # How things are when nothing goes wrong
+
+    def clean_run(self, command, **options):
+        write_tree(command.before, self.machine.place)
+        outcome = self.machine.run(command, **options)
+        if outcome.status != 0:
+            sys.exit(f'{command.name}: a clean run ends with {outcome.status}: {outcome.error}')
+        return outcome, read_tree(self.machine.place)
+
+    def prepare(self, command):
+        """Learns what a command leaves, how many calls it makes, and what it changes in which order."""
+        if command.earlier:
+            earlier = Command(command.name, '', command.earlier[0], command.earlier[1])
+            _, command.before = self.clean_run(earlier, bare=True)
+        _, command.reference = self.clean_run(command, bare=True)
+        outcome, counted = self.clean_run(command)
+        command.counts = outcome.counts
+        if command.reference != counted or any(map(is_unfinished, counted)):
+            sys.exit(f'{command.name}: runs differ from one another without any fault')
+
+    def record(self, command):
+        """Records the changes of a whole run, and of some that were stopped and went on."""
+        chance = random.Random(f'{self.seed} {command.name}')
+        changes, flushes = command.counts['d', 'change'], command.counts['d', 'fsync']
+        stops = [f'd:change@{number}=kill' for number in sorted(chance.sample(range(2, changes + 1), min(3, changes - 1)))]
+        stops += [f'd:fsync@{number}=EIO' for number in sorted(chance.sample(range(1, flushes + 1), min(3, flushes)))]
+        for history in [None, *stops]:
+            write_tree(command.before, self.machine.place)
+            first = self.recorded_run(command, history, 1) if history else []
+            log = first + self.recorded_run(command, None, 2)
+            disk = Disk(command.before, False)
+            for record in log:
+                disk.apply(record)
+            tree = read_tree(self.machine.place)
+            if disk.everything() != tree:
+                sys.exit(f'{command.name} {history}: the recorded changes do not make up the output; a call is missing in faults.c')
+            # Where it does not end well the faults themselves show it.
+            if tree == command.reference:
+                command.logs[history] = len(first), log
+
+    def recorded_run(self, command, fault, number):
+        log = self.machine.place + '.log'
+        if os.path.exists(log):
+            os.remove(log)
+        self.machine.run(command, fault=FAULT.match(fault).groupdict() if fault else None, log=log)
+        return read_log(log, self.machine.place, number)
+
+    def disk_of(self, case):
+        """A tree that the disk may hold at a crash point."""
+        disk = Disk(case.command.before, case.crash['names'] == 'journaled')
+        for record in case.log[:int(case.crash['prefix'])]:
+            disk.apply(record)
+        return disk.after(case.command.out, case.crash['data'], random.Random(f'{self.seed} {case.name}'))
+
+    def is_new(self, case):
+        """Whether a case is like no other: many crash points leave the same disk."""
+        if not case.crash:
+            return True
+        digest = hashlib.sha256(repr((case.command.name, case.is_last, self.disk_of(case))).encode()).digest()
+        is_new = digest not in self.seen
+        self.seen.add(digest)
+        return is_new
+
+    # What must hold
+
+    def judge_files(self, command, tree, is_done):
+        """What is wrong with the files that a run has left: under final names, and with `is_done` altogether."""
+        wrong = []
+        for path, content in tree.items():
+            if is_unfinished(path):
+                if is_done:
+                    wrong.append(f'{path} is left over')
+            elif path not in command.reference and path not in command.before:
+                wrong.append(f'{path} is no name of the output')
+            elif content != command.reference.get(path) and (is_done or content != command.before.get(path)):
+                wrong.append(f'{path} has wrong bytes ({describe(content, command.reference.get(path))})')
+        if is_done:
+            wrong += [f'{path} is missing' for path in command.reference if path not in tree]
+        return wrong
+
+    def judge_run(self, result, outcome, is_killed=False):
+        """Notes what is wrong with how a run ended and what it left; true if it is done."""
+        command, is_done = result.case.command, outcome.status == 0
+        result.statuses.append(outcome.status)
+        lines = len(outcome.error.splitlines())
+        if outcome.status == 'hang':
+            result.note(f'no end after {SECONDS} s')
+        elif not is_done and outcome.status not in DOCUMENTED and not (is_killed and outcome.status == -9):
+            result.note(f'ends with {outcome.status}, which is not documented', outcome.error)
+        elif not is_done and outcome.status != -9 and lines != 1:
+            result.note(f'ends with {outcome.status} and {lines} lines of error', outcome.error)
+        wrong = self.judge_files(command, read_tree(self.machine.place), is_done)
+        if is_done and any('left over' not in text for text in wrong):
+            self.note_corruption(result, 'a run ends with 0 and its files are wrong', wrong)
+        elif wrong:
+            result.note(f'after status {outcome.status} files are not as they should be', '; '.join(wrong))
+        return is_done
+
+    def note_corruption(self, result, text, wrong):
+        result.note(f'{SILENT}: {text}', '; '.join(wrong))
+        if not self.keeps_going:
+            self.is_over = True
+
+    def run_again(self, result):
+        """The same command once more, without faults: it must finish; if it refuses, perhaps some time after."""
+        command = result.case.command
+        outcome = self.machine.run(command, bare=True)
+        if outcome.status == 73 and 'already finished' in outcome.error and not self.judge_files(command, read_tree(self.machine.place), True):
+            result.statuses.append(0)
+            return
+        if self.judge_run(result, outcome) or outcome.status not in DOCUMENTED:
+            return
+        times = next((times for times in range(1, PATIENCE) if self.judge_run(result, self.machine.run(command, bare=True))), None)
+        result.refusal = (f'then done after {times} more' if times else 'for good', outcome.status, outcome.error)
+
+    def run_fault(self, result):
+        case = result.case
+        write_tree(case.command.before, self.machine.place)
+        outcome = self.machine.run(case.command, fault=case.fault.groupdict())
+        result.is_reached, result.what = outcome.fired > 0, outcome.what
+        if self.judge_run(result, outcome, is_killed=case.is_kill):
+            return
+        if not case.is_kill and case.is_unnoticed:
+            result.note(f'{case.fault["answer"]} is not got over: ends with {outcome.status}', outcome.error)
+        self.run_again(result)
+
+    def run_crash(self, result):
+        tree = self.disk_of(result.case)
+        result.disk = ', '.join(path if content is None else f'{path} ({len(content)})' for path, content in tree.items()) or 'nothing'
+        write_tree(tree, self.machine.place)
+        # The run had ended with 0, so that its files are there, come what may.
+        if result.case.is_last and result.case.command.out in [*tree, *result.case.command.reference]:
+            wrong = [text for text in self.judge_files(result.case.command, tree, True) if 'left over' not in text]
+            if wrong and tree:
+                self.note_corruption(result, 'a run ended with 0, and the power failed after it', wrong)
+        self.run_again(result)
+
+    def run(self, case):
+        result = Result(case)
+        result.is_skipped = self.is_over
+        if not result.is_skipped:
+            self.run_crash(result) if case.crash else self.run_fault(result)
+        return result
+
+
+def first_line(text): return (text.splitlines() or [''])[0][:300]
+
+
+def describe(content, expected):
+    if content is None or expected is None:
+        return 'a directory and a file'
+    first = next((i for i, (a, b) in enumerate(zip(content, expected)) if a != b), min(len(content), len(expected)))
+    return f'{len(content)} bytes for {len(expected)}, the first other one at {first}'
+
+
+# The page at the end
+
+def print_table(results):
+    rows = collections.defaultdict(lambda: [0, 0, collections.Counter()])
+    for result in results:
+        row = rows[result.case.command.container, result.case.label]
+        row[0] += 1
+        row[1] += result.refusal is not None
+        row[2][' then '.join(map(str, result.statuses[:2]))] += 1
+    print(f'\n{"container":<12} {"call":<12} {"cases":>6} {"refused":>8}  how the runs ended (the faulted one, then the same command)')
+    for (container, label), (count, refused, statuses) in sorted(rows.items()):
+        print(f'{container:<12} {label:<12} {count:>6} {refused or "":>8}  ' + ', '.join(f'{key}: {n}' for key, n in statuses.most_common()))
+
+
+def shared(text):
+    """A sentence as it is for any file, tensor and number."""
+    return re.sub(r'\d+', 'N', re.sub(r'(\S*/|\bmodel)\S*[\w*]', 'FILE', text))
+
+
+def grouped(pairs):
+    """(key, results) of (key, result) pairs, the most frequent first."""
+    groups = collections.defaultdict(list)
+    for key, result in pairs:
+        groups[key].append(result)
+    return sorted(groups.items(), key=lambda item: (-len(item[1]), str(item[0])))
+
+
+def print_examples(found):
+    print('  as in ' + ', '.join(repr(result.case.name) for result in found[:3]))
+    print('  there: ' + (f'the disk held {found[0].disk}' if found[0].disk else f'the fault met {found[0].what}'))
+
+
+def print_refusals(results):
+    pairs = (((result.refusal[0], result.refusal[1], shared(result.refusal[2])), result) for result in results if result.refusal)
+    for (ending, status, sentence), found in grouped(pairs):
+        print(f'refused {len(found)} times, {ending}: {status}: {sentence}')
+        print_examples(found)
+
+
+def print_broken(results):
+    pairs = (((not text.startswith(SILENT), text, result.case.label, shared(detail)), (result, detail)) for result in results for text, detail in result.broken)
+    for (_, text, label, _), found in sorted(grouped(pairs), key=lambda item: item[0][0]):
+        print(f'NOT SO, {label}, {len(found)} times: {text}: {found[0][1]}')
+        print_examples([result for result, _ in found])
+
+
+def main():
+    parser = argparse.ArgumentParser(description='Breaks every system call of a conversion and looks what comes of it.')
+    parser.add_argument('recast')
+    parser.add_argument('--faults', type=int, default=2000)
+    parser.add_argument('--kills', type=int, default=500)
+    parser.add_argument('--crash-points', type=int, default=1000)
+    parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--only', default='', help='cases whose names match')
+    parser.add_argument('--jobs', type=int, default=2)
+    parser.add_argument('--keep-going', action='store_true', help='go on after a silent corruption')
+    options = parser.parse_args()
+    memory = '/dev/shm'
+    has_room = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1 << 29
+    work = tempfile.mkdtemp(prefix='fault-campaign-', dir=memory if has_room else None)
+    try:
+        sys.exit(carry_out(options, work))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def prepare_sources(machine):
+    for kind in ('fp8', 'bf16'):
+        write_checkpoint(os.path.join(FIXTURES, 'tiny-deepseek-v3-' + kind), machine.source(kind))
+    for name, option in (('zstd', '--container zstd'), ('torch', '--container torch'), ('one.h5', '')):
+        arguments = [machine.recast, 'convert', machine.source('bf16'), machine.source(name), '--to', 'keep', *option.split(), '--quiet']
+        subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
+
+
+def carry_out(options, work):
+    machine = Machine(os.path.abspath(options.recast), work)
+    prepare_sources(machine)
+    sources = read_tree(os.path.join(work, 'sources'))
+    campaign = Campaign(machine, options.seed, options.keep_going)
+    wanted = re.compile(options.only)
+    # A case's name says which command it is of.
+    chosen = [command for command in commands() if not re.match(r'[\w-]+/', options.only) or options.only.startswith(command.name + '/')]
+    for command in chosen:
+        campaign.prepare(command)
+        if options.crash_points and not command.kills_only:
+            campaign.record(command)
+    drawn = []
+    for make, count in ((faults, options.faults), (kills, options.kills), (crash_points, options.crash_points)):
+        groups = collections.defaultdict(list)
+        for command in chosen:
+            for name in make(command) if count and (make is kills or not command.kills_only) else ():
+                if wanted.search(f'{command.name}/{name}'):
+                    case = Case(command, name)
+                    groups[command.name, case.label, case.crash and case.crash['history']].append(case)
+        found = draw([groups[key] for key in sorted(groups, key=str)], count, random.Random(options.seed), campaign.is_new)
+        drawn += found
+        print(f'{len(found)} of {sum(map(len, groups.values()))} {make.__name__.replace("_", " ")} drawn', flush=True)
+    with concurrent.futures.ThreadPoolExecutor(max(1, options.jobs)) as pool:
+        results = list(pool.map(campaign.run, drawn))
+    return report(results, read_tree(os.path.join(work, 'sources')) == sources)
+
+
+def report(results, is_source_whole):
+    skipped = sum(result.is_skipped for result in results)
+    missed = [result for result in results if not result.is_reached]
+    results = [result for result in results if result.is_reached and not result.is_skipped]
+    print_table(results)
+    print_refusals(results)
+    print_broken(results)
+    if missed:
+        print(f'{len(missed)} cases were not reached, as {missed[0].case.name}: a run does not close its files in the same order every time')
+    if skipped:
+        print(f'{skipped} cases were left out after a silent corruption; --keep-going runs them')
+    if not is_source_whole:
+        print('NOT SO: the source was changed')
+    silent, refusals = sum(result.is_silent for result in results), sum(result.refusal is not None for result in results)
+    broken = sum(bool(result.broken) for result in results)
+    kinds = collections.Counter('kill' if result.case.is_kill else 'power' if result.case.crash else 'fault' for result in results)
+    print(f'\n{kinds["fault"]} faults, {kinds["power"]} crash points replayed, {kinds["kill"]} kills; '
+          f'{silent} silent corruptions, {refusals} refusals, {broken} cases in which something does not hold')
+    return 1 if broken or not is_source_whole else 0
+
+
+if __name__ == '__main__':
+    main()

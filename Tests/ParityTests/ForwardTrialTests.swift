@@ -69,7 +69,7 @@ import Testing
     @Test(arguments: [4, 32, 256, 384]) func aCompactReferenceBoundsWhatItHides(_ width: Int) throws {
         let folder = try TemporaryDirectory()
         let (checkpoint, candidate) = (try Checkpoint(opening: Fixtures.fp8Model), try int4(folder))
-        let recorder = CompactReference.Recorder(Self.tokens, vocabulary: 384, width: width)
+        let recorder = try CompactReference.Recorder(Self.tokens, vocabulary: 384, width: width)
         let whole = try ForwardTrial(.checkpoint(checkpoint), candidate, tokens: Self.tokens, recorder: recorder).comparison.predictions
         try recorder.write(to: folder.file("r.safetensors"))
         let reference = try ParityReference(opening: folder.file("r.safetensors"))
@@ -84,7 +84,7 @@ import Testing
 
     @Test func damagedReferencesAreRefused() throws {
         let folder = try TemporaryDirectory()
-        let recorder = CompactReference.Recorder(TokenBatch([[1, 2, 3]]), vocabulary: 384, width: 8)
+        let recorder = try CompactReference.Recorder(TokenBatch([[1, 2, 3]]), vocabulary: 384, width: 8)
         recorder.add(try Activations(rows: 3, columns: 384))
         try recorder.write(to: folder.file("r.safetensors"))
         let good = try Data(contentsOf: URL(fileURLWithPath: folder.file("r.safetensors")))

@@ -67,6 +67,10 @@ CRASH = re.compile(r'crash@(?P<prefix>\d+)=(?P<data>\w+)\.(?P<names>\w+)(?: afte
 PAGE = 4096
 
 
+class Unusable(Exception):
+    """A command that shows nothing, as it fails without any fault."""
+
+
 # The checkpoint
 
 LAYERS = [
@@ -127,9 +131,10 @@ def write_checkpoint(model, target):
 class Command:
     """One conversion: its arguments, and what it must leave behind."""
 
-    def __init__(self, name, container, source, options, out='out', clones=False, earlier=None, kills_only=False):
+    def __init__(self, name, container, source, options, out='out', system=None, earlier=None, kills_only=False):
         self.name, self.container, self.source, self.options, self.out = name, container, source, options.split(), out
-        self.clones, self.earlier, self.kills_only = clones, earlier, kills_only
+        # `system` is a property of the file system that all its runs see.
+        self.system, self.earlier, self.kills_only = system, earlier, kills_only
         self.before = {}  # what is there before the run
         self.reference = {}  # and after it
         self.counts = {}  # calls by (side, kind)
@@ -144,9 +149,10 @@ def commands():
         Command('int4', plain, 'bf16', '--to int4-g32'),
         Command('fp8', plain, 'bf16', '--to fp8-block'),
         Command('keep', plain, 'fp8', '--to keep'),
-        Command('keep-clones', plain, 'bf16', '--to keep', clones=True),
+        Command('keep-clones', plain, 'bf16', '--to keep', system='CLONES'),
         Command('keep-cut', plain, 'fp8', '--to keep --shard-size 100kB --resume'),
         Command('bf16-merged', plain, 'fp8', '--to bf16 --shard-size 1GB'),
+        Command('no-locks', plain, 'fp8', '--to bf16', system='NO_LOCKS'),
         Command('overwrite', plain, 'fp8', '--to bf16 --overwrite', earlier=('bf16', '--to int4-g32 --shard-size 100kB')),
         Command('zstd-keep', 'zstd', 'bf16', '--to keep --container zstd'),
         Command('zstd-int4', 'zstd', 'bf16', '--to int4-g32 --container zstd --resume'),
@@ -223,12 +229,12 @@ class Machine:
         if '--jobs' not in command.options:
             arguments += ['--jobs', '1']
         state, environment = self.place + '.state', dict(os.environ)
-        if not bare:
+        if command.system or not bare:
             with open(state, 'wb') as file:
                 file.truncate(PAGE)
             environment |= {'LD_PRELOAD': self.library, 'FAULT_STATE': state, 'FAULT_DESTINATION': self.place,
                             'FAULT_SOURCE': self.source(command.source)}
-            environment |= {'FAULT_CLONES': '1'} if command.clones else {}
+            environment |= {'FAULT_' + command.system: '1'} if command.system else {}
             environment |= {'FAULT_LOG': log} if log else {}
             environment |= self.instructions(fault) if fault else {}
         try:
@@ -237,7 +243,7 @@ class Machine:
         except subprocess.TimeoutExpired:
             status, error = 'hang', ''
         error = self.shorten(error)
-        return Outcome(status, error, *((0, '', {}) if bare else self.read_state(state)))
+        return Outcome(status, error, *(self.read_state(state) if 'FAULT_STATE' in environment else (0, '', {})))
 
     def shorten(self, text): return text.replace(self.place + '/', '').replace(self.place, '.').replace(self.work + '/', '')
 
@@ -478,7 +484,9 @@ class Result:
         self.case, self.statuses, self.broken, self.refusal, self.what, self.disk = case, [], [], None, '', ''
         self.is_reached, self.is_skipped = True, False
 
-    def note(self, text, detail=''): self.broken.append((text, detail))
+    def note(self, text, detail=''):
+        if (text, detail) not in self.broken:
+            self.broken.append((text, detail))
 
     @property
     def is_silent(self): return any(text.startswith(SILENT) for text, _ in self.broken)
@@ -495,11 +503,11 @@ class Campaign:
         write_tree(command.before, self.machine.place)
         outcome = self.machine.run(command, **options)
         if outcome.status != 0:
-            sys.exit(f'{command.name}: a clean run ends with {outcome.status}: {outcome.error}')
+            raise Unusable(f'a clean run ends with {outcome.status}: {outcome.error}')
         return outcome, read_tree(self.machine.place)
 
     def prepare(self, command):
-        """Learns what a command leaves, how many calls it makes, and what it changes in which order."""
+        """Learns what a command leaves, and how many calls it makes."""
         if command.earlier:
             earlier = Command(command.name, '', command.earlier[0], command.earlier[1])
             _, command.before = self.clean_run(earlier, bare=True)
@@ -507,7 +515,7 @@ class Campaign:
         outcome, counted = self.clean_run(command)
         command.counts = outcome.counts
         if command.reference != counted or any(map(is_unfinished, counted)):
-            sys.exit(f'{command.name}: runs differ from one another without any fault')
+            raise Unusable('runs differ from one another without any fault')
 
     def record(self, command):
         """Records the changes of a whole run, and of some that were stopped and went on."""
@@ -524,7 +532,7 @@ class Campaign:
                 disk.apply(record)
             tree = read_tree(self.machine.place)
             if disk.everything() != tree:
-                sys.exit(f'{command.name} {history}: the recorded changes do not make up the output; a call is missing in faults.c')
+                raise Unusable(f'the recorded changes do not make up the output (after {history}); a call is missing in faults.c')
             # Where it does not end well the faults themselves show it.
             if tree == command.reference:
                 command.logs[history] = len(first), log
@@ -618,11 +626,12 @@ class Campaign:
     def run_crash(self, result):
         tree = self.disk_of(result.case)
         result.disk = ', '.join(path if content is None else f'{path} ({len(content)})' for path, content in tree.items()) or 'nothing'
+        is_file = result.case.command.reference[result.case.command.out] is not None
         write_tree(tree, self.machine.place)
         # The run had ended with 0, so that its files are there, come what may.
-        if result.case.is_last and result.case.command.out in [*tree, *result.case.command.reference]:
+        if result.case.is_last and (is_file or result.case.command.out in tree):
             wrong = [text for text in self.judge_files(result.case.command, tree, True) if 'left over' not in text]
-            if wrong and tree:
+            if wrong:
                 self.note_corruption(result, 'a run ended with 0, and the power failed after it', wrong)
         self.run_again(result)
 
@@ -726,10 +735,15 @@ def carry_out(options, work):
     wanted = re.compile(options.only)
     # A case's name says which command it is of.
     chosen = [command for command in commands() if not re.match(r'[\w-]+/', options.only) or options.only.startswith(command.name + '/')]
-    for command in chosen:
-        campaign.prepare(command)
-        if options.crash_points and not command.kills_only:
-            campaign.record(command)
+    unusable = []
+    for command in list(chosen):
+        try:
+            campaign.prepare(command)
+            if options.crash_points and not command.kills_only:
+                campaign.record(command)
+        except Unusable as reason:
+            chosen.remove(command)
+            unusable.append(f'{command.name} is left out: {reason}')
     drawn = []
     for make, count in ((faults, options.faults), (kills, options.kills), (crash_points, options.crash_points)):
         groups = collections.defaultdict(list)
@@ -743,10 +757,12 @@ def carry_out(options, work):
         print(f'{len(found)} of {sum(map(len, groups.values()))} {make.__name__.replace("_", " ")} drawn', flush=True)
     with concurrent.futures.ThreadPoolExecutor(max(1, options.jobs)) as pool:
         results = list(pool.map(campaign.run, drawn))
-    return report(results, read_tree(os.path.join(work, 'sources')) == sources)
+    if read_tree(os.path.join(work, 'sources')) != sources:
+        unusable.append('the source was changed')
+    return report(results, unusable)
 
 
-def report(results, is_source_whole):
+def report(results, others):
     skipped = sum(result.is_skipped for result in results)
     missed = [result for result in results if not result.is_reached]
     results = [result for result in results if result.is_reached and not result.is_skipped]
@@ -757,14 +773,14 @@ def report(results, is_source_whole):
         print(f'{len(missed)} cases were not reached, as {missed[0].case.name}: a run does not close its files in the same order every time')
     if skipped:
         print(f'{skipped} cases were left out after a silent corruption; --keep-going runs them')
-    if not is_source_whole:
-        print('NOT SO: the source was changed')
+    for text in others:
+        print('NOT SO: ' + text)
     silent, refusals = sum(result.is_silent for result in results), sum(result.refusal is not None for result in results)
     broken = sum(bool(result.broken) for result in results)
     kinds = collections.Counter('kill' if result.case.is_kill else 'power' if result.case.crash else 'fault' for result in results)
     print(f'\n{kinds["fault"]} faults, {kinds["power"]} crash points replayed, {kinds["kill"]} kills; '
           f'{silent} silent corruptions, {refusals} refusals, {broken} cases in which something does not hold')
-    return 1 if broken or not is_source_whole else 0
+    return 1 if broken or others else 0
 
 
 if __name__ == '__main__':

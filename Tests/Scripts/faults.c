@@ -11,6 +11,7 @@
 //   FAULT_STICKY                      the calls after it get the same answer
 //   FAULT_LOG                         where changes are recorded
 //   FAULT_CLONES                      FICLONE copies, so that what follows a clone is exercised on file systems that have none
+//   FAULT_NO_LOCKS                    the destination's file system has no flock
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -59,7 +60,7 @@ static const char *roots[2];
 static enum side fault_side;
 static enum kind fault_kind = KINDS;
 static uint32_t fault_at;
-static int fault_answer, is_sticky, clones, log_file = -1;
+static int fault_answer, is_sticky, clones, has_no_locks, log_file = -1;
 static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 
 // Of open files: side + 1 of each descriptor, and the number that the log knows it by.
@@ -88,6 +89,7 @@ __attribute__((constructor)) static void start(void) {
     roots[DESTINATION] = getenv("FAULT_DESTINATION");
     roots[SOURCE] = getenv("FAULT_SOURCE");
     clones = getenv("FAULT_CLONES") != NULL;
+    has_no_locks = getenv("FAULT_NO_LOCKS") != NULL;
     if ((text = getenv("FAULT_CALL"))) {
         for (int i = 0; i < KINDS; i++)
             if (!strcmp(text, kind_names[i])) fault_kind = i;
@@ -333,7 +335,9 @@ int fdatasync(int descriptor) { return synchronize(descriptor, 1); }
 
 int flock(int descriptor, int operation) {
     // That a lock is given back is never refused.
-    if (!(operation & LOCK_UN)) FAIL_IF(fate(LOCK, side_of(descriptor), NULL, descriptor), -1);
+    enum side side = operation & LOCK_UN ? ELSEWHERE : side_of(descriptor);
+    FAIL_IF(fate(LOCK, side, NULL, descriptor), -1);
+    FAIL_IF(side == DESTINATION && has_no_locks ? ENOLCK : 0, -1);
     return REAL(flock)(descriptor, operation);
 }
 

@@ -2,22 +2,14 @@ import Foundation
 import Recast
 import Testing
 
-/// Runs a conversion with one worker and stops it when its journal has more than `lines` lines.
+/// Runs a conversion with one worker and stops it after so many lines of its journal: always at the same place.
 /// - Returns: false if it was finished before.
 public func interruptedConversion(
     _ source: String, _ destination: String, to target: String, container: any Container.Type = Safetensors.self, afterJournalLines lines: Int
 ) throws -> Bool {
     let checkpoint = try Checkpoint(opening: source)
     let plan = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: target), output: OutputOptions(container: container))
-    let stop = StopToken()
-    let watch = Thread {
-        while !stop.isStopped {
-            let journal = (try? String(contentsOfFile: destination + "/.recast/journal", encoding: .utf8)) ?? ""
-            if journal.split(separator: "\n").count > lines { stop.stop() }
-        }
-    }
-    watch.start()
-    defer { stop.stop() }
+    let stop = StopToken(afterEvents: lines)
     do {
         _ = try ConversionRun(plan: plan, checkpoint: checkpoint, destination: destination, options: RunOptions(jobs: 1)).execute(stop: stop)
         return false

@@ -26,10 +26,9 @@ public enum FloatQuantizedFamily: LayoutFamily {
 
     /// Whether a scale is one for the whole tensor: of one value that is not the only block of a grid.
     private static func isOne(_ scale: [Int], _ shape: MatrixShape, _ config: QuantizationConfig?) -> Bool {
-        guard Shape.count(scale) == 1, scale.count <= 2 else { return false }
-        guard scale.count == 2 else { return true }
-        let block = config?.block ?? [128, 128]
-        return config?.block == nil && (shape.rows > block[0] || shape.columns > block[1])
+        // A configuration that promises blocks means a grid, of one block perhaps.
+        guard config?.block == nil, Shape.count(scale) == 1, scale.count <= 2 else { return false }
+        return scale.count < 2 || shape.rows > 128 || shape.columns > 128
     }
 
     public static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {

@@ -47,7 +47,7 @@ public struct ConversionRun: Sendable {
         if try !destination.hasUnfinishedWork(), !options.overwrite, !options.resume { try checkSpace(for: plan.spaceNeeded(workers: workers)) }
         let (journal, finished, lock): (Journal, Journal.State, RunLock)
         let identity = try identity()
-        switch try destination.prepare(plan, identity: identity, options: options) {
+        switch try destination.prepare(plan, identity: identity, options: options, stop: stop) {
         case .finished:
             var report = RunReport(plan: plan, checkpoint: checkpoint, records: [:], alreadyFinished: true)
             report.outputBytes = try outputBytes()

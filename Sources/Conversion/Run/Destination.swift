@@ -59,7 +59,7 @@ struct Destination {
 
     /// Decides whether a run of `plan` may go on here, and opens its journal. Nothing is read for good, cleared or cut before other runs are
     /// locked out.
-    mutating func prepare(_ plan: ConversionPlan, identity: String, options: RunOptions) throws -> State {
+    mutating func prepare(_ plan: ConversionPlan, identity: String, options: RunOptions, stop: StopToken) throws -> State {
         runName = String(identity.prefix(12))
         switch try FileTree.entry(directory) {
         case nil: try FileTree.createDirectory(directory)
@@ -83,7 +83,7 @@ struct Destination {
             case .overwritten(let entries): try clear(entries)
             case .open: break
             }
-            guard let (journal, state) = try Journal.open(journalPath, identity: identity) else {
+            guard let (journal, state) = try Journal.open(journalPath, identity: identity, stop: stop) else {
                 throw ConversionFailure.destinationNotEmpty(
                     path: path, reason: "it holds an unfinished run of another conversion, or the source has changed since")
             }

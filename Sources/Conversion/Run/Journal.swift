@@ -21,7 +21,8 @@ final class Journal: Sendable {
     private let tail: Mutex<Tail>
 
     /// Opens the journal at `path`, whose directory is locked. Events of a run with the same `identity` are returned; nil means it belongs to another run.
-    static func open(_ path: String, identity: String) throws -> (journal: Journal, state: State)? {
+    /// - Parameter stop: is told of every event.
+    static func open(_ path: String, identity: String, stop: StopToken) throws -> (journal: Journal, state: State)? {
         let file = try PositionedFile.openForWriting(path)
         let bytes = try file.read(try file.size(), at: 0)
         var state = State()
@@ -50,12 +51,15 @@ final class Journal: Sendable {
             end += line.count + 1
         }
         try file.resize(to: end)
-        let journal = Journal(file: file, offset: end)
+        let journal = Journal(file: file, offset: end, stop: stop)
         if end == 0 { try journal.append(["plan": .string(identity)]) }
         return (journal, state)
     }
 
-    private init(file: PositionedFile, offset: Int) {
+    private let stop: StopToken
+
+    private init(file: PositionedFile, offset: Int, stop: StopToken) {
+        self.stop = stop
         self.file = file
         tail = Mutex(Tail(offset: offset))
     }
@@ -66,6 +70,7 @@ final class Journal: Sendable {
             try file.write(line, at: tail.offset)
             tail.offset += line.count
         }
+        stop.count()
     }
 
     func wrote(_ weight: Int) throws { try append(["written": .int(weight)]) }

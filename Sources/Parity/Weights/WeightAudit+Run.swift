@@ -23,6 +23,8 @@ extension WeightAudit {
         _ = try Self.places(reference)
         var pairs: [(Int, Int)] = []
         var matched = Set<Int>()
+        // A module is left out when nothing of it is there; a part of it is lost.
+        let kept = Set(candidate.weights.lazy.compactMap { WeightName.layer($0.name) })
         let layouts = (Self.layouts(reference), Self.layouts(candidate))
         /// Whether what lies beside a weight may be missing: with another layout it has no meaning.
         func isForeign(_ name: String) -> Bool {
@@ -37,7 +39,7 @@ extension WeightAudit {
             guard let other = names[weight.name] else {
                 if isForeign(weight.name) {
                     companions.append(weight.name)
-                } else if let layers, WeightName.layer(weight.name).map({ $0 >= layers }) ?? false {
+                } else if let layers, WeightName.layer(weight.name).map({ $0 >= layers && !kept.contains($0) }) ?? false {
                     leftOut.append(weight.name)
                 } else {
                     missing.append(weight.name)

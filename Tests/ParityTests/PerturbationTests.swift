@@ -27,17 +27,6 @@ import Testing
         return model.build()
     }
 
-    static func load(_ directory: String) throws -> CheckpointBuilder {
-        let checkpoint = try Checkpoint(opening: directory, isUnstacked: false)
-        var builder = CheckpointBuilder()
-        for tensor in checkpoint.weights.flatMap(\.stored) {
-            builder.add(
-                tensor.name, tensor.type, tensor.shape, try checkpoint.files[tensor.file].read(tensor.byteCount, at: tensor.offset))
-        }
-        builder.config = try #require(checkpoint.config.object)
-        return builder
-    }
-
     /// Whether a verdict is a pass; an error is none.
     static func passes(_ reference: Checkpoint, _ candidate: String) -> Bool {
         do {
@@ -59,7 +48,7 @@ import Testing
         try convert(folder.file("reference"), folder.file("candidate"), to: to == "keep" ? from : to)
         let reference = try Checkpoint(opening: folder.file("reference"))
         #expect(Self.passes(reference, folder.file("candidate")), "the untouched candidate is the control")
-        let sound = try Self.load(folder.file("candidate"))
+        let sound = try CheckpointBuilder(reading: folder.file("candidate"))
         var random = SeededGenerator(UInt64(road) + 1)
         var tried: [Kind: Int] = [:]
         for round in 0..<Self.rounds {

@@ -96,7 +96,7 @@ import Testing
         if let spanning = layout as? any WholeRangeLayout { layout = spanning.spanning(values.map { $0 & 0x7FFF }.max() ?? 0) }
         func sum(_ quantizer: QuantizerName, _ importance: [Float]? = nil) throws -> Double {
             let parts = layout.parts(of: shape)
-            let buffers = parts.map { try AlignedBuffer(byteCount: $0.byteCount) }
+            let buffers = try parts.map { try AlignedBuffer(byteCount: $0.byteCount) }
             let slices = zip(buffers, parts).map { $0.slice(0..<$1.byteCount) }
             try values.withUnsafeBufferPointer { values throws(EncodingFault) in
                 try SearchedEncoding.encode(
@@ -129,7 +129,7 @@ import Testing
         let shape = MatrixShape(rows: 2, columns: 32)
         var values = [UInt16](repeating: 0x3F80, count: 64)
         values[40] = 0x7F80
-        let buffers = layout.parts(of: shape).map { try AlignedBuffer(byteCount: $0.byteCount) }
+        let buffers = try layout.parts(of: shape).map { try AlignedBuffer(byteCount: $0.byteCount) }
         let bad = values
         #expect(throws: EncodingFault.notFinite(row: 1)) {
             try bad.withUnsafeBufferPointer { values throws(EncodingFault) in

@@ -585,9 +585,9 @@ class Campaign:
         if outcome.status == 'hang':
             result.note(f'no end after {SECONDS} s')
         elif not is_done and outcome.status not in DOCUMENTED and not (is_killed and outcome.status == -9):
-            result.note(f'ends with {outcome.status}, which is not documented', outcome.error)
+            result.note(f'ends with {outcome.status}, which is not documented', first_line(outcome.error))
         elif not is_done and outcome.status != -9 and lines != 1:
-            result.note(f'ends with {outcome.status} and {lines} lines of error', outcome.error)
+            result.note(f'ends with {outcome.status} and {lines} lines of error', first_line(outcome.error))
         wrong = self.judge_files(command, read_tree(self.machine.place), is_done)
         if is_done and any('left over' not in text for text in wrong):
             self.note_corruption(result, 'a run ends with 0 and its files are wrong', wrong)

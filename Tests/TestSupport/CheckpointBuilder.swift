@@ -23,6 +23,15 @@ public struct CheckpointBuilder {
 
     public init() {}
 
+    /// A checkpoint in memory, as it is stored, in one file.
+    public init(reading directory: String) throws {
+        let checkpoint = try Checkpoint(opening: directory, isUnstacked: false)
+        for tensor in checkpoint.weights.flatMap(\.stored) {
+            add(tensor.name, tensor.type, tensor.shape, try checkpoint.files[tensor.file].read(tensor.byteCount, at: tensor.offset))
+        }
+        config = checkpoint.config.object ?? [:]
+    }
+
     public mutating func add(_ name: String, _ type: ScalarType, _ shape: [Int], _ bytes: [UInt8], file: Int = 0) {
         tensors.append((name, Tensor(type: type, shape: shape, bytes: bytes, file: file)))
     }

@@ -3,7 +3,7 @@ import Recast
 /// The stored parts of a matrix, written by `body` in tiles of `step` rows as a run would write them.
 public func storedTiles(
     _ layout: any WeightLayout, _ shape: MatrixShape, step: Int, _ body: (Range<Int>, [UnsafeMutableRawBufferPointer]) throws -> Void
-) rethrows -> [[UInt8]] {
+) throws -> [[UInt8]] {
     var stored = layout.parts(of: shape).map { [UInt8](repeating: 0xEE, count: $0.byteCount) }
     let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
     for rows in TileSequence(rows: shape.rows, step: step) {
@@ -25,7 +25,7 @@ public func storedTiles(
 /// Calls `body` with the stored parts of a tile.
 public func withStoredTile<Result>(
     _ layout: any WeightLayout, _ shape: MatrixShape, _ stored: [[UInt8]], _ rows: Range<Int>, _ body: ([UnsafeRawBufferPointer]) throws -> Result
-) rethrows -> Result {
+) throws -> Result {
     let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
     let buffer = try AlignedBuffer(byteCount: parts.byteCount(rows))
     defer { withExtendedLifetime(buffer) {} }

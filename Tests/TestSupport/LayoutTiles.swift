@@ -3,12 +3,13 @@ import Recast
 /// The stored parts of a matrix, written by `body` in tiles of `step` rows as a run would write them.
 public func storedTiles(
     _ layout: any WeightLayout, _ shape: MatrixShape, step: Int, _ body: (Range<Int>, [UnsafeMutableRawBufferPointer]) throws -> Void
-) throws -> [[UInt8]] {
+) rethrows -> [[UInt8]] {
     var stored = layout.parts(of: shape).map { [UInt8](repeating: 0xEE, count: $0.byteCount) }
     let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
     for rows in TileSequence(rows: shape.rows, step: step) {
-        let buffer = try AlignedBuffer(byteCount: parts.byteCount(rows))
-        let slices = parts.slices(rows, in: buffer.bytes)
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: max(64, parts.byteCount(rows)), alignment: 4096)
+        defer { buffer.deallocate() }
+        let slices = parts.slices(rows, in: buffer)
         try body(rows, slices)
         for (index, slice) in slices.enumerated() {
             var done = 0
@@ -17,7 +18,6 @@ public func storedTiles(
                 done += range.count
             }
         }
-        withExtendedLifetime(buffer) {}
     }
     return stored
 }
@@ -25,11 +25,11 @@ public func storedTiles(
 /// Calls `body` with the stored parts of a tile.
 public func withStoredTile<Result>(
     _ layout: any WeightLayout, _ shape: MatrixShape, _ stored: [[UInt8]], _ rows: Range<Int>, _ body: ([UnsafeRawBufferPointer]) throws -> Result
-) throws -> Result {
+) rethrows -> Result {
     let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
-    let buffer = try AlignedBuffer(byteCount: parts.byteCount(rows))
-    defer { withExtendedLifetime(buffer) {} }
-    let slices = parts.slices(rows, in: buffer.bytes)
+    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: max(64, parts.byteCount(rows)), alignment: 4096)
+    defer { buffer.deallocate() }
+    let slices = parts.slices(rows, in: buffer)
     for (index, slice) in slices.enumerated() {
         slice.copyBytes(from: parts.parts[index].runs(of: rows, in: shape).ranges.flatMap { stored[index][$0] })
     }

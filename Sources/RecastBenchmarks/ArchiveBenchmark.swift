@@ -16,7 +16,7 @@ struct ArchiveBenchmark: ParsableCommand {
         let path = "memory"
         let files: [PositionedFile] = []
 
-        init(capacity: Int) { memory = try AlignedBuffer(byteCount: capacity) }
+        init(capacity: Int) throws { memory = try AlignedBuffer(byteCount: capacity) }
 
         func append(_ bytes: UnsafeRawBufferPointer) {
             memory.slice(count..<count + bytes.count).copyMemory(from: bytes)
@@ -42,10 +42,10 @@ struct ArchiveBenchmark: ParsableCommand {
             var (total, size, pack, unpack) = (0, 0, 0.0, 0.0)
             for file in files {
                 let content = try FileTree.read(model + "/" + file, limit: 1 << 40)
-                let plain = MemoryBytes(capacity: content.count)
+                let plain = try MemoryBytes(capacity: content.count)
                 content.withUnsafeBytes { plain.append($0) }
                 let source = try Safetensors.open(bytes: plain)
-                let archive = MemoryBytes(capacity: content.count * 2)
+                let archive = try MemoryBytes(capacity: content.count * 2)
                 let restored = try AlignedBuffer(byteCount: content.count)
                 var (forth, back) = (Double.infinity, Double.infinity)
                 for _ in 0...rounds {

@@ -11,6 +11,8 @@ public final class MemoryBudget: Sendable {
     /// What a process takes beside the buffers that its operations plan: decoded chunks, small scales, input and output of system calls.
     public static let allowance = 96 << 20
 
+    public init() {}
+
     private let used = Atomic<Int>(0)
     private let highest = Atomic<Int>(0)
     private let limit = Atomic<Int>(.max)

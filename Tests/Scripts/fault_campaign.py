@@ -1,6 +1,7 @@
 """Break every system call of a conversion, kill it anywhere, cut the power: it must end in the right bytes or in a sentence, never in wrong bytes.
 
-usage: fault_campaign.py RECAST [--faults 2000] [--kills 500] [--crash-points 1000] [--seed 1] [--only REGEX] [--jobs 2] [--keep-going]
+usage: fault_campaign.py RECAST [--faults 2000] [--kills 500] [--chains 300] [--crash-points 1000] [--seed 1] [--only REGEX] [--case NAME ...]
+                         [--jobs 2] [--keep-going]
 
 Conversions of a checkpoint of 22 tensors, cut from the bundled models, run under faults.c, which stands between the program and the C
 library. Each runs once clean to learn how many calls of each kind it makes; then are drawn, by the seed and without repetition:
@@ -8,10 +9,12 @@ library. Each runs once clean to learn how many calls of each kind it makes; the
 - faults: the n-th call of a kind on a file of the destination or of the source, or all from the n-th on, is answered with an error, a short
   count, or a full disk;
 - kills: SIGKILL at the n-th call, in the middle of it if it writes;
+- chains: several kills and failing calls, one run after the other;
 - crash points: what a disk may hold if the power fails after the first n changes. Of bytes written since their file was last flushed all are
   lost, or some pages of 4 KiB, or none. Of names made, changed and removed since their directory was last flushed the last few are lost: in
   each directory by itself (strict), or of all together, where any fsync keeps all names before it (journaled, as ext4 and XFS do). Besides
-  whole runs, such that were killed or met an EIO of fsync, and then went on: what a failed fsync was to flush, later ones do not flush.
+  whole runs, such that were killed or met an EIO of fsync, and then went on: what a failed fsync was to flush, later ones do not flush. Half
+  of the runs after the crash are killed, too, before they may end.
 
 What must hold: the faulted run ends with 0 and the reference's files, or with a documented status and one sentence; no file under a final name
 ever has other bytes; the same command again ends with 0, the reference's files and nothing else. EINTR, short counts and calls that the
@@ -19,8 +22,9 @@ program can do without (locks, fsync where there is none, copies in the kernel) 
 documented status is counted as a refusal and its sentence shown. Exit status 0 with wrong or missing files, now or once the power failed,
 ends the campaign at once.
 
-Every case has a name, `bf16/d:write@12=EIO+` (d or s for destination and source; + is from there on) or `bf16/crash@40=torn.strict`; with
---only and the same seed it is run again. --crash-points 0 replays none, a large number all. Needs Linux and a C compiler.
+Every case has a name, as `bf16/d:write@12=EIO+` (d or s for destination and source; + is from there on) or `bf16/crash@40=torn.strict`;
+--case with the same seed runs it again, --only draws from those that match. A large number of crash points is all of them. Needs Linux
+and a C compiler.
 """
 import argparse
 import collections
@@ -423,18 +427,24 @@ class Case:
 
     def __init__(self, command, name):
         self.command, self.name = command, f'{command.name}/{name}'
-        self.crash = CRASH.match(name)
-        self.fault = None if self.crash else FAULT.match(name)
-        self.is_kill = bool(self.fault) and self.fault['answer'] == 'kill'
+        events = name.split(' then ')
+        self.crash = CRASH.match(events[0])
+        self.faults = [FAULT.match(event).groupdict() for event in events[bool(self.crash):]]
         self.log = command.logs[self.crash['history']][1] if self.crash else []
         self.is_last = bool(self.crash) and int(self.crash['prefix']) == len(self.log)
-        self.label = 'kill' if self.is_kill else 'power' if self.crash else self.fault['side'] + ':' + self.fault['kind']
+        self.label = 'power' if self.crash else 'chain' if len(events) > 1 else self.label_of(self.faults[0])
+
+    def label_of(self, fault): return 'kill' if fault['answer'] == 'kill' else fault['side'] + ':' + fault['kind']
 
     @property
-    def is_unnoticed(self):
-        """Whether the run must succeed all the same."""
-        kind, answer = self.fault['kind'], self.fault['answer']
-        return answer in ('EINTR', 'short') or answer in UNNOTICED.get(kind, ())
+    def group(self):
+        """Cases of a group are met as often as those of any other."""
+        return self.command.name, self.label, len(self.faults), str(self.crash and self.crash['history'])
+
+
+def is_unnoticed(fault):
+    """Whether a run must succeed all the same."""
+    return fault['answer'] in ('EINTR', 'short') or fault['answer'] in UNNOTICED.get(fault['kind'], ())
 
 
 def faults(command):
@@ -453,6 +463,19 @@ def kills(command):
             yield f'{side}:{kind}@{number}=kill'
 
 
+def chains(command):
+    """Stops in two or three runs, one after the other. Much happens soon after a run goes on."""
+    chance = random.Random(command.name)
+    for _ in range(1000):
+        yield ' then '.join(stop(command, chance) for _ in range(chance.choice([2, 2, 3])))
+
+
+def stop(command, chance):
+    kind, answer = chance.choice([('change', 'kill'), ('change', 'kill'), ('fsync', 'EIO'), ('write', 'ENOSPC'), ('rename', 'EIO'), ('unlink', 'EIO')])
+    count = command.counts['d', kind]
+    return f'd:{kind}@{chance.randint(1, min(count, chance.choice([16, count])) or 1)}={answer}'
+
+
 def crash_points(command):
     for history, (first, log) in command.logs.items():
         for prefix in range(first + 1, len(log) + 1):
@@ -460,7 +483,9 @@ def crash_points(command):
             if log[prefix - 1].kind != 'O' or log[prefix - 1].number:
                 for data in ('lost', 'torn', 'kept'):
                     for names in ('strict', 'journaled'):
-                        yield f'crash@{prefix}={data}.{names}' + (f' after {history}' if history else '')
+                        name = f'crash@{prefix}={data}.{names}' + (f' after {history}' if history else '')
+                        yield name
+                        yield f'{name} then d:change@{random.Random(name).randint(1, 24)}=kill'
 
 
 def draw(groups, count, chance, is_new):
@@ -517,13 +542,16 @@ class Campaign:
         if command.reference != counted or any(map(is_unfinished, counted)):
             raise Unusable('runs differ from one another without any fault')
 
-    def record(self, command):
-        """Records the changes of a whole run, and of some that were stopped and went on."""
+    def histories(self, command):
+        """Stops after which runs that go on are recorded."""
         chance = random.Random(f'{self.seed} {command.name}')
         changes, flushes = command.counts['d', 'change'], command.counts['d', 'fsync']
         stops = [f'd:change@{number}=kill' for number in sorted(chance.sample(range(2, changes + 1), min(3, changes - 1)))]
-        stops += [f'd:fsync@{number}=EIO' for number in sorted(chance.sample(range(1, flushes + 1), min(3, flushes)))]
-        for history in [None, *stops]:
+        return stops + [f'd:fsync@{number}=EIO' for number in sorted(chance.sample(range(1, flushes + 1), min(3, flushes)))]
+
+    def record(self, command, histories):
+        """Records the changes of whole runs, and of such that were stopped and went on."""
+        for history in histories:
             write_tree(command.before, self.machine.place)
             first = self.recorded_run(command, history, 1) if history else []
             log = first + self.recorded_run(command, None, 2)
@@ -555,7 +583,7 @@ class Campaign:
         """Whether a case is like no other: many crash points leave the same disk."""
         if not case.crash:
             return True
-        digest = hashlib.sha256(repr((case.command.name, case.is_last, self.disk_of(case))).encode()).digest()
+        digest = hashlib.sha256(repr((case.command.name, case.is_last, case.faults, self.disk_of(case))).encode()).digest()
         is_new = digest not in self.seen
         self.seen.add(digest)
         return is_new
@@ -612,34 +640,36 @@ class Campaign:
         times = next((times for times in range(1, PATIENCE) if self.judge_run(result, self.machine.run(command, bare=True))), None)
         result.refusal = (f'then done after {times} more' if times else 'for good', outcome.status, outcome.error)
 
-    def run_fault(self, result):
-        case = result.case
-        write_tree(case.command.before, self.machine.place)
-        outcome = self.machine.run(case.command, fault=case.fault.groupdict())
-        result.is_reached, result.what = outcome.fired > 0, outcome.what
-        if self.judge_run(result, outcome, is_killed=case.is_kill):
-            return
-        if not case.is_kill and case.is_unnoticed:
-            result.note(f'{case.fault["answer"]} is not got over: ends with {outcome.status}', outcome.error)
-        self.run_again(result)
+    def run_fault(self, result, fault):
+        """Runs the command under a fault; true if it is done all the same."""
+        outcome = self.machine.run(result.case.command, fault=fault)
+        result.is_reached &= outcome.fired > 0
+        result.what = result.what or outcome.what
+        is_done = self.judge_run(result, outcome, is_killed=fault['answer'] == 'kill')
+        if not is_done and is_unnoticed(fault):
+            result.note(f'{fault["answer"]} is not got over: ends with {outcome.status}', outcome.error)
+        return is_done
 
-    def run_crash(self, result):
-        tree = self.disk_of(result.case)
+    def lay_out(self, result):
+        """Makes the disk what a power failure left."""
+        command, tree = result.case.command, self.disk_of(result.case)
         result.disk = ', '.join(path if content is None else f'{path} ({len(content)})' for path, content in tree.items()) or 'nothing'
-        is_file = result.case.command.reference[result.case.command.out] is not None
         write_tree(tree, self.machine.place)
         # The run had ended with 0, so that its files are there, come what may.
-        if result.case.is_last and (is_file or result.case.command.out in tree):
-            wrong = [text for text in self.judge_files(result.case.command, tree, True) if 'left over' not in text]
+        if result.case.is_last and (command.out in tree or command.reference[command.out] is not None):
+            wrong = [text for text in self.judge_files(command, tree, True) if 'left over' not in text]
             if wrong:
                 self.note_corruption(result, 'a run ended with 0, and the power failed after it', wrong)
-        self.run_again(result)
 
     def run(self, case):
         result = Result(case)
         result.is_skipped = self.is_over
         if not result.is_skipped:
-            self.run_crash(result) if case.crash else self.run_fault(result)
+            self.lay_out(result) if case.crash else write_tree(case.command.before, self.machine.place)
+            if not any(self.run_fault(result, fault) for fault in case.faults):
+                self.run_again(result)
+            # Which call is met later depends on what went before; that the first is met does not.
+            result.is_reached |= len(case.faults) > 1 or bool(case.crash)
         return result
 
 
@@ -661,8 +691,8 @@ def print_table(results):
         row = rows[result.case.command.container, result.case.label]
         row[0] += 1
         row[1] += result.refusal is not None
-        row[2][' then '.join(map(str, result.statuses[:2]))] += 1
-    print(f'\n{"container":<12} {"call":<12} {"cases":>6} {"refused":>8}  how the runs ended (the faulted one, then the same command)')
+        row[2][' then '.join(map(str, dict.fromkeys([result.statuses[0], result.statuses[-1]])))] += 1
+    print(f'\n{"container":<12} {"call":<12} {"cases":>6} {"refused":>8}  how the runs ended: the first, then the last')
     for (container, label), (count, refused, statuses) in sorted(rows.items()):
         print(f'{container:<12} {label:<12} {count:>6} {refused or "":>8}  ' + ', '.join(f'{key}: {n}' for key, n in statuses.most_common()))
 
@@ -704,9 +734,11 @@ def main():
     parser.add_argument('recast')
     parser.add_argument('--faults', type=int, default=2000)
     parser.add_argument('--kills', type=int, default=500)
+    parser.add_argument('--chains', type=int, default=300)
     parser.add_argument('--crash-points', type=int, default=1000)
     parser.add_argument('--seed', type=int, default=1)
-    parser.add_argument('--only', default='', help='cases whose names match')
+    parser.add_argument('--only', default='', metavar='REGEX', help='draw from cases whose names match')
+    parser.add_argument('--case', action='append', metavar='NAME', help='run this case and no other')
     parser.add_argument('--jobs', type=int, default=2)
     parser.add_argument('--keep-going', action='store_true', help='go on after a silent corruption')
     options = parser.parse_args()
@@ -732,34 +764,45 @@ def carry_out(options, work):
     prepare_sources(machine)
     sources = read_tree(os.path.join(work, 'sources'))
     campaign = Campaign(machine, options.seed, options.keep_going)
-    wanted = re.compile(options.only)
-    # A case's name says which command it is of.
-    chosen = [command for command in commands() if not re.match(r'[\w-]+/', options.only) or options.only.startswith(command.name + '/')]
-    unusable = []
-    for command in list(chosen):
+    named = [tuple(name.split('/', 1)) for name in options.case or ()]
+    chosen, unusable = [], []
+    for command in commands():
+        names = [name for command_name, name in named if command_name == command.name]
+        if named and not names:
+            continue
         try:
             campaign.prepare(command)
-            if options.crash_points and not command.kills_only:
-                campaign.record(command)
+            if named:
+                campaign.record(command, {crash['history'] for crash in map(CRASH.match, (name.split(' then ')[0] for name in names)) if crash})
+            elif options.crash_points and not command.kills_only:
+                campaign.record(command, [None, *campaign.histories(command)])
+            chosen.append(command)
         except Unusable as reason:
-            chosen.remove(command)
             unusable.append(f'{command.name} is left out: {reason}')
-    drawn = []
-    for make, count in ((faults, options.faults), (kills, options.kills), (crash_points, options.crash_points)):
-        groups = collections.defaultdict(list)
-        for command in chosen:
-            for name in make(command) if count and (make is kills or not command.kills_only) else ():
-                if wanted.search(f'{command.name}/{name}'):
-                    case = Case(command, name)
-                    groups[command.name, case.label, case.crash and case.crash['history']].append(case)
-        found = draw([groups[key] for key in sorted(groups, key=str)], count, random.Random(options.seed), campaign.is_new)
-        drawn += found
-        print(f'{len(found)} of {sum(map(len, groups.values()))} {make.__name__.replace("_", " ")} drawn', flush=True)
+    if named:
+        drawn = [Case(command, name) for command in chosen for command_name, name in named if command_name == command.name]
+    else:
+        drawn = draw_cases(options, campaign, chosen)
     with concurrent.futures.ThreadPoolExecutor(max(1, options.jobs)) as pool:
         results = list(pool.map(campaign.run, drawn))
     if read_tree(os.path.join(work, 'sources')) != sources:
         unusable.append('the source was changed')
     return report(results, unusable)
+
+
+def draw_cases(options, campaign, chosen):
+    wanted, drawn = re.compile(options.only), []
+    for make, count in ((faults, options.faults), (kills, options.kills), (chains, options.chains), (crash_points, options.crash_points)):
+        groups = collections.defaultdict(list)
+        for command in chosen:
+            for name in make(command) if count and (make is kills or not command.kills_only) else ():
+                if wanted.search(f'{command.name}/{name}'):
+                    case = Case(command, name)
+                    groups[case.group].append(case)
+        found = draw([groups[key] for key in sorted(groups)], count, random.Random(options.seed), campaign.is_new)
+        drawn += found
+        print(f'{len(found)} of {sum(map(len, groups.values()))} {make.__name__.replace("_", " ")} drawn', flush=True)
+    return drawn
 
 
 def report(results, others):
@@ -777,8 +820,9 @@ def report(results, others):
         print('NOT SO: ' + text)
     silent, refusals = sum(result.is_silent for result in results), sum(result.refusal is not None for result in results)
     broken = sum(bool(result.broken) for result in results)
-    kinds = collections.Counter('kill' if result.case.is_kill else 'power' if result.case.crash else 'fault' for result in results)
-    print(f'\n{kinds["fault"]} faults, {kinds["power"]} crash points replayed, {kinds["kill"]} kills; '
+    kinds = collections.Counter(result.case.label for result in results)
+    faulted = len(results) - kinds['power'] - kinds['kill'] - kinds['chain']
+    print(f'\n{faulted} faults, {kinds["power"]} crash points replayed, {kinds["kill"]} kills, {kinds["chain"]} chains; '
           f'{silent} silent corruptions, {refusals} refusals, {broken} cases in which something does not hold')
     return 1 if broken or others else 0
 

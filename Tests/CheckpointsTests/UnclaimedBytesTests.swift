@@ -5,7 +5,7 @@ import Testing
 
 /// Bytes that nobody claims: codes, descriptions, files and stacks that a reader must take for what they are, or refuse by name.
 @Suite struct UnclaimedBytesTests {
-    func dense(_ change: (inout CheckpointBuilder) throws -> Void = { _ in }) rethrows -> CheckpointBuilder {
+    func dense(_ change: (inout CheckpointBuilder) throws -> Void = { _ in }) throws -> CheckpointBuilder {
         var model = SyntheticModel()
         (model.quantized, model.files, model.hidden, model.intermediate, model.expertWidth) = (false, 1, 128, 96, 64)
         var builder = model.build()
@@ -62,7 +62,7 @@ import Testing
 
     /// INT8 in groups of 64 columns has just the shape of packed int4 in groups of 128 of twice as many.
     @Test func noLayoutIsRecognisedByShapeAlone() throws {
-        var builder = dense()
+        var builder = try dense()
         let module = "model.layers.0.mlp.up_proj"
         builder[module + ".weight"] = nil
         builder.add(module + ".weight", .i8, [96, 128], [UInt8](repeating: 1, count: 96 * 128))
@@ -234,18 +234,28 @@ import Testing
 
     // MARK: Stacks
 
-    func fused(transposed: Bool) -> CheckpointBuilder {
-        var builder = dense()
+    func fused(transposed: Bool) throws -> CheckpointBuilder {
+        var builder = try dense()
         for layer in 1..<3 {
             let prefix = "model.layers.\(layer).mlp.experts."
             let count = 5
             func bytes(_ expert: Int, _ name: String) -> [UInt8] { builder["\(prefix)\(expert).\(name).weight"]?.bytes ?? [] }
             func turned(_ bytes: [UInt8], _ rows: Int, _ columns: Int) -> [UInt8] {
                 guard transposed else { return bytes }
-                return (0..<columns).flatMap { column in (0..<rows).flatMap { row in bytes[(row * columns + column) * 2..<(row * columns + column) * 2 + 2] } }
+                var result: [UInt8] = []
+                for column in 0..<columns {
+                    for row in 0..<rows {
+                        let at = (row * columns + column) * 2
+                        result += [bytes[at], bytes[at + 1]]
+                    }
+                }
+                return result
             }
-            let gateUp = (0..<count).flatMap { turned(bytes($0, "gate_proj") + bytes($0, "up_proj"), 128, 128) }
-            let down = (0..<count).flatMap { turned(bytes($0, "down_proj"), 128, 64) }
+            var gateUp: [UInt8] = [], down: [UInt8] = []
+            for expert in 0..<count {
+                gateUp += turned(bytes(expert, "gate_proj") + bytes(expert, "up_proj"), 128, 128)
+                down += turned(bytes(expert, "down_proj"), 128, 64)
+            }
             for expert in 0..<count { for name in ["gate_proj", "up_proj", "down_proj"] { builder["\(prefix)\(expert).\(name).weight"] = nil } }
             builder.add(prefix + "gate_up_proj", .bf16, [count, 128, 128], gateUp)
             builder.add(prefix + "down_proj", .bf16, transposed ? [count, 64, 128] : [count, 128, 64], down)
@@ -294,7 +304,7 @@ import Testing
     @Test(arguments: ["mlp.router", "mlp.router.classifier", "mlp.gate.wg", "mlp.shared_expert_gate", "audio_tower.q_proj", "vision_tower.fc1", "multi_modal_projector.linear_1"])
     func whatIsNeverQuantizedIsFoundUnderAllItsNames(_ module: String) throws {
         let folder = try TemporaryDirectory()
-        var builder = dense()
+        var builder = try dense()
         let name = "model.layers.1.\(module).weight"
         builder.add(name, .bf16, [32, 128], [UInt8](repeating: 0x3C, count: 32 * 256))
         try builder.write(to: folder.file("m"))
@@ -316,7 +326,7 @@ import Testing
         ("rms_norm_eps", "\"small\""), ("num_experts_per_tok", "-1"), ("index_topk", "2048"), ("rope_theta", "0"),
     ])
     func aFieldThatChangesTheArithmeticIsReadOrRefused(_ field: String, _ value: String) throws {
-        var builder = dense()
+        var builder = try dense()
         builder.config[field] = try JSONValue(parsing: Array(value.utf8))
         let error = failure { _ = try ModelConfiguration(config: .object(builder.config)) }
         #expect(error?.kind == .badData && error?.description.contains(field) == true, "\(String(describing: error))")
@@ -324,7 +334,7 @@ import Testing
 
     @Test(arguments: [("attn_logit_softcapping", "null"), ("sliding_window", "null"), ("use_sliding_window", "false"), ("use_cache", "true"), ("pruned_heads", "{}")])
     func fieldsAtRestAreNoObstacle(_ field: String, _ value: String) throws {
-        var builder = dense()
+        var builder = try dense()
         builder.config[field] = try JSONValue(parsing: Array(value.utf8))
         _ = try ModelConfiguration(config: .object(builder.config))
     }

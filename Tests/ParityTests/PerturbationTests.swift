@@ -80,7 +80,11 @@ import Testing
             return places.isEmpty ? nil : places[Int(random.next() % UInt64(places.count))]
         }
         func value(_ tensor: CheckpointBuilder.Tensor, _ bits: (bf16: UInt16, f16: UInt16, f32: UInt32)) -> [UInt8] {
-            tensor.type == .bf16 ? CheckpointBuilder.bytes(bits.bf16) : tensor.type == .f16 ? CheckpointBuilder.bytes(bits.f16) : CheckpointBuilder.bytes(bits.f32)
+            switch tensor.type {
+            case .bf16: CheckpointBuilder.bytes(bits.bf16)
+            case .f16: CheckpointBuilder.bytes(bits.f16)
+            default: CheckpointBuilder.bytes(bits.f32)
+            }
         }
         switch kind {
         case .nan, .infinity:
@@ -142,18 +146,24 @@ import Testing
             return model.tensors[place].name == name ? nil : name
         case .type:
             // One F32 tensor as BF16, where bits are lost.
-            guard let place = pick({ $0.type == .f32 && $0.shape.count == 1 && $0.bytes.enumerated().contains { $0.offset % 4 < 2 && $0.element != 0 } })
-            else { return nil }
+            func loses(_ tensor: CheckpointBuilder.Tensor) -> Bool {
+                tensor.bytes.indices.contains { $0 % 4 < 2 && tensor.bytes[$0] != 0 }
+            }
+            guard let place = pick({ $0.type == .f32 && $0.shape.count == 1 && loses($0) }) else { return nil }
             let bytes = model.tensors[place].tensor.bytes
             model.tensors[place].tensor.type = .bf16
-            model.tensors[place].tensor.bytes = stride(from: 0, to: bytes.count, by: 4).flatMap { [bytes[$0 + 2], bytes[$0 + 3]] }
+            var halves: [UInt8] = []
+            for at in stride(from: 0, to: bytes.count, by: 4) { halves += bytes[at + 2..<at + 4] }
+            model.tensors[place].tensor.bytes = halves
             return model.tensors[place].name
         case .order:
             // Values from the last to the first.
             guard let place = pick({ floats.contains($0.type) && $0.bytes.count > 64 }) else { return nil }
             let tensor = model.tensors[place].tensor
             let width = tensor.type.bitWidth / 8
-            model.tensors[place].tensor.bytes = stride(from: tensor.bytes.count - width, through: 0, by: -width).flatMap { tensor.bytes[$0..<$0 + width] }
+            var turned: [UInt8] = []
+            for at in stride(from: tensor.bytes.count - width, through: 0, by: -width) { turned += tensor.bytes[at..<at + width] }
+            model.tensors[place].tensor.bytes = turned
             return model.tensors[place].tensor.bytes == tensor.bytes ? nil : model.tensors[place].name
         case .bit:
             // The lowest bit of a value that must be equal: any, or one of a weight that was only copied.

@@ -65,7 +65,10 @@ enum FixedTensors {
         [
             (
                 "model.layers.0.a",
-                [("weight_packed", "I32", [2, 8], []), ("weight_scale", "BF16", [2, 2], []), ("weight_shape", "I64", [2], [2, 0, 0, 0, 0, 0, 0, 0, 64])]
+                [
+                    ("weight_packed", "I32", [2, 8], []), ("weight_scale", "BF16", [2, 2], []),
+                    ("weight_shape", "I64", [2], [2, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0]),
+                ]
             ),
             ("model.layers.0.b", [("weight", "I8", [2, 64], []), ("weight_scale", "BF16", [2, 1], [])]),
             ("model.layers.0.c", [("weight", "F8_E4M3", [2, 64], []), ("weight_scale", "BF16", [2, 1], [])]),
@@ -80,13 +83,19 @@ enum FixedTensors {
         [
             ("model.layers.0.a", [("weight", "U32", [2, 8], []), ("scales", "BF16", [2, 1], []), ("biases", "BF16", [2, 1], [])]),
             ("model.layers.0.b", [("weight", "U32", [2, 8], []), ("scales", "U8", [2, 2], [])]),
-            ("model.layers.0.mlp.switch_mlp.up_proj", [("weight", "U32", [2, 2, 8], []), ("scales", "BF16", [2, 2, 1], []), ("biases", "BF16", [2, 2, 1], [])]),
+            (
+                "model.layers.0.mlp.switch_mlp.up_proj",
+                [("weight", "U32", [2, 2, 8], []), ("scales", "BF16", [2, 2, 1], []), ("biases", "BF16", [2, 2, 1], [])]
+            ),
             ("model.layers.0.self_attn.embed_q", [("weight", "BF16", [2, 4, 8], [])]),
             ("model.layers.0.self_attn.unembed_out", [("weight", "BF16", [2, 8, 4], [])]),
         ],
         [
             ("model.layers.0.a", [("weight_packed", "U8", [2, 16], []), ("weight_scale", "U8", [2, 1], [])]),
-            ("model.layers.0.b", [("weight_packed", "U8", [2, 16], []), ("weight_scale", "F8_E4M3", [2, 2], []), ("weight_global_scale", "F32", [1], [])]),
+            (
+                "model.layers.0.b",
+                [("weight_packed", "U8", [2, 16], []), ("weight_scale", "F8_E4M3", [2, 2], []), ("weight_global_scale", "F32", [1], [])]
+            ),
             ("model.layers.0.c", [("weight", "U8", [2, 16], []), ("weight_scale", "F8_E4M3", [2, 2], []), ("weight_scale_2", "F32", [], [])]),
             ("model.layers.0.mlp.experts", [("gate_up_proj", "BF16", [2, 64, 16], []), ("down_proj", "BF16", [2, 16, 32], [])]),
         ],

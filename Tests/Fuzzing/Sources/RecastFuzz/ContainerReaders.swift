@@ -41,8 +41,10 @@ extension FuzzReader {
     /// Two shards and a file that an index may forget.
     private static let indexFolder: String = {
         let folder = FuzzDirectory.empty("index")
-        for (file, names) in [("model-1.safetensors", ["a.weight", "b.weight"]), ("model-2.safetensors", ["c.weight"]), ("model-3.safetensors", ["model.layers.1.d.weight"])]
-        {
+        let files = [
+            "model-1.safetensors": ["a.weight", "b.weight"], "model-2.safetensors": ["c.weight"], "model-3.safetensors": ["model.layers.1.d.weight"],
+        ]
+        for (file, names) in files {
             let tensors = names.map { "\"\($0)\":{\"dtype\":\"BF16\",\"shape\":[2,2]}" }
             FuzzDirectory.write(FuzzTensorFile.bytes(header: Array("{\(tensors.joined(separator: ","))}".utf8)), to: folder + "/" + file)
         }

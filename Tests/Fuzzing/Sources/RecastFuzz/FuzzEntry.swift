@@ -20,15 +20,6 @@ public func fuzzerInitialize(_ count: UnsafeMutableRawPointer?, _ arguments: Uns
 @_cdecl("LLVMFuzzerTestOneInput")
 public func fuzzerTestOneInput(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
     let bytes = Array(UnsafeBufferPointer(start: start, count: count))
-    autoreleasing { reader.read(FuzzInput(bytes)) }
+    reader.read(FuzzInput(bytes))
     return 0
-}
-
-/// Foundation fills a pool where there is one; libFuzzer never returns to empty it.
-private func autoreleasing(_ body: () -> Void) {
-    #if canImport(Darwin)
-        autoreleasepool(invoking: body)
-    #else
-        body()
-    #endif
 }

@@ -32,8 +32,8 @@ extension TensorFile {
     /// Reads some bytes of every tensor: its beginning, its end, and a piece that begins and ends anywhere.
     func readSome() throws {
         for tensor in tensors {
-            for range in [0..<min(tensor.byteCount, 1 << 16), max(0, tensor.byteCount - 100)..<tensor.byteCount, tensor.byteCount / 3..<tensor.byteCount / 2]
-            where range.count <= 1 << 16 {
+            let count = tensor.byteCount
+            for range in [0..<min(count, 1 << 16), max(0, count - 100)..<count, count / 3..<count / 2] where range.count <= 1 << 16 {
                 _ = try bytes.read(range.count, at: tensor.offset + range.lowerBound)
             }
         }

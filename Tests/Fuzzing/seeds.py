@@ -318,7 +318,8 @@ weights:
 def models():
     config = {
         'model_type': 'deepseek_v3', 'hidden_size': 16, 'num_hidden_layers': 2, 'first_k_dense_replace': 1, 'num_attention_heads': 2,
-        'q_lora_rank': 8, 'kv_lora_rank': 8, 'qk_nope_head_dim': 8, 'qk_rope_head_dim': 4, 'v_head_dim': 8, 'intermediate_size': 24, 'moe_intermediate_size': 8,
+        'q_lora_rank': 8, 'kv_lora_rank': 8, 'qk_nope_head_dim': 8, 'qk_rope_head_dim': 4, 'v_head_dim': 8, 'intermediate_size': 24,
+        'moe_intermediate_size': 8,
         'vocab_size': 32, 'num_nextn_predict_layers': 1, 'n_routed_experts': 4, 'num_experts_per_tok': 2, 'n_group': 2, 'topk_group': 1,
         'n_shared_experts': 1, 'norm_topk_prob': True, 'routed_scaling_factor': 2.5, 'rope_theta': 10000,
     }
@@ -355,7 +356,8 @@ def runs():
     digest = '0' * 64
     lines = [
         {'written': 0}, {'audited': 0, 'sha256': [digest]}, {'written': 1}, {'rewrite': 1}, {'shard': 0},
-        {'audited': 2, 'sha256': [digest], 'not_finite': 1}, {'calibrated': 2, 'sha256': [digest]}, {'calibration': 'done'}, {'written': 3}, {'written': 4},
+        {'audited': 2, 'sha256': [digest], 'not_finite': 1}, {'calibrated': 2, 'sha256': [digest]}, {'calibration': 'done'},
+        {'written': 3}, {'written': 4},
         {'audited': 1, 'sha256': [digest, digest], 'sqnr_db': 20, 'max_abs': 1, 'amax': 2},
     ]
     text = '\n'.join(map(compact, lines)) + '\n'

@@ -27,10 +27,6 @@ import Testing
         var builder = model.build()
         var random = SeededGenerator(3)
         builder.addBF16("model.norm.weight", [64], scale: 1, &random)
-        for (field, value) in [
-            ("kv_lora_rank", 32), ("qk_rope_head_dim", 16), ("q_lora_rank", 32), ("vocab_size", 50), ("first_k_dense_replace", 1),
-            ("n_shared_experts", 1),
-        ] { builder.config[field] = .int(value) }
         return builder
     }
 

@@ -171,6 +171,10 @@ public struct SyntheticModel {
             "num_attention_heads": .int(4), "qk_nope_head_dim": .int(32), "v_head_dim": .int(32),
             "num_nextn_predict_layers": .int(mtp ? 1 : 0), "rms_norm_eps": .number("1e-05"), "torch_dtype": .string("bfloat16"),
         ]
+        for (field, value) in [
+            ("kv_lora_rank", 32), ("qk_rope_head_dim", 16), ("q_lora_rank", queryRank ?? 0), ("vocab_size", 50), ("first_k_dense_replace", 1),
+            ("n_shared_experts", 1),
+        ] { builder.config[field] = .int(value) }
         if quantized {
             builder.config["quantization_config"] = .object([
                 "quant_method": .string("fp8"), "fmt": .string("e4m3"), "activation_scheme": .string("dynamic"),

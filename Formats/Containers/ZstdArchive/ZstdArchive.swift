@@ -106,7 +106,10 @@ final class SeekableZstd: ByteSource {
                     try restore(chunk, index, into: $0)
                 }
                 let start = range.lowerBound - chunk.offset
-                target.copyMemory(from: UnsafeRawBufferPointer(rebasing: whole.bytes[start..<start + range.count]))
+                // A large chunk is kept by nobody else.
+                withExtendedLifetime(whole) {
+                    target.copyMemory(from: UnsafeRawBufferPointer(rebasing: whole.bytes[start..<start + range.count]))
+                }
             }
             done += range.count
             index += 1

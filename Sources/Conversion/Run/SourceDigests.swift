@@ -9,6 +9,8 @@ struct SourceDigests: Sendable {
     private var digests: [String: String] = [:]
 
     static let none = SourceDigests()
+    /// Some kilobytes a tensor, of a million tensors.
+    private static let limit = 1 << 30
 
     private init() {}
 
@@ -19,6 +21,7 @@ struct SourceDigests: Sendable {
         let own = checkpoint.directory + "/" + checkpoint.fileNames[0] + "." + Destination.manifestName
         let path = checkpoint.files.count == 1 && ContainerRegistry.singleFile(checkpoint.fileNames[0]) != nil ? own : beside
         guard case .file(let size)? = try FileTree.entry(path) else { return }
+        guard size <= Self.limit else { throw FileFailure(.read, path, reason: .fileTooLarge) }
         let bytes = try PositionedFile.openForReading(path).read(size, at: 0)
         do {
             var scanner = JSONScanner(bytes)

@@ -49,7 +49,7 @@ def tensor_file(tensors, metadata=None):
 
 
 def tensor_text(path):
-    """A safetensors file's header as the targets want it: without offsets, small integer tensors with their bytes."""
+    """A safetensors file's header as the targets want it: without offsets, but with the bytes of what must be consistent."""
     with open(path, 'rb') as file:
         content = file.read()
     size = struct.unpack('<Q', content[:8])[0]
@@ -58,8 +58,8 @@ def tensor_text(path):
         if name == '__metadata__':
             continue
         start, end = tensor.pop('data_offsets')
-        if tensor['dtype'] in ('I64', 'I32') and end - start <= 32:
-            tensor['data'] = list(content[8 + size + start:8 + size + end])
+        if name.endswith(('weight_shape', 'g_idx')):
+            tensor['data'] = list(content[8 + size + start:8 + size + end].rstrip(b'\0')) or [0]
     return compact(header)
 
 
@@ -102,8 +102,8 @@ def layouts(recast, scratch):
         with open(target + '/config.json') as file:
             config = compact(json.load(file))
         seed('checkpoint', layout, tensor_text(target + '/model.safetensors').encode() + b'\0' + config.encode() + b'\0' + PATTERN)
-        family = {'int': 1, 'fp8': 1, 'gpt': 2, 'awq': 2, 'mlx': 3, 'mxf': 4, 'nvf': 4}.get(layout[:3], 0)
-        seed('config', layout, f'{0 if layout.startswith("fp8-block") else family}{config}')
+        family = {'int': 1, 'gpt': 2, 'mlx': 3, 'mxf': 4, 'nvf': 4, 'awq': 5}.get(layout[:3], 0)
+        seed('config', layout, f'{family}{config}')
     stacks = {
         'model.layers.0.mlp.experts.gate_up_proj': {'dtype': 'BF16', 'shape': [2, 64, 16]},
         'model.layers.0.mlp.experts.down_proj': {'dtype': 'BF16', 'shape': [2, 16, 32]},
@@ -123,7 +123,7 @@ def layouts(recast, scratch):
         seed('checkpoint', name, f'{compact(header)}\0{compact(config)}\0')
     seed('config', 'stacks', '4' + compact(widths))
     seed('config', 'split', '3{"num_attention_heads":2,"qk_nope_head_dim":8,"v_head_dim":8,"quantization":{"group_size":64,"bits":4}}')
-    seed('config', 'beside', '2{"model_type":"x"}\0{"bits":4,"group_size":32,"desc_act":false,"sym":true}')
+    seed('config', 'beside', '5{"model_type":"x"}\0{"bits":4,"group_size":32,"desc_act":false,"sym":true}')
     fp8 = {'quant_method': 'fp8', 'weight_block_size': [128, 128]}
     seed('config', 'text_config', '0' + compact({'text_config': {'num_hidden_layers': 1, 'quantization_config': fp8}}))
     weight = {'dtype': 'fp4', 'group_size': 32, 'scale_format': 'e8m0'}
@@ -235,12 +235,12 @@ def containers(recast, scratch):
         file.create_dataset('gzip/shuffled', data=values, chunks=(2, 8), compression='gzip', shuffle=True, fletcher32=True)
         file.create_dataset('big', data=values.astype('>f8')[:2])
         file.create_dataset('grown', shape=(5, 6), maxshape=(None, None), chunks=(4, 4), dtype='f4', fillvalue=2)
-        file.create_dataset('flags', data=values[0] > 3)
         file.create_dataset('unwritten', shape=(2, 3), dtype='i2')
-        file.create_dataset('note', data='a text is no tensor')
     with h5py.File(scratch + '/old.h5', 'w') as file:
         file['layer/kernel'] = values.astype('f2')
         file['layer/scalar'] = numpy.float32(3)
+        file['flags'] = values[0] > 3
+        file['note'] = 'a text is no tensor'
     for name in ('h5py', 'old'):
         with open(f'{scratch}/{name}.h5', 'rb') as file:
             seed('hdf5', name, file.read())
@@ -331,13 +331,16 @@ def models():
     seed('model', 'v2', compact(dict(
         config, model_type='deepseek_v2', topk_method='group_limited_greedy', scoring_func='softmax', q_lora_rank=None, num_nextn_predict_layers=0)))
     seed('model', 'kimi', compact(dict(
-        config, model_type='kimi_k2', n_group=1, rope_interleave=False, rope_parameters=dict(yarn, rope_theta=5e4, attention_factor=1.1))))
+        config, model_type='kimi_k2', n_group=1, rope_interleave=False, rope_theta=None,
+        rope_parameters=dict(yarn, rope_theta=5e4, attention_factor=1.1))))
 
     def entry(dtype, shape, code=None, values=()):
         return dict(dtype=dtype, shape=shape, **({'data': list(struct.pack(f'<{len(values)}{code}', *values))} if code else {}))
 
+    ones = b'\0' + struct.pack('<f', 1)
     logits = {'logits': entry('F32', [2, 3, 32]), 'hidden.1': entry('F32', [2, 3, 16]), 'hidden.2': entry('F32', [3, 16])}
-    seed('reference', 'logits', compact({'__metadata__': {'format': 'pt'}, **logits, 'mtp.logits': entry('F32', [1, 2, 32])}) + '\0\0\0\x80?')
+    logits['mtp.logits'] = entry('F32', [1, 2, 32])
+    seed('reference', 'logits', compact({'__metadata__': {'format': 'pt'}, **logits}).encode() + ones)
     stored = {
         '__metadata__': {'recast.reference': '1', 'vocabulary': '32'}, 'lengths': entry('I64', [2], 'q', [3, 2]),
         'input_ids': entry('I64', [5], 'q', [1, 2, 3, 4, 5]), 'top.tokens': entry('I32', [5, 2], 'i', [0, 1] * 5),
@@ -349,7 +352,7 @@ def models():
     for module, columns in [('model.layers.0.a', 64), ('model.layers.0.b', 32)]:
         kept[module + '.mean_square'] = kept[module + '.mean_abs'] = entry('F32', [columns])
         kept[module + '.count'] = entry('I64', [1], 'q', [9])
-    seed('statistics', 'two', compact(kept) + '\0\0\0\x80?')
+    seed('statistics', 'two', compact(kept).encode() + ones)
 
 
 def runs():
@@ -366,8 +369,9 @@ def runs():
         seed('journal', f'torn-{number}', f'{number}{text[:40]}')
     stage = [{'calibrated': 1, 'sha256': [digest]}, {'calibration': 'void'}, {'calibrated': 0, 'sha256': [digest]}, {'calibration': 'done'}]
     seed('journal', 'calibration', '0' + '\n'.join(map(compact, stage)) + '\n')
+    seed('journal', 'no-digests', '0{"audited":0,"sha256":[]}\n')
     seed('journal', 'other', '1!{"plan":"x"}\n{"written":0}\n')
-    files = [{'name': f'model-0000{number}-of-00003.safetensors', 'size': 1} for number in (1, 2, 3)]
+    files = [{'name': f'model-0000{number}-of-00003.safetensors', 'size': size} for number, size in [(1, 640), (2, 4240), (3, 904)]]
     seed('manifest', 'destination', '0' + compact({'schema': 1, 'plan': '@plan', 'files': files, 'weights': []}))
     seed('manifest', 'source', '1' + compact({'plan': 'x', 'weights': [
         {'name': 'model.layers.1.norm.weight', 'tensors': [{'name': 'model.layers.1.norm.weight', 'sha256': digest}]},

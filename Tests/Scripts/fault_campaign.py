@@ -34,6 +34,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import math
 import os
 import random
 import re
@@ -489,15 +490,15 @@ def crash_points(command):
 
 
 def draw(groups, count, chance, is_new):
-    """Up to `count` cases, from each group in turn, so that rare calls are all met."""
+    """Up to `count` cases, from each group in turn, so that rare calls are all met; from large groups a few more."""
     groups = [chance.sample(group, len(group)) for group in groups if group]
     chance.shuffle(groups)
     drawn = []
     while groups and len(drawn) < count:
         for group in groups:
-            case = group.pop()
-            if len(drawn) < count and is_new(case):
-                drawn.append(case)
+            for case in [group.pop() for _ in range(min(len(group), 1 + math.isqrt(len(group)) // 4))]:
+                if len(drawn) < count and is_new(case):
+                    drawn.append(case)
         groups = [group for group in groups if group]
     return drawn
 

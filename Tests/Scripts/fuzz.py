@@ -72,10 +72,11 @@ def launch(command, variables, seconds):
 def summary(output):
     """The sentence of a finding and where it happened."""
     sentence = re.search(r'^.*(?:Fatal error|Precondition failed|ERROR: AddressSanitizer|ERROR: libFuzzer|runtime error|FINDING).*$', output, re.M)
-    text = sentence.group(0).strip() if sentence else 'died without a word: ' + output.strip()[-200:]
-    for place, line in re.findall(r'(\S+\.(?:swift|c)):(\d+)', output):
-        if 'RecastFuzz' not in place and re.search(r'/(Sources|Formats|checkouts)/', place):
-            return text, f'{os.path.relpath(place, ROOT)}:{line}'
+    text = re.sub(r'^==\d+==\s*', '', sentence.group(0).strip()) if sentence else 'died without a word: ' + output.strip()[-200:]
+    for frame in re.findall(r'^ +#\d+ 0x.*$', output, re.M):
+        place = re.search(r'/((?:Sources|Formats|checkouts)/\S+\.(?:swift|c):\d+)', frame)
+        if place and 'RecastFuzz' not in frame:
+            return text, place.group(1)
     return text, ''
 
 

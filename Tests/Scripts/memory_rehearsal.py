@@ -11,7 +11,6 @@ Peak memory may be 150 MB above --memory. With --small the sizes are what CI has
 import argparse
 import json
 import os
-import resource
 import shutil
 import struct
 import subprocess
@@ -19,13 +18,12 @@ import sys
 import tempfile
 import time
 
-import numpy as np
-
 ALLOWANCE = 150e6
 
 
 def bf16(generator, shape, scale):
     """Normal numbers, rounded towards zero: as good as any here."""
+    import numpy as np
     values = generator.standard_normal(shape, np.float32) * np.float32(scale)
     return (values.view(np.uint32) >> 16).astype(np.uint16)
 
@@ -34,7 +32,7 @@ def write(folder, tensors, config):
     os.makedirs(folder)
     header, at = {'__metadata__': {'format': 'pt'}}, 0
     for name, array in tensors.items():
-        header[name] = {'dtype': 'BF16' if array.dtype == np.uint16 else 'F32', 'shape': list(array.shape), 'data_offsets': [at, at + array.nbytes]}
+        header[name] = {'dtype': 'BF16', 'shape': list(array.shape), 'data_offsets': [at, at + array.nbytes]}
         at += array.nbytes
     text = json.dumps(header).encode()
     text += b' ' * (-len(text) % 8)
@@ -45,8 +43,10 @@ def write(folder, tensors, config):
     json.dump(config, open(folder + '/config.json', 'w'))
 
 
-def model(hidden, heads, sizes, vocabulary, generator):
+def make(folder, hidden, heads, sizes, vocabulary):
     """One dense layer: sizes are (nope, rope, value, latent, inner)."""
+    import numpy as np
+    generator = np.random.default_rng(1)
     nope, rope, value, latent, inner = sizes
     shapes = {
         'self_attn.q_proj': (heads * (nope + rope), hidden), 'self_attn.kv_a_proj_with_mqa': (latent + rope, hidden),
@@ -64,7 +64,7 @@ def model(hidden, heads, sizes, vocabulary, generator):
         architectures=['DeepseekV3ForCausalLM'], model_type='deepseek_v3', hidden_size=hidden, num_hidden_layers=1, num_attention_heads=heads,
         q_lora_rank=None, kv_lora_rank=latent, qk_nope_head_dim=nope, qk_rope_head_dim=rope, v_head_dim=value, intermediate_size=inner,
         vocab_size=vocabulary, rms_norm_eps=1e-6, num_nextn_predict_layers=0, torch_dtype='bfloat16')
-    return tensors, config
+    write(folder, tensors, config)
 
 
 def main():
@@ -73,29 +73,36 @@ def main():
     parser.add_argument('--tokens', type=int, default=32768)
     parser.add_argument('--small', action='store_true')
     parser.add_argument('--folder')
+    parser.add_argument('--make', help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.make:
+        return make(*json.loads(options.make))
     work = tempfile.mkdtemp(prefix='memory-', dir=options.folder)
-    generator = np.random.default_rng(1)
     failed = False
+
+    def made(*arguments):
+        # In a process of its own: what this one takes would count as its children's.
+        subprocess.run([sys.executable, __file__, options.recast, '--make', json.dumps(arguments)], check=True)
 
     def measure(what, budget, *arguments):
         nonlocal failed
         started = time.monotonic()
-        process = subprocess.Popen([options.recast, *arguments, '--memory', str(budget)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        _, errors = process.communicate()
-        # The largest of all children so far: the runs are in ascending order of their budgets.
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        with open(work + '/errors', 'w+') as errors:
+            process = subprocess.Popen([options.recast, *arguments, '--memory', str(budget)], stdout=subprocess.DEVNULL, stderr=errors)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            errors.seek(0)
+            sentence = errors.read().strip()[-300:]
+        peak = usage.ru_maxrss * 1024
         holds = process.returncode == 0 and peak <= budget + ALLOWANCE
         failed = failed or not holds
         print(f'{what}: {time.monotonic() - started:.1f} s, peak memory {peak / 1e6:.0f} MB of {budget / 1e6:.0f} + 150: '
-              f'{"holds" if holds else "FAILS"}{"" if process.returncode == 0 else " " + errors.strip()[-300:]}', flush=True)
+              f'{"holds" if holds else "FAILS"}{"" if process.returncode == 0 else " " + sentence}', flush=True)
 
     try:
         vocabulary = 16160 if options.small else 129280
-        tensors, config = model(7168, 2, (32, 16, 32, 64, 256), vocabulary, generator)
-        write(work + '/wide', tensors, config)
+        made(work + '/wide', 7168, 2, (32, 16, 32, 64, 256), vocabulary)
         size = vocabulary * 7168 * 2
-        tensors = None
         json.dump({'sequences': [list(range(48))]}, open(work + '/few.json', 'w'))
         for container in ('zstd', 'hdf5', 'torch'):
             measure(f'convert --container {container} of two matrices of {size / 1e6:.0f} MB', 256 << 20, 'convert', work + '/wide',
@@ -106,8 +113,7 @@ def main():
                 '--tokens', work + '/few.json', '--report', work + '/sweep.html', '--quiet')
         shutil.rmtree(work + '/wide')
         tokens = 4096 if options.small else options.tokens
-        tensors, config = model(64, 128, (16, 8, 16, 32, 128), 256, generator)
-        write(work + '/heads', tensors, config)
+        made(work + '/heads', 64, 128, (16, 8, 16, 32, 128), 256)
         json.dump({'sequences': [[(i * 7919) % 256 for i in range(tokens)]]}, open(work + '/many.json', 'w'))
         measure(f'verify of 128 heads over one sequence of {tokens} tokens', (1 << 30) if options.small else (2 << 30), 'verify', work + '/heads', work + '/heads',
                 '--tokens', work + '/many.json', '--no-noise-floor')

@@ -70,15 +70,14 @@ enum FixedTensors {
                     ("weight_shape", "I64", [2], [2, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0]),
                 ]
             ),
-            ("model.layers.0.b", [("weight", "I8", [2, 64], []), ("weight_scale", "BF16", [2, 1], [])]),
             ("model.layers.0.c", [("weight", "F8_E4M3", [2, 64], []), ("weight_scale", "BF16", [2, 1], [])]),
         ],
         [
             (
                 "model.layers.0.a",
-                [("qweight", "I32", [8, 8], []), ("qzeros", "I32", [2, 1], []), ("scales", "F16", [2, 8], []), ("g_idx", "I32", [64], [])]
+                [("qweight", "I32", [8, 8], []), ("qzeros", "I32", [1, 1], []), ("scales", "F16", [1, 8], []), ("g_idx", "I32", [64], [0])]
             ),
-            ("model.layers.0.b", [("qweight", "I32", [64, 1], []), ("qzeros", "I32", [2, 1], []), ("scales", "F16", [2, 8], [])]),
+            ("model.layers.0.b", [("weight", "I8", [2, 64], []), ("weight_scale", "BF16", [2, 1], [])]),
         ],
         [
             ("model.layers.0.a", [("weight", "U32", [2, 8], []), ("scales", "BF16", [2, 1], []), ("biases", "BF16", [2, 1], [])]),
@@ -99,6 +98,8 @@ enum FixedTensors {
             ("model.layers.0.c", [("weight", "U8", [2, 16], []), ("weight_scale", "F8_E4M3", [2, 2], []), ("weight_scale_2", "F32", [], [])]),
             ("model.layers.0.mlp.experts", [("gate_up_proj", "BF16", [2, 64, 16], []), ("down_proj", "BF16", [2, 16, 32], [])]),
         ],
+        // Without an order of columns: only the configuration tells AWQ from GPTQ.
+        [("model.layers.0.a", [("qweight", "I32", [64, 8], []), ("qzeros", "I32", [2, 8], []), ("scales", "F16", [2, 64], [])])],
     ]
 
     static let files: [[UInt8]] = sets.map { modules in
@@ -106,7 +107,8 @@ enum FixedTensors {
         for (module, tensors) in modules {
             for tensor in tensors {
                 header["\(module).\(tensor.leaf)"] = .object([
-                    "dtype": .string(tensor.type), "shape": .array(tensor.shape.map(JSONValue.int)), "data": .array(tensor.data.map(JSONValue.int)),
+                    "dtype": .string(tensor.type), "shape": .array(tensor.shape.map(JSONValue.int)),
+                    "data": tensor.data.isEmpty ? .null : .array(tensor.data.map(JSONValue.int)),
                 ])
             }
         }

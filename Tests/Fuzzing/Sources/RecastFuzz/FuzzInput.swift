@@ -1,3 +1,4 @@
+import Foundation
 import Recast
 
 /// The bytes of one input. Readers of several texts take them apart at the first zero bytes, which no text that is read here may hold.
@@ -24,9 +25,16 @@ struct FuzzInput {
     }
 }
 
+/// Shows what readers say of an input: whether a seed is read at all.
+private let saysRefusals = ProcessInfo.processInfo.environment["RECAST_FUZZ_SAY"] != nil
+
 /// Runs a reader. It may refuse what it is given, in a sentence; everything else is a finding.
 func refusable(_ body: () throws -> Void) {
-    do { try body() } catch let failure as any Failure {
+    do {
+        try body()
+        if saysRefusals { print("accepted") }
+    } catch let failure as any Failure {
+        if saysRefusals { print("refused: \(failure)") }
         guard !failure.description.isEmpty else { finding("a failure without a sentence: \(type(of: failure))") }
         guard failure.kind != .internalError else { finding("an internal error: \(failure)") }
     } catch {

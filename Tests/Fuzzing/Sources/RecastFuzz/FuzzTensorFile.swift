@@ -1,7 +1,7 @@
 import Recast
 
 /// A safetensors file made of a header's text, so that a mutated shape or type still has a file that fits it: offsets are worked out, and the
-/// data are a pattern. A member `"data": [1, 0]` gives a tensor its first bytes. Text that is no such header is taken as it is.
+/// data are a pattern, or what a member `"data": [1, 0]` gives and then zeros. Text that is no such header is taken as it is.
 enum FuzzTensorFile {
     /// Larger tensors keep the offsets that the text gives, so that files stay small.
     static let dataLimit = 1 << 18
@@ -13,12 +13,13 @@ enum FuzzTensorFile {
             guard var tensor = value.object, let type = tensor["dtype"]?.string.flatMap(ScalarType.init(rawValue:)),
                 let shape = tensor["shape"]?.array?.compactMap(\.int), let count = Shape.byteCount(shape, type), count <= dataLimit - data.count
             else { continue }
-            let given = (tensor["data"]?.array ?? []).prefix(count).map { UInt8(truncatingIfNeeded: $0.int ?? 0) }
+            let given = tensor["data"]?.array?.prefix(count).map { UInt8(truncatingIfNeeded: $0.int ?? 0) }
             tensor["data"] = nil
-            tensor["data_offsets"] = .array([.int(data.count), .int(data.count + count)])
+            let end = data.count + count
+            tensor["data_offsets"] = .array([.int(data.count), .int(end)])
             header[name] = .object(tensor)
-            data += given
-            data += (given.count..<count).map { pattern.isEmpty ? 0 : pattern[$0 % pattern.count] }
+            data += given ?? (0..<count).map { pattern.isEmpty ? 0 : pattern[$0 % pattern.count] }
+            data += [UInt8](repeating: 0, count: end - data.count)
         }
         return framed(Array(JSONValue.object(header).text(pretty: false).utf8), data: data)
     }

@@ -116,6 +116,7 @@ def layouts(recast, scratch):
         'a.weight': {'dtype': 'F8_E4M3', 'shape': [4, 4]}, 'a.input_scale': {'dtype': 'F32', 'shape': []},
         'b.weight': {'dtype': 'F64', 'shape': [0, 3]}, 'c': {'dtype': 'F4', 'shape': [2, 2]},
         'd.weight': {'dtype': 'F8_E4M3', 'shape': [2, 2]}, 'd.scale': {'dtype': 'F8_E8M0', 'shape': [1, 1]},
+        'e.weight': {'dtype': 'I8', 'shape': [2, 4]}, 'e.weight_scale': {'dtype': 'BF16', 'shape': [2, 1]},
     }
     widths = {'hidden_size': 16, 'moe_intermediate_size': 32}
     mxfp4 = {'quantization_config': {'quant_method': 'mxfp4'}}
@@ -231,7 +232,7 @@ def containers(recast, scratch):
     with open(scratch + '/model.h5', 'rb') as file:
         seed('hdf5', 'recast', file.read())
     values = numpy.arange(40, dtype='f4').reshape(5, 8)
-    with h5py.File(scratch + '/h5py.h5', 'w', libver='latest') as file:
+    with h5py.File(scratch + '/h5py.h5', 'w', libver=('v108', 'v108')) as file:
         file.create_dataset('gzip/shuffled', data=values, chunks=(2, 8), compression='gzip', shuffle=True, fletcher32=True)
         file.create_dataset('big', data=values.astype('>f8')[:2])
         file.create_dataset('grown', shape=(5, 6), maxshape=(None, None), chunks=(4, 4), dtype='f4', fillvalue=2)

@@ -17,16 +17,20 @@ public enum Figures {
     }
 
     /// The largest of some figures: NaN if any is, nil if there are none.
+    @inlinable
     public static func largest<Value: BinaryFloatingPoint>(_ values: some Sequence<Value>) -> Value? {
-        var found: Value?
-        for value in values { found = found.map { larger($0, value) } ?? value }
+        var iterator = values.makeIterator()
+        guard var found = iterator.next() else { return nil }
+        while let value = iterator.next() { found = larger(found, value) }
         return found
     }
 
     /// The smallest of some figures: NaN if any is, nil if there are none.
+    @inlinable
     public static func smallest<Value: BinaryFloatingPoint>(_ values: some Sequence<Value>) -> Value? {
-        var found: Value?
-        for value in values { found = found.map { smaller($0, value) } ?? value }
+        var iterator = values.makeIterator()
+        guard var found = iterator.next() else { return nil }
+        while let value = iterator.next() { found = smaller(found, value) }
         return found
     }
 

@@ -26,6 +26,7 @@ extension WeightAudit {
         // A module is left out when nothing of it is there; a part of it is lost.
         let kept = Set(candidate.weights.lazy.compactMap { WeightName.layer($0.name) })
         let layouts = (Self.layouts(reference), Self.layouts(candidate))
+        let areAlike = layouts.0 == layouts.1
         /// Whether what lies beside a weight may be missing: with another layout it has no meaning.
         func isForeign(_ name: String) -> Bool {
             guard WeightName.isCompanion(name) else { return false }
@@ -33,7 +34,7 @@ extension WeightAudit {
             // Scales of the cache lie in a module without weights of its own: any projection inside tells.
             let mine = layouts.0[module], theirs = layouts.1[module]
             if let mine, let theirs { return mine != theirs }
-            return layouts.0 != layouts.1
+            return !areAlike
         }
         for (index, weight) in reference.weights.enumerated() {
             guard let other = names[weight.name] else {

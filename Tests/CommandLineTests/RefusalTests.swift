@@ -35,7 +35,7 @@ import Testing
         }
         let started = Date()
         let result = try Subprocess(RecastBinary.path, filled)
-        #expect(result.status == status && (result.errors + result.output).contains(word), "\(result.status) \(result.errors)")
+        #expect(result.status == status && (word.isEmpty || (result.errors + result.output).contains(word)), "\(result.status) \(result.errors)")
         if status != 0 {
             // Measuring the small model takes longer than refusing it; at full size it is days.
             #expect(Date().timeIntervalSince(started) < 20)
@@ -54,9 +54,7 @@ import Testing
         for target in ["int4-g32", "bf16"] {
             let second = try Subprocess(RecastBinary.path, ["convert", Fixtures.fp8Model, out, "--to", target] + options)
             #expect(second.status == 73 && second.errors.contains("another recast"), "\(second.status) \(second.errors)")
-            var now = try directoryContents(out)
-            now[".recast/lock"] = nil
-            #expect(now == before)
+            #expect(try directoryContents(out) == before)
         }
         holder.unlock()
         let last = try Subprocess(RecastBinary.path, ["convert", Fixtures.fp8Model, out, "--to", "int4-g32"] + options)

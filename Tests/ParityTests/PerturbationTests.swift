@@ -27,6 +27,7 @@ import Testing
         var builder = model.build()
         var random = SeededGenerator(3)
         builder.addBF16("model.norm.weight", [64], scale: 1, &random)
+        for layer in 0..<2 { builder.addBF16("model.layers.\(layer).self_attn.kv_a_layernorm.weight", [32], scale: 1, &random) }
         return builder
     }
 
@@ -73,7 +74,7 @@ import Testing
         }
         // Not every kind of change can be made to every layout; nearly all can.
         #expect(tried.count >= Kind.allCases.count - 2, "\(tried)")
-        #expect(tried.values.reduce(0, +) > Self.rounds * 3 / 4, "\(tried)")
+        #expect(tried.values.reduce(0, +) > Self.rounds * 2 / 3, "\(tried)")
     }
 
     /// Changes one thing; what, in words, or nil if this tensor cannot be changed so.
@@ -85,6 +86,8 @@ import Testing
             let places = model.tensors.indices.filter { condition(model.tensors[$0].tensor) }
             return places.isEmpty ? nil : places[Int(random.next() % UInt64(places.count))]
         }
+        /// Scales of random weights are all alike: in another order they are within the bounds of a few bits.
+        func isScale(_ name: String) -> Bool { name.contains("scale") || name.contains("zero_point") || name.hasSuffix("biases") }
         func value(_ tensor: CheckpointBuilder.Tensor, _ bits: (bf16: UInt16, f16: UInt16, f32: UInt32)) -> [UInt8] {
             switch tensor.type {
             case .bf16: CheckpointBuilder.bytes(bits.bf16)
@@ -124,7 +127,7 @@ import Testing
             }
             return model.tensors[place].tensor.bytes == tensor.bytes ? nil : model.tensors[place].name
         case .swap:
-            guard let place = pick({ $0.bytes.count > 64 }) else { return nil }
+            guard let place = pick({ $0.bytes.count > 64 }), isExact || !isScale(model.tensors[place].name) else { return nil }
             let tensor = model.tensors[place].tensor
             let twins = model.tensors.indices.filter {
                 let other = model.tensors[$0].tensor
@@ -164,7 +167,9 @@ import Testing
             return model.tensors[place].name
         case .order:
             // Values from the last to the first.
-            guard let place = pick({ floats.contains($0.type) && $0.bytes.count > 64 }) else { return nil }
+            guard let place = pick({ floats.contains($0.type) && $0.bytes.count > 64 }), isExact || !isScale(model.tensors[place].name) else {
+                return nil
+            }
             let tensor = model.tensors[place].tensor
             let width = tensor.type.bitWidth / 8
             var turned: [UInt8] = []
@@ -180,6 +185,8 @@ import Testing
                 })
             else { return nil }
             let name = model.tensors[place].name
+            // MLX's halves of kv_b_proj are quantized anew.
+            guard !name.contains("embed_q"), !name.contains("unembed_out") else { return nil }
             guard isExact || reference.weights.contains(where: { $0.name == name && $0.stored[0].type == model.tensors[place].tensor.type }) else {
                 return nil
             }

@@ -174,11 +174,11 @@ private struct PairComparer: Sendable {
         let columns = a.weight.shape.columns
         let unit = alignment(a, b)
         let unitBytes = max(1, bytes(0..<min(unit, a.weight.shape.rows), a, b))
-        // Two dense weights of which one is not BF16 hold more than BF16 shows.
-        let isDensePair = left.isDense && right.isDense && !(left.name == "bf16" && right.name == "bf16")
+        // A dense weight that is not BF16 holds more than BF16 shows.
+        let isWiderThanBF16 = [left, right].contains { $0.isDense && $0.name != "bf16" }
         // Two integer codings are compared by their exact values: a repacked weight has the very same ones.
         let coded = [left, right].compactMap { $0 as? any IntegerCodedLayout }.filter(\.hasContiguousGroups)
-        let wide = isDensePair || coded.count == 2
+        let wide = isWiderThanBF16 || coded.count == 2
         for rows in TileSequence(of: a.weight.shape, step: max(1, buffer.bytes.count / unitBytes) * unit) {
             let valueBytes = PartLayout.aligned(rows.count * columns * 4)
             let values = [0, 1].map { buffer.slice($0 * valueBytes..<($0 + 1) * valueBytes) }
@@ -193,8 +193,15 @@ private struct PairComparer: Sendable {
                     let target = values[index].assumingMemoryBound(to: Float.self)
                     if coded.count == 2, let base = target.baseAddress {
                         coded[index].decodeExactly(stored, rows: rows, shape: side.weight.shape, into: base)
-                    } else {
-                        (side.weight.layout as? DenseLayout)?.decodeFloats(stored[0], count: rows.count * columns, into: target)
+                    } else if let dense = side.weight.layout as? DenseLayout {
+                        dense.decodeFloats(stored[0], count: rows.count * columns, into: target)
+                    } else if let base = target.baseAddress {
+                        // The BF16 values in the second half of their room, widened from its beginning: no value is overwritten before it is read.
+                        let count = rows.count * columns
+                        let narrow = UnsafeMutableRawPointer(base).advanced(by: count * 2).assumingMemoryBound(to: UInt16.self)
+                        side.weight.layout?.decode(
+                            stored, rows: rows, shape: side.weight.shape, into: UnsafeMutableBufferPointer(start: narrow, count: count))
+                        for index in 0..<count { base[index] = Float(bitPattern: UInt32(narrow[index]) << 16) }
                     }
                 } else {
                     let target = UnsafeMutableBufferPointer(rebasing: values[index].assumingMemoryBound(to: UInt16.self)[..<(rows.count * columns)])

@@ -163,6 +163,8 @@ public enum LayoutRegistry {
     /// outputs, and orders of columns. They belong to the layout of the weight beside them and lose their meaning with it.
     public static let activationLeaves: Set<String> = [
         "input_scale", "input_scale_inv", "input_global_scale", "input_zero_point", "activation_scale", "act_scale", "qscale_act", "k_scale",
-        "v_scale", "kv_scale", "k_zero_point", "v_zero_point", "prob_scale", "output_scale", "output_global_scale", "weight_g_idx",
+        "v_scale", "kv_scale", "k_zero_point", "v_zero_point", "prob_scale", "output_scale", "output_global_scale", "weight_g_idx", "q_scale",
+        "input_offset", "output_zero_point", "k_cache_scale", "v_cache_scale", "kv_cache_scaling_factor", "input_scale_ub", "deq_scale",
+        "input_amax", "output_amax", "_amax",
     ]
 }

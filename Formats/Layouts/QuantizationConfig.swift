@@ -77,6 +77,10 @@ public struct QuantizationConfig: Sendable {
         case "gptq":
             let form = json["checkpoint_format"]?.string ?? "gptq"
             if form != "gptq", form != "gptq_v2" { return "the checkpoint_format \"\(form)\" of GPTQ is not read" }
+            if json["is_marlin_format"]?.bool == true || json["format"]?.string?.contains("marlin") == true {
+                return "GPTQ codes in Marlin's order are not read"
+            }
+            if let type = json["pack_dtype"]?.string, type != "int32" { return "GPTQ codes packed into \(type) are not read" }
         case "compressed-tensors":
             if let form = formats.lazy.compactMap({ $0?.string }).first(where: { !readFormats.contains($0) }) {
                 let hint = form == "int-quantized" ? " (INT8 weights, I8 with scales beside them, have no reader here)" : ""
@@ -95,8 +99,9 @@ public struct QuantizationConfig: Sendable {
         if !method.isEmpty, !other.method.isEmpty, method.split(separator: "_")[0] != other.method.split(separator: "_")[0] {
             return "quant_method is \"\(method)\" at one and \"\(other.method)\" at the other"
         }
-        for key in ["bits", "group_size", "sym", "desc_act", "checkpoint_format", "quant_algo", "weight_block_size", "zero_point", "version", "scale_fmt"]
-        {
+        for key in [
+            "bits", "group_size", "sym", "desc_act", "checkpoint_format", "quant_algo", "weight_block_size", "zero_point", "version", "scale_fmt",
+        ] {
             guard let mine = json[key], let theirs = other.json[key], mine != .null, theirs != .null else { continue }
             let (a, b) = (mine.text(pretty: false).lowercased(), theirs.text(pretty: false).lowercased())
             if a != b { return "\(key) is \(a) at one and \(b) at the other" }

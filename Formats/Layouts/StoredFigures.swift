@@ -19,6 +19,47 @@ extension ScalarType {
     }
 }
 
+extension ScalarType {
+    private func isZero(_ bytes: UnsafeRawBufferPointer, _ index: Int) -> Bool {
+        switch self {
+        case .f32: bytes.scalars(UInt32.self)[index] & 0x7FFF_FFFF == 0
+        case .bf16, .f16: bytes.scalars(UInt16.self)[index] & 0x7FFF == 0
+        case .f8E4M3: bytes.scalars(UInt8.self)[index] & 0x7F == 0
+        default: false
+        }
+    }
+
+    /// Whether any of the stored scales is zero. Exponents have no zero.
+    package func hasZero(_ bytes: UnsafeRawBufferPointer) -> Bool {
+        let count = bytes.count * 8 / bitWidth
+        switch self {
+        case .f32: return bytes.scalars(UInt32.self).contains { $0 & 0x7FFF_FFFF == 0 }
+        case .bf16, .f16: return bytes.scalars(UInt16.self).contains { $0 & 0x7FFF == 0 }
+        case .f8E4M3: return count > 0 && bytes.scalars(UInt8.self).contains { $0 & 0x7F == 0 }
+        default: return false
+        }
+    }
+
+    /// Makes ones of zeros and zeros of all others; whether there was a zero.
+    package func invertZeros(_ bytes: UnsafeMutableRawBufferPointer) -> Bool {
+        var found = false
+        for index in 0..<bytes.count * 8 / bitWidth {
+            let isZero = isZero(UnsafeRawBufferPointer(bytes), index)
+            found = found || isZero
+            put(isZero ? 1 : 0, bytes, index)
+        }
+        return found
+    }
+
+    package func fillOnes(_ bytes: UnsafeMutableRawBufferPointer) {
+        for index in 0..<bytes.count * 8 / bitWidth { put(1, bytes, index) }
+    }
+
+    private func put(_ value: Float, _ bytes: UnsafeMutableRawBufferPointer, _ index: Int) {
+        if self == .f8E4M3 { bytes.scalars(UInt8.self)[index] = value == 0 ? 0 : 0x38 } else { store(value, in: bytes, at: index) }
+    }
+}
+
 /// A stored scale or zero point that decodes to nothing sensible.
 public struct StoredFault: Sendable, Equatable {
     /// Its place among the values of its tensor.
@@ -27,9 +68,18 @@ public struct StoredFault: Sendable, Equatable {
     public var value: String
     /// Why it cannot be.
     public var reason: String
+
+    public init(index: Int, value: String, reason: String) {
+        self.index = index
+        self.value = value
+        self.reason = reason
+    }
 }
 
 extension WeightPart {
+    /// Whether the part holds scales.
+    package var isScale: Bool { leaf.contains("scale") }
+
     /// Whether the part holds scales, biases or zero points rather than codes.
     package var holdsFigures: Bool {
         leaf.contains("scale") || leaf == "biases" || leaf == "qzeros" || leaf == "weight_zero_point"

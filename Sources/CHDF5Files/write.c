@@ -2,6 +2,7 @@
 
 // Newer libraries keep 1.10's calls under this name.
 #define H5_USE_110_API 1
+#include <errno.h>
 #include <hdf5.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,7 +39,25 @@ static const H5Z_class2_t zstd_class = {H5Z_CLASS_T_VERS, CH5_FILTER_ZSTD, 1, 1,
 
 // MARK: Files
 
+/// What the system said when a call of the library last failed.
+static int reason;
+
+int ch5_reason(void) { return reason; }
+
+/// Starts a call: nothing has been said yet.
+static void begin(void) { errno = 0; }
+
+/// Ends one with its result. Of what the system said only that counts which ends a write.
+static int end(int result) {
+    if (result >= 0) return 0;
+    int said = errno;
+    reason = said == ENOSPC || said == EDQUOT || said == EFBIG || said == EROFS || said == EACCES ? said : 0;
+    return -1;
+}
+
 int64_t ch5_create(const char *path) {
+    // Files are closed here, one by one. The library's own closing at exit crashes over files that could not be.
+    H5dont_atexit();
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
     if (H5Zfilter_avail(CH5_FILTER_ZSTD) <= 0 && H5Zregister(&zstd_class) < 0) return -1;
     hid_t access = H5Pcreate(H5P_FILE_ACCESS), creation = H5Pcreate(H5P_FILE_CREATE);
@@ -47,13 +66,18 @@ int64_t ch5_create(const char *path) {
     H5Pset_obj_track_times(creation, 0);
     // See write_index in index.c.
     H5Pset_file_locking(access, 0, 1);
+    begin();
     hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
+    end(file < 0 ? -1 : 0);
     H5Pclose(access);
     H5Pclose(creation);
     return file;
 }
 
-int ch5_close(int64_t file) { return H5Fclose(file) < 0 ? -1 : 0; }
+int ch5_close(int64_t file) {
+    begin();
+    return end(H5Fclose(file));
+}
 
 static hid_t element_type(int type) {
     switch (type) {
@@ -138,6 +162,8 @@ static int make_groups(hid_t file, const char *path) {
 }
 
 int64_t ch5_create_dataset(int64_t file, const ch5_description *d) {
+    begin();
+    reason = 0;
     if (make_groups(file, d->name) < 0) return -1;
     hid_t type = element_type(d->type);
     hid_t space = d->rank == 0 ? H5Screate(H5S_SCALAR) : H5Screate_simple(d->rank, (const hsize_t *)d->shape, NULL);
@@ -157,8 +183,11 @@ int64_t ch5_create_dataset(int64_t file, const ch5_description *d) {
     hid_t dataset = H5Dcreate2(file, d->name, type, space, H5P_DEFAULT, creation, H5P_DEFAULT);
     if (dataset >= 0 && ((d->dtype && set_text(dataset, "safetensors_dtype", d->dtype) < 0)
                          || (d->true_rank >= 0 && set_numbers(dataset, "safetensors_shape", d->true_rank, d->true_shape) < 0))) {
+        end(-1);
         H5Dclose(dataset);
         dataset = -1;
+    } else if (dataset < 0) {
+        end(-1);
     }
     H5Pclose(creation);
     H5Sclose(space);
@@ -167,12 +196,14 @@ int64_t ch5_create_dataset(int64_t file, const ch5_description *d) {
 }
 
 int ch5_write_chunk(int64_t dataset, const uint64_t *offset, const void *bytes, size_t size) {
-    return H5Dwrite_chunk(dataset, H5P_DEFAULT, 0, (const hsize_t *)offset, size, bytes) < 0 ? -1 : 0;
+    begin();
+    return end(H5Dwrite_chunk(dataset, H5P_DEFAULT, 0, (const hsize_t *)offset, size, bytes));
 }
 
 int ch5_write_whole(int64_t dataset, const void *bytes) {
     hid_t type = H5Dget_type(dataset);
-    int result = H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, bytes) < 0 ? -1 : 0;
+    begin();
+    int result = end(H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, bytes));
     H5Tclose(type);
     return result;
 }
@@ -182,4 +213,7 @@ int64_t ch5_data_offset(int64_t dataset) {
     return address == HADDR_UNDEF ? -1 : (int64_t)address;
 }
 
-int ch5_close_dataset(int64_t dataset) { return H5Dclose(dataset) < 0 ? -1 : 0; }
+int ch5_close_dataset(int64_t dataset) {
+    begin();
+    return end(H5Dclose(dataset));
+}

@@ -34,7 +34,8 @@ enum MLXDialect {
         func half(_ name: String) throws -> (layout: any WeightLayout, stored: [StoredTensor], heads: Int, rows: Int, columns: Int)? {
             let module = parent + "." + name
             let mine = members.filter { WeightName.module($0.name) == module }
-            guard let first = mine.first(where: { WeightName.leaf($0.name) == "weight" }), mine.allSatisfy({ $0.shape.count == 3 && $0.shape[0] > 0 })
+            guard let first = mine.first(where: { WeightName.leaf($0.name) == "weight" }),
+                mine.allSatisfy({ $0.shape.count == 3 && !$0.shape.contains(0) })
             else { return nil }
             let flat = mine.map { tensor -> (leaf: String, tensor: StoredTensor) in
                 var flat = tensor

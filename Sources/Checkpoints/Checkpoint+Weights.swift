@@ -150,11 +150,14 @@ private enum StoredCodes {
     /// compressed-tensors.
     private static let names: Set<Substring> = [
         "q_weight", "q_invperm", "q_perm", "q_groups", "trellis", "suh", "svh", "W_q", "codes", "codebooks", "centroids", "indices", "Qidxs", "B",
-        "quant_map", "nested_quant_map", "absmax", "nested_absmax", "SCB", "bitmask", "compressed", "row_offsets", "meta",
+        "quant_map", "nested_quant_map", "absmax", "nested_absmax", "SCB", "bitmask", "compressed", "row_offsets", "meta", "Wq", "packed_weight",
+        "weight_indices", "quantized",
+        // What the values beside it must be multiplied, added or turned with.
+        "pre_quant_scale", "smooth_factor", "smooth_scale", "channel_scale", "SU", "SV", "had_K", "quant_bias", "weight_offset",
     ]
     /// Whole numbers that are no codes: tables and masks of model code.
     private static let tables: Set<Substring> = [
-        "bias", "masked_bias", "causal_mask", "tid2eid", "position_ids", "relative_position_index", "token_type_ids", "num_batches_tracked",
+        "masked_bias", "tid2eid", "position_ids", "relative_position_index", "token_type_ids", "num_batches_tracked",
     ]
 
     init?(_ tensor: StoredTensor, leaf: Substring) {
@@ -163,12 +166,22 @@ private enum StoredCodes {
             self = .unpaired
         } else if leaf.hasSuffix("_packed") || leaf.hasSuffix("_blocks") && tensor.type == .u8 || Self.names.contains(leaf) {
             self = .unknown
-        } else if Self.isSmallInteger(tensor.type), tensor.shape.count >= 2, count > 16 || leaf == "weight", !Self.tables.contains(leaf) {
+        } else if Self.isInteger(tensor.type), leaf == "weight", count > 0 {
+            self = .unknown
+        } else if Self.isSmallInteger(tensor.type), !Self.isTable(tensor, leaf), count > 16 {
             self = .unknown
         } else {
             return nil
         }
     }
+
+    /// Whether whole numbers are no codes: masks of attention, and tables under their names.
+    private static func isTable(_ tensor: StoredTensor, _ leaf: Substring) -> Bool {
+        if leaf == "bias" || leaf.hasSuffix("mask") { return tensor.shape.count == 4 }
+        return tables.contains(leaf) || LayoutRegistry.companionLeaves.contains(String(leaf)) || WeightName.isCompanion(tensor.name)
+    }
+
+    private static func isInteger(_ type: ScalarType) -> Bool { isSmallInteger(type) || [.i64, .u64, .bool].contains(type) }
 
     private static func isSmallInteger(_ type: ScalarType) -> Bool {
         [.i4, .u4, .i8, .u8, .i16, .u16, .i32, .u32, .f8E8M0].contains(type)

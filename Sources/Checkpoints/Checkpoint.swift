@@ -105,6 +105,8 @@ public struct Checkpoint: Sendable {
             config = try Self.readConfig(directory + "/" + fileNames[0] + ":config.json", attachment.range.count) {
                 try attachment.bytes.read(attachment.range.count, at: attachment.range.lowerBound)
             }
+        } else if try FileTree.list(directory).contains("config.json"), try FileTree.entry(directory + "/config.json") == nil {
+            throw CheckpointFailure.missing(path: directory + "/config.json")
         } else if case .file(let size)? = try FileTree.entry(directory + "/config.json") {
             config = try Self.readConfig(directory + "/config.json", size) { try FileTree.read(directory + "/config.json", limit: Self.configLimit) }
         }
@@ -175,6 +177,7 @@ public struct Checkpoint: Sendable {
 
     /// Compares the layers that exist beyond `num_hidden_layers` with `num_nextn_predict_layers`.
     private mutating func checkMTP() {
+        let config = languageConfig
         guard let layers = config["num_hidden_layers"]?.int else { return }
         let extra = Set(weights.lazy.compactMap { WeightName.layer($0.name) }.filter { $0 >= layers }).count
         let promised = config["num_nextn_predict_layers"]?.int ?? 0
@@ -182,6 +185,15 @@ public struct Checkpoint: Sendable {
             findings.append(
                 Finding("config.json", "promises \(promised) multi-token-prediction layers (num_nextn_predict_layers) but the tensors hold \(extra)"))
         }
+    }
+
+    /// The configuration of the language model: config.json itself, or the part of it that describes the language model of several.
+    public var languageConfig: JSONValue {
+        for key in ["text_config", "language_config", "llm_config"] {
+            if let inner = config[key], inner.object?.members.isEmpty == false { return inner }
+        }
+        if let inner = config["thinker_config"]?["text_config"], inner.object != nil { return inner }
+        return config
     }
 
     /// The text of a side file; nil if there is none of this name.

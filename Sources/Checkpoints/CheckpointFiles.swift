@@ -50,7 +50,9 @@ struct CheckpointFiles {
         let choice = try ModelFiles(among: found.files, in: directory)
         self.init(directory: directory, files: choice.files)
         sideFiles = try takeSideFiles(besides: choice.files)
-        for name in choice.others { findings.append(Finding(name, "is no part of the model beside it and is left out")) }
+        // Other containers' files are other forms of the model.
+        let foreign = names.filter { !$0.hasPrefix(".") && ContainerRegistry.isTensorFile($0) && !found.files.contains($0) }
+        strays = choice.others + foreign
     }
 
     private init(index name: String, in directory: String) throws {
@@ -79,7 +81,7 @@ struct CheckpointFiles {
     /// Takes a file that the index forgot if it holds the multi-token-prediction layers which config.json promises and the index lacks, and
     /// nothing else; names all other strays.
     mutating func takePromisedModule() throws {
-        guard let index, !strays.isEmpty else { return }
+        guard !strays.isEmpty else { return }
         let config: JSONValue
         if case .file(let size)? = try FileTree.entry(directory + "/config.json"), size <= Checkpoint.configLimit {
             config = (try? JSONValue(parsing: FileTree.read(directory + "/config.json", limit: Checkpoint.configLimit))) ?? .null
@@ -88,17 +90,32 @@ struct CheckpointFiles {
         }
         let inner = ["text_config", "language_config", "llm_config"].lazy.compactMap { config[$0] }.first ?? config
         let layers = inner["num_hidden_layers"]?.int ?? Int.max
-        let promised = inner["num_nextn_predict_layers"]?.int ?? 0
-        let isHere = index.fileOfTensor.keys.contains { (WeightName.layer($0) ?? -1) >= layers }
+        let promised = layers == Int.max ? 0 : layers + (inner["num_nextn_predict_layers"]?.int ?? 0)
+        // Layers that config.json counts and no file of the model holds anything of.
+        var present = Set<Int>()
+        if let index {
+            present = Set(index.fileOfTensor.keys.compactMap { WeightName.layer($0) })
+        } else if promised > 0 {
+            for name in files {
+                for tensor in try ContainerRegistry.open(directory + "/" + name)?.tensors ?? [] {
+                    WeightName.layer(tensor.name).map { _ = present.insert($0) }
+                }
+            }
+        }
         for name in strays {
-            if promised > 0, !isHere, let file = try? ContainerRegistry.open(directory + "/" + name), !file.tensors.isEmpty,
-                file.tensors.allSatisfy({ WeightName.layer($0.name).map { (layers..<layers + promised).contains($0) } ?? false })
+            if promised > 0, !present.isEmpty, let file = try? ContainerRegistry.open(directory + "/" + name), !file.tensors.isEmpty,
+                file.tensors.allSatisfy({ WeightName.layer($0.name).map { $0 < promised && !present.contains($0) } ?? false })
             {
                 added.append(name)
+                present.formUnion(file.tensors.compactMap { WeightName.layer($0.name) })
                 findings.append(
-                    Finding(name, "is not in the index but holds the multi-token-prediction layer that config.json promises (num_nextn_predict_layers); it is taken"))
+                    Finding(
+                        name,
+                        "is not listed but holds layers that config.json promises and no other file has (num_hidden_layers, num_nextn_predict_layers); it is taken"
+                    ))
             } else {
-                findings.append(Finding(name, "is not in the index and is left out"))
+                findings.append(
+                    Finding(name, index == nil ? "is no part of the model beside it and is left out" : "is not in the index and is left out"))
             }
         }
         files += added
@@ -141,9 +158,12 @@ enum SideFiles {
     /// Other forms of the weights, whose conversion this is not, and the state of a training.
     static func isForeign(_ name: String) -> Bool {
         let lowered = name.lowercased()
-        let endings = [".gguf", ".ggml", ".onnx", ".onnx_data", ".msgpack", ".tflite", ".mlmodel", ".ckpt", ".npz", ".engine", ".safetensors.partial"]
+        let endings = [
+            ".tmp", ".part", ".partial", ".aria2", ".incomplete", ".crdownload", ".lock", ".gguf", ".ggml", ".onnx", ".onnx_data", ".msgpack",
+            ".tflite", ".mlmodel", ".ckpt", ".npz", ".engine",
+        ]
         let training: Set<String> = ["adapter_config.json", "trainer_state.json", "training_args.json", "scheduler.json", "optimizer.json"]
-        return endings.contains { lowered.hasSuffix($0) } || training.contains(lowered)
+        return endings.contains { lowered.hasSuffix($0) } || training.contains(lowered) || lowered.contains(".safetensors.index")
     }
 }
 
@@ -186,11 +206,14 @@ struct ModelFiles {
         return stems.contains { lowered.hasPrefix($0) }
     }
 
-    /// `model` of `model-00001-of-00003.safetensors`: the name up to the number of a shard or the first dot.
+    /// `model` of `model-00001-of-00003.safetensors`; of files that are only numbered the name with `#` for the number, which is another family
+    /// than the file without one.
     private static func stem(_ name: String) -> String {
-        let plain = name.prefix { $0 != "." }
-        guard let match = plain.firstMatch(of: /[-_.]?[0-9]+(-of-[0-9]+)?$/) else { return String(plain) }
-        return String(plain[..<match.range.lowerBound])
+        let ending = ContainerRegistry.containers.flatMap { $0.endings }.filter { name.hasSuffix($0) }.max { $0.count < $1.count } ?? ""
+        let plain = name.dropLast(ending.count)
+        if let match = plain.firstMatch(of: /-[0-9]+-of-[0-9]+$/) { return String(plain[..<match.range.lowerBound]) }
+        if let match = plain.firstMatch(of: /[0-9]+$/) { return plain[..<match.range.lowerBound] + "#" }
+        return String(plain)
     }
 
     /// All shards of one cut, or the one file without a number.

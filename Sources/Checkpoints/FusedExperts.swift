@@ -11,12 +11,14 @@ import StrictJSON
 struct FusedExperts {
     private let hidden: Int?
     private let inner: Int?
+    private let count: Int?
     private let isKnownOtherwise: Bool
 
     init(_ config: JSONValue) {
         let text = ["text_config", "language_config", "llm_config"].lazy.compactMap { config[$0] }.first ?? config
         hidden = text["hidden_size"]?.int
         inner = ["moe_intermediate_size", "expert_intermediate_size", "intermediate_size"].lazy.compactMap { text[$0]?.int }.first
+        count = ["n_routed_experts", "num_experts", "num_local_experts"].lazy.compactMap { text[$0]?.int }.first
         isKnownOtherwise = ["gpt_oss", "qwen3_vl_moe", "llama4", "llama4_text"].contains(text["model_type"]?.string ?? "")
     }
 
@@ -47,13 +49,15 @@ struct FusedExperts {
             findings.append(
                 Finding(
                     first,
-                    "is a stack of experts whose orientation is not known, so it is not taken apart\(left.count > 1 ? " (\(left.count) such tensors)" : "")"))
+                    "is a stack of experts whose orientation or number config.json does not explain, so it is not taken apart\(left.count > 1 ? " (\(left.count) such tensors)" : "")"
+                ))
         }
         return result
     }
 
     private func isRowsFirst(gateUp shape: [Int]) -> Bool {
         guard !isKnownOtherwise, let hidden, let inner, hidden > 0, inner > 0 else { return false }
+        if let count, count != shape[0] { return false }
         return shape[1] == 2 * inner && shape[2] == hidden && 2 * inner != hidden
     }
 

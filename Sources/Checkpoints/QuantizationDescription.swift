@@ -13,7 +13,8 @@ public struct QuantizationDescription: Sendable {
     static let keys = ["quantization_config", "compression_config", "quantization"]
     /// Files that describe a quantization and nothing else.
     public static let files = [
-        "hf_quant_config.json", "quantize_config.json", "quant_config.json", "quantization_config.json", "quant_model_description.json",
+        "hf_quant_config.json", "quantize_config.json", "quant_config.json", "quantization_config.json", "compression_config.json",
+        "quant_model_description.json",
     ]
     /// Mistral's own configuration, of which one entry describes a quantization.
     public static let nativeFile = "params.json"
@@ -25,18 +26,21 @@ public struct QuantizationDescription: Sendable {
     }
 
     /// Every description, config.json's first; those that are null or empty are none.
-    static func all(config: JSONValue, file: (String) throws -> JSONObject?) rethrows -> [QuantizationDescription] {
+    static func all(config: JSONValue, file: (String) throws -> JSONObject?) throws -> [QuantizationDescription] {
         var found: [QuantizationDescription] = []
-        func search(_ object: JSONObject, _ path: String, depth: Int) {
+        func search(_ object: JSONObject, _ path: String) throws {
             for (key, value) in object.members {
                 if keys.contains(key), isDescription(key, value), let json = value.object {
                     found.append(QuantizationDescription(place: "config.json: \(path)\(key)", config: QuantizationConfig(json)))
-                } else if depth < 4, key.hasSuffix("config"), !keys.contains(key), let inner = value.object {
-                    search(inner, path + key + ".", depth: depth + 1)
+                } else if keys.prefix(2).contains(key), value != .null, value.object == nil {
+                    throw CheckpointFailure.unreadable(
+                        path: "config.json", reason: "\(path)\(key) is \(value.text(pretty: false).prefix(60)), not an object")
+                } else if !keys.contains(key), let inner = value.object {
+                    try search(inner, path + key + ".")
                 }
             }
         }
-        if let object = config.object { search(object, "", depth: 0) }
+        if let object = config.object { try search(object, "") }
         for name in files + [nativeFile] {
             guard let json = try file(name), let canonical = canonical(json, of: name) else { continue }
             found.append(QuantizationDescription(place: name, config: QuantizationConfig(canonical)))
@@ -87,6 +91,9 @@ public struct QuantizationDescription: Sendable {
         var json = first.config.json
         for other in all.dropFirst() {
             for known in all where known.place != other.place {
+                // NVIDIA's mixed releases say fp8 in config.json and the rest in hf_quant_config.json.
+                let isOneMaker = [known, other].contains { $0.config.json["producer"]?["name"]?.string == "modelopt" }
+                if isOneMaker, [known, other].contains(where: { $0.place == "hf_quant_config.json" }) { continue }
                 if let reason = known.config.contradiction(with: other.config) {
                     throw CheckpointFailure.descriptions(known.place, other.place, reason: reason)
                 }
@@ -99,15 +106,13 @@ public struct QuantizationDescription: Sendable {
     }
 
     /// `object` without any description of a quantization, wherever in it.
-    public static func removed(from object: JSONObject) -> JSONObject { removed(from: object, depth: 0) }
-
-    private static func removed(from object: JSONObject, depth: Int) -> JSONObject {
+    public static func removed(from object: JSONObject) -> JSONObject {
         var result = object
         for (key, value) in object.members {
-            if keys.contains(key), value == .null || isDescription(key, value) {
+            if keys.contains(key), value == .null || isDescription(key, value) || key == "quantization" && value.string != nil {
                 result[key] = nil
-            } else if depth < 4, key.hasSuffix("config"), let inner = value.object {
-                result[key] = .object(removed(from: inner, depth: depth + 1))
+            } else if let inner = value.object {
+                result[key] = .object(removed(from: inner))
             }
         }
         return result

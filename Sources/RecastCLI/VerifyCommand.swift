@@ -25,7 +25,8 @@ struct VerifyCommand: ParsableCommand {
     var policy: String?
     @Option(
         help: ArgumentHelp(
-            "Whose default bounds hold: \(ParityClaim.allCases.map(\.rawValue).joined(separator: ", ")); by default what the layouts of each weight show."))
+            "Whose default bounds hold: \(ParityClaim.allCases.map(\.rawValue).joined(separator: ", ")); by default what the layouts of each weight show."
+        ))
     var claim: ParityClaim?
     @Flag(name: .customLong("without-mtp"), help: "The candidate may lack the reference's multi-token-prediction modules.") var withoutMTP = false
     @Option(name: .customLong("for"), help: "Check the contract of a consumer: \(Consumer.allCases.map(\.rawValue).joined(separator: ", ")).")
@@ -46,6 +47,11 @@ struct VerifyCommand: ParsableCommand {
         if let jobs, jobs < 1 || jobs > 1024 { throw ValidationError("--jobs must be between 1 and 1024") }
         for path in report where ParityReport(path: path) == nil {
             throw ValidationError("--report \(path): reports are files that end in .html, .json, .xml or .yaml")
+        }
+        for (name, bound) in [
+            ("--max-kld", maxKld), ("--min-top1", minTop1), ("--max-perplexity-ratio", maxPerplexityRatio), ("--min-sqnr", minSqnr),
+        ] {
+            if let bound, !bound.isFinite { throw ValidationError("\(name) must be a number") }
         }
         if weightsOnly, sequences.isGiven { throw ValidationError("--weights-only excludes --tokens and --text") }
     }
@@ -104,6 +110,8 @@ struct VerifyCommand: ParsableCommand {
         ]
         if let option = weights.lazy.compactMap({ $0 }).first { throw ParityFailure.needsCheckpoint(option: option, path: reference) }
         if !hasTokens { throw ParityFailure.needsTokens([reference]) }
+        // Without weights no layout shows a claim: without a bound anything would pass.
+        if !bounds.needsForward, claim == nil, policy == nil, consumer == nil { throw ParityFailure.needsBounds(path: reference) }
     }
 
     private func publish(_ verdict: ParityVerdict) throws {

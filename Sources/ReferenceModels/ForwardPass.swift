@@ -37,6 +37,7 @@ public final class ForwardPass {
         configuration = try ModelConfiguration(config: checkpoint.config)
         weights = try ModelWeights(
             checkpoint, workers: max(1, options.jobs ?? ProcessFigures.processorCount), precision: precision, overlay: overlay)
+        try Self.refuseUnknown(checkpoint, configuration)
         self.tokens = tokens
         try tokens.check(vocabulary: configuration.vocabulary)
         let budget = try ActivationBudget(configuration, tokens, passes: passes, workers: weights.workerCount, memory: options.memory)
@@ -45,6 +46,19 @@ public final class ForwardPass {
         headWorkers = budget.heads
         rotary = RotaryEmbedding(configuration)
         hidden = try weights.rows("model.embed_tokens.weight", [configuration.vocabulary, configuration.hiddenSize], tokens.all)
+    }
+
+    /// A weight that this pass would not use makes another model: a bias, another norm, an adapter. What lies behind the layers that config.json
+    /// counts is none of its business.
+    private static func refuseUnknown(_ checkpoint: Checkpoint, _ configuration: ModelConfiguration) throws {
+        let expected = ExpectedWeights(configuration)
+        let known = Set(expected.required + expected.optional)
+        let last = configuration.layers + configuration.mtpModules
+        for weight in checkpoint.weights where !known.contains(weight.name) && !WeightName.isCompanion(weight.name) {
+            if let layer = WeightName.layer(weight.name), layer >= last { continue }
+            guard weight.layout != nil else { continue }
+            throw ReferenceFailure.unknownWeight(weight.name)
+        }
     }
 
     /// How many tokens' logits fit comfortably in memory at once.

@@ -156,7 +156,8 @@ extension ModelConfiguration {
         for (field, value) in root.object?.members ?? [] where !readFields.contains(field) && !idleFields.contains(field) {
             guard !isAtRest(value) else { continue }
             throw ReferenceFailure.badField(
-                field, reason: "is \(value.text(pretty: false).prefix(60)), and what it does to the arithmetic is not known here; remove it if nothing")
+                field,
+                reason: "is \(value.text(pretty: false).prefix(60)), and what it does to the arithmetic is not known here; remove it if nothing")
         }
     }
 
@@ -230,6 +231,15 @@ extension ModelConfiguration.Router {
 extension ModelConfiguration.Rotary {
     fileprivate init(_ root: JSONValue) throws {
         // Older configurations say rope_scaling and rope_theta, newer ones rope_parameters with both inside; one may hold both if they agree.
+        for name in ["rope_parameters", "rope_scaling"] {
+            guard let value = root[name], value != .null else { continue }
+            guard let object = value.object else { throw ReferenceFailure.badField(name, reason: "is no object") }
+            for field in ["rope_type", "type"] {
+                if let kind = object[field], kind.string == nil { throw ReferenceFailure.badField("\(name).\(field)", reason: "is no text") }
+            }
+            // Something is scaled, and nothing says how.
+            if object["factor"] != nil, object["rope_type"] == nil, object["type"] == nil { throw ReferenceFailure.missingField("\(name).rope_type") }
+        }
         let described = ["rope_parameters", "rope_scaling"].compactMap { name in root[name]?.object.map { (name: name, object: $0) } }
         if described.count == 2 {
             for (key, value) in described[0].object.members {

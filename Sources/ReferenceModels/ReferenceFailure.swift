@@ -6,6 +6,7 @@ public enum ReferenceFailure: Failure, Equatable {
     case missingField(String)
     case badField(String, reason: String)
     case missingWeight(String)
+    case unknownWeight(String)
     case shape(weight: String, found: [Int], expected: [Int])
     case notAWeight(String)
     case tokens(path: String, reason: String)
@@ -32,6 +33,8 @@ public enum ReferenceFailure: Failure, Equatable {
         case .missingField(let field): "config.json: \(field) is missing; the forward pass needs it"
         case .badField(let field, let reason): "config.json: \(field) \(reason)"
         case .missingWeight(let name): "weight \(name) is missing; config.json promises it"
+        case .unknownWeight(let name):
+            "weight \(name) has no place in the model that config.json describes; what it would do to the forward pass is not known here"
         case .shape(let weight, let found, let expected): "weight \(weight) has the shape \(found), config.json asks for \(expected)"
         case .notAWeight(let name): "\(name) is stored as integers, not as a weight"
         case .tokens(let path, let reason): "\(path): \(reason); expected {\"sequences\": [[...], ...]} or input_ids I64 [n, t]"

@@ -48,6 +48,7 @@ public struct TokenBatch: Sendable, Equatable {
                         _ = try JSONValue(scanning: &scanner)
                         continue
                     }
+                    guard !found else { throw failure("\"sequences\" stands twice") }
                     found = true
                     try scanner.beginArray()
                     while try scanner.nextElement() {

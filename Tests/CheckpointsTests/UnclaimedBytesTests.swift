@@ -92,7 +92,9 @@ import Testing
         return (folder.file("gptq"), config, try storedTensors(folder.file("right")))
     }
 
-    @Test(arguments: ["", "text_config", "language_config", "llm_config", "thinker_config.text_config", "compression_config", "quantize_config.json", "null"])
+    @Test(arguments: [
+        "", "text_config", "language_config", "llm_config", "thinker_config.text_config", "compression_config", "quantize_config.json", "null",
+    ])
     func theDescriptionIsFoundWhereverItIsAndRemovedEverywhere(_ place: String) throws {
         let folder = try TemporaryDirectory()
         var (path, config, right) = try gptq(folder)
@@ -124,7 +126,8 @@ import Testing
         let (path, _, _) = try gptq(folder)
         for (name, text) in [
             ("quantize_config.json", #"{"bits": 4, "group_size": 128}"#), ("quant_config.json", #"{"w_bit": 4, "q_group_size": 32}"#),
-            ("quantization_config.json", #"{"quant_method": "awq", "bits": 4}"#), ("hf_quant_config.json", #"{"quantization": {"quant_algo": "NVFP4"}}"#),
+            ("quantization_config.json", #"{"quant_method": "awq", "bits": 4}"#),
+            ("hf_quant_config.json", #"{"quantization": {"quant_algo": "NVFP4"}}"#),
             ("quant_model_description.json", #"{"model_quant_type": "W8A8_DYNAMIC"}"#),
         ] {
             try FileTree.write(Array(text.utf8), to: path + "/" + name)
@@ -301,7 +304,10 @@ import Testing
         #expect(same.missing.count == 2 && same.companions.isEmpty)
     }
 
-    @Test(arguments: ["mlp.router", "mlp.router.classifier", "mlp.gate.wg", "mlp.shared_expert_gate", "audio_tower.q_proj", "vision_tower.fc1", "multi_modal_projector.linear_1"])
+    @Test(arguments: [
+        "mlp.router", "mlp.router.classifier", "mlp.gate.wg", "mlp.shared_expert_gate", "audio_tower.q_proj", "vision_tower.fc1",
+        "multi_modal_projector.linear_1",
+    ])
     func whatIsNeverQuantizedIsFoundUnderAllItsNames(_ module: String) throws {
         let folder = try TemporaryDirectory()
         var builder = try dense()
@@ -320,7 +326,8 @@ import Testing
     // MARK: Fields
 
     @Test(arguments: [
-        ("hidden_act", "\"gelu\""), ("moe_layer_freq", "2"), ("sliding_window", "128"), ("attn_logit_softcapping", "30.0"), ("rope_interleave", "\"no\""),
+        ("hidden_act", "\"gelu\""), ("moe_layer_freq", "2"), ("sliding_window", "128"), ("attn_logit_softcapping", "30.0"),
+        ("rope_interleave", "\"no\""),
         ("attention_bias", "1"), ("scoring_func", "\"tanh\""), ("topk_method", "\"random\""), ("num_key_value_heads", "2"), ("mlp_bias", "true"),
         ("rope_scaling", #"{"type": "yarn", "factor": 4, "truncate": true}"#), ("rope_scaling", #"{"type": "llama3", "factor": 4}"#),
         ("rms_norm_eps", "\"small\""), ("num_experts_per_tok", "-1"), ("index_topk", "2048"), ("rope_theta", "0"),
@@ -332,7 +339,10 @@ import Testing
         #expect(error?.kind == .badData && error?.description.contains(field) == true, "\(String(describing: error))")
     }
 
-    @Test(arguments: [("attn_logit_softcapping", "null"), ("sliding_window", "null"), ("use_sliding_window", "false"), ("use_cache", "true"), ("pruned_heads", "{}")])
+    @Test(arguments: [
+        ("attn_logit_softcapping", "null"), ("sliding_window", "null"), ("use_sliding_window", "false"), ("use_cache", "true"),
+        ("pruned_heads", "{}"),
+    ])
     func fieldsAtRestAreNoObstacle(_ field: String, _ value: String) throws {
         var builder = try dense()
         builder.config[field] = try JSONValue(parsing: Array(value.utf8))

@@ -48,8 +48,8 @@ import threading
 HERE = os.path.dirname(os.path.abspath(__file__))
 FIXTURES = os.path.join(HERE, '../Fixtures')
 DOCUMENTED = {1, 64, 65, 66, 71, 73, 74, 75}
-SECONDS = 60
-PATIENCE = 10  # runs after which a refusal is for good
+SECONDS = 60  # that a run may take
+PATIENCE = 20  # runs after which a refusal is for good
 SILENT = 'SILENT CORRUPTION'
 
 ANSWERS = {
@@ -243,7 +243,8 @@ class Machine:
             environment |= {'FAULT_LOG': log} if log else {}
             environment |= self.instructions(fault) if fault else {}
         try:
-            done = subprocess.run(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, timeout=SECONDS)
+            null = subprocess.DEVNULL
+            done = subprocess.run(arguments, stdin=null, stdout=null, stderr=subprocess.PIPE, env=environment, timeout=SECONDS)
             status, error = done.returncode, done.stderr.decode(errors='replace').strip()
         except subprocess.TimeoutExpired:
             status, error = 'hang', ''
@@ -253,9 +254,9 @@ class Machine:
     def shorten(self, text): return text.replace(self.place + '/', '').replace(self.place, '.').replace(self.work + '/', '')
 
     def instructions(self, fault):
-        answer = fault['answer']
-        return {'FAULT_SIDE': fault['side'], 'FAULT_CALL': fault['kind'], 'FAULT_AT': fault['number'],
-                'FAULT_ANSWER': str(NOT_ERRORS[answer] if answer in NOT_ERRORS else getattr(errno, answer))} | ({'FAULT_STICKY': '1'} if fault['sticky'] else {})
+        answer = NOT_ERRORS.get(fault['answer']) or getattr(errno, fault['answer'])
+        variables = {'FAULT_SIDE': fault['side'], 'FAULT_CALL': fault['kind'], 'FAULT_AT': fault['number'], 'FAULT_ANSWER': str(answer)}
+        return variables | ({'FAULT_STICKY': '1'} if fault['sticky'] else {})
 
     def read_state(self, path):
         with open(path, 'rb') as file:
@@ -472,7 +473,8 @@ def chains(command):
 
 
 def stop(command, chance):
-    kind, answer = chance.choice([('change', 'kill'), ('change', 'kill'), ('fsync', 'EIO'), ('write', 'ENOSPC'), ('rename', 'EIO'), ('unlink', 'EIO')])
+    likely = [('change', 'kill'), ('change', 'kill'), ('fsync', 'EIO'), ('write', 'ENOSPC'), ('rename', 'EIO'), ('unlink', 'EIO')]
+    kind, answer = chance.choice(likely)
     count = command.counts['d', kind]
     return f'd:{kind}@{chance.randint(1, min(count, chance.choice([16, count])) or 1)}={answer}'
 
@@ -700,7 +702,7 @@ def print_table(results):
 
 def shared(text):
     """A sentence as it is for any file, tensor and number."""
-    return re.sub(r'\d+', 'N', re.sub(r'(\S*/|\bmodel)\S*[\w*]', 'FILE', text))
+    return re.sub(r'\d+', 'N', re.sub(r'(?!Input/output)(\S*/|\bmodel)\S*[\w*]', 'FILE', text))
 
 
 def grouped(pairs):
@@ -724,7 +726,8 @@ def print_refusals(results):
 
 
 def print_broken(results):
-    pairs = (((not text.startswith(SILENT), text, result.case.label, shared(detail)), (result, detail)) for result in results for text, detail in result.broken)
+    notes = [(result, text, detail) for result in results for text, detail in result.broken]
+    pairs = (((not text.startswith(SILENT), text, result.case.label, shared(detail)), (result, detail)) for result, text, detail in notes)
     for (_, text, label, _), found in sorted(grouped(pairs), key=lambda item: item[0][0]):
         print(f'NOT SO, {label}, {len(found)} times: {text}: {found[0][1]}')
         print_examples([result for result, _ in found])

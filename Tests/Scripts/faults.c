@@ -386,7 +386,8 @@ PATH_CALL(int, -1, STAT, lstat, (const char *path, struct stat *status), path, p
 PATH_CALL(int, -1, STAT, lstat64, (const char *path, struct stat64 *status), path, path, status)
 PATH_CALL(int, -1, STAT, fstatat, (int directory, const char *path, struct stat *status, int flags), path, directory, path, status, flags)
 PATH_CALL(int, -1, STAT, fstatat64, (int directory, const char *path, struct stat64 *status, int flags), path, directory, path, status, flags)
-PATH_CALL(int, -1, STAT, statx, (int directory, const char *path, int flags, unsigned mask, struct statx *status), path, directory, path, flags, mask, status)
+PATH_CALL(int, -1, STAT, statx, (int directory, const char *path, int flags, unsigned mask, struct statx *status), path, directory, path, flags, mask,
+          status)
 PATH_CALL(int, -1, STAT, access, (const char *path, int mode), path, path, mode)
 
 int fstat(int descriptor, struct stat *status) {

@@ -1,6 +1,7 @@
 import CHDF5Files
 import CKernels
 import CZlib
+import SystemPackage
 import Tensors
 
 /// Writes an HDF5 file: a dataset for each tensor, in chunks of whole rows whose filters are applied here, side by side.
@@ -31,10 +32,10 @@ struct HDF5Writer {
     }
 
     func write(to path: String) throws {
-        // The library does not say why; a full disk is the usual reason.
-        let failed = { FileFailure(.write, path, reason: .ioError) }
+        // The library does not say why; the system's last word often does.
+        let failed = { FileFailure(.write, path, reason: ch5_reason() == 0 ? .ioError : Errno(rawValue: ch5_reason())) }
         let file = HDF5.library.withLock { _ in ch5_create(path) }
-        guard file >= 0 else { throw FileFailure(.create, path, reason: .ioError) }
+        guard file >= 0 else { throw FileFailure(.create, path, reason: failed().reason) }
         do {
             for tensor in source.tensors {
                 try options.checkpoint()
@@ -56,11 +57,11 @@ struct HDF5Writer {
     private func write(_ bytes: [UInt8], as name: String, to file: Int64, _ failed: () -> FileFailure) throws {
         let dataset = create(file, name, CH5_U8, [bytes.count], chunk: nil, width: 1, dtype: nil, trueShape: nil)
         guard dataset >= 0 else { throw failed() }
-        let status = HDF5.library.withLock { _ in
-            defer { ch5_close_dataset(dataset) }
-            return bytes.isEmpty ? 0 : ch5_write_whole(dataset, bytes)
+        // The library writes small data only when it closes them.
+        let (status, closing) = HDF5.library.withLock { _ in
+            (bytes.isEmpty ? 0 : ch5_write_whole(dataset, bytes), ch5_close_dataset(dataset))
         }
-        guard status == 0 else { throw failed() }
+        guard status == 0, closing == 0 else { throw failed() }
     }
 
     private func write(_ tensor: StoredTensor, to file: Int64, _ path: String, _ failed: () -> FileFailure) throws {
@@ -73,13 +74,17 @@ struct HDF5Writer {
             file, tensor.name.split(separator: ".").joined(separator: "/"), type, shape, chunk: chunk, width: width,
             dtype: isNative ? nil : tensor.type.rawValue, trueShape: shape == tensor.shape ? nil : tensor.shape)
         guard dataset >= 0 else { throw failed() }
-        defer { _ = HDF5.library.withLock { _ in ch5_close_dataset(dataset) } }
-        if tensor.byteCount == 0 { return }
-        if let chunk {
-            try writeChunks(tensor, shape, chunk, width, dataset, failed)
-        } else {
-            try writeContiguous(tensor, dataset, path, failed)
+        do {
+            switch chunk {
+            case _ where tensor.byteCount == 0: break
+            case let chunk?: try writeChunks(tensor, shape, chunk, width, dataset, failed)
+            case nil: try writeContiguous(tensor, dataset, path, failed)
+            }
+        } catch {
+            _ = HDF5.library.withLock { _ in ch5_close_dataset(dataset) }
+            throw error
         }
+        guard HDF5.library.withLock({ _ in ch5_close_dataset(dataset) }) == 0 else { throw failed() }
     }
 
     private func create(

@@ -22,6 +22,15 @@ public enum AWQFamily: LayoutFamily {
             throw LayoutFault(scales.name, "is \(scales.summary) beside \(weight.summary), which no AWQ group size explains")
         }
         let size = columns / groups
+        if let bits = config?.json["bits"]?.int ?? config?.json["w_bit"]?.int, bits != 4 {
+            throw LayoutFault(weight.name, "holds codes of 4 bits, but quantization_config says \(bits)")
+        }
+        if let asked = config?.json["group_size"]?.int ?? config?.json["q_group_size"]?.int, asked > 0, asked != size {
+            throw LayoutFault(scales.name, "is \(scales.summary) for \(columns) columns: groups of \(size), but quantization_config says \(asked)")
+        }
+        if let version = config?.json["version"]?.string?.lowercased(), version != "gemm" {
+            throw LayoutFault(weight.name, "is packed as AWQ's GEMM form, but quantization_config says version \(version)")
+        }
         return RecognisedWeight(
             AWQLayout(groupSize: groups == 1 && config?.json["group_size"]?.int != size ? nil : size, scaleType: scales.type),
             MatrixShape(rows: scales.shape[1], columns: columns))

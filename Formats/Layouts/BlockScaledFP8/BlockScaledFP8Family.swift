@@ -10,7 +10,10 @@ public enum BlockScaledFP8Family: LayoutFamily {
 
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let weight = module["weight"], weight.type == .f8E4M3, weight.shape.count == 2 else { return nil }
-        for leaf in ["weight_scale_inv", "scale", "weight_scale"] {
+        let leaves = ["weight_scale_inv", "scale", "weight_scale"]
+        let scales = leaves.compactMap { module[$0] }.filter { $0.type.isScale && $0.shape.count == 2 }
+        if scales.count > 1 { throw LayoutFault(weight.name, "has two grids of scales, \(scales[0].name) and \(scales[1].name)") }
+        for leaf in leaves {
             guard let scale = module[leaf], scale.type.isScale else { continue }
             let shape = MatrixShape(weight.shape)
             guard scale.shape.count == 2 else { return nil }

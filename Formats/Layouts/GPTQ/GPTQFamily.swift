@@ -42,15 +42,27 @@ public enum GPTQFamily: LayoutFamily {
         guard [2, 3, 4, 8].contains(bits), scales.shape[0] > 0, scales.shape[0] <= columns else {
             throw LayoutFault(weight.name, "is \(weight.summary) for \(columns) columns: \(bits) bits a code, which GPTQ does not have")
         }
+        if let asked = config?.json["bits"]?.int, asked != bits {
+            throw LayoutFault(weight.name, "holds codes of \(bits) bits, but quantization_config says \(asked)")
+        }
+        if let asked = config?.json["group_size"]?.int, asked > 0, ceilingDivide(columns, asked) != scales.shape[0] {
+            throw LayoutFault(scales.name, "has \(scales.shape[0]) groups for \(columns) columns, but quantization_config says groups of \(asked)")
+        }
         // What the configuration says, where it agrees; a last group may be short.
         let asked = config?.json["group_size"]?.int ?? 0
         let size = asked > 0 && ceilingDivide(columns, asked) == scales.shape[0] ? asked : ceilingDivide(columns, scales.shape[0])
         let isOrdered = try module["g_idx"].map { try Self.isOrdered(module, $0, size, groups: scales.shape[0]) } ?? false
+        if isOrdered, config?.json["desc_act"]?.bool == false {
+            throw LayoutFault(
+                module["g_idx"]?.name ?? weight.name,
+                "puts columns into other groups than their place says, though desc_act is false in quantization_config")
+        }
         let version = config?.json["checkpoint_format"]?.string == "gptq_v2" ? 2 : 1
         return RecognisedWeight(
             GPTQLayout(
                 bits: bits, groupSize: scales.shape[0] == 1 && asked != size ? nil : size, symmetric: config?.json["sym"]?.bool ?? false,
-                version: version, scaleType: scales.type, isOrdered: isOrdered, hasOrder: module["g_idx"] != nil), MatrixShape(rows: rows, columns: columns))
+                version: version, scaleType: scales.type, isOrdered: isOrdered, hasOrder: module["g_idx"] != nil),
+            MatrixShape(rows: rows, columns: columns))
     }
 
     /// The number of columns: as many as `g_idx` has entries. Where that says nothing (`desc_act` false) newer tools leave it out, and the

@@ -68,7 +68,8 @@ public struct W4AFP8Layout: IntegerCodedLayout, Equatable {
         try withUnsafeTemporaryAllocation(byteCount: size + 64, alignment: 64) { memory throws(EncodingFault) in
             let packed = UnsafeMutableRawBufferPointer(rebasing: memory[..<size])
             try twin.encode(
-                values, rows: rows, shape: shape, into: [packed, parts[1], UnsafeMutableRawBufferPointer(rebasing: memory[(size + 15) / 16 * 16..<(size + 15) / 16 * 16 + 16])])
+                values, rows: rows, shape: shape,
+                into: [packed, parts[1], UnsafeMutableRawBufferPointer(rebasing: memory[(size + 15) / 16 * 16..<(size + 15) / 16 * 16 + 16])])
             // The packed words hold the same nibbles in the same order, offset by 8.
             for index in 0..<size { parts[0][index] = packed[index] ^ 0x88 }
         }

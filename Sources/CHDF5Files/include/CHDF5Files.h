@@ -34,6 +34,10 @@ typedef enum { CH5_CONTIGUOUS = 0, CH5_CHUNKED = 1, CH5_COMPACT = 2 } CH5Layout;
 
 /// Creates a file; the handle is closed by ch5_close.
 int64_t ch5_create(const char *path);
+
+/// The system's error number of the call that last failed here, 0 if the system said nothing. One thread at a time, as all that writes.
+int ch5_reason(void);
+
 int ch5_close(int64_t file);
 
 /// Element types of datasets.

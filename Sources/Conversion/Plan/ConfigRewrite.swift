@@ -59,7 +59,7 @@ struct ConfigRewrite {
         for (key, value) in object.members {
             if ["torch_dtype", "dtype"].contains(key), value.string != nil || value == .null {
                 result[key] = type
-            } else if depth < 4, key.hasSuffix("config"), let inner = value.object {
+            } else if let inner = value.object {
                 result[key] = .object(retyped(inner, type, depth: depth + 1))
             }
         }

@@ -41,7 +41,9 @@ extension ConversionPlan {
         try draft.decide()
         notes += draft.notes
         if choice.isCopy {
-            notes += checkpoint.unpaired.prefix(4).map { Finding($0.name, "is carried as it is: \($0.isUnknown ? "codes that no layout here reads" : "codes or scales without their partner")") }
+            notes += checkpoint.unpaired.prefix(4).map {
+                Finding($0.name, "is carried as it is: \($0.isUnknown ? "codes that no layout here reads" : "codes or scales without their partner")")
+            }
         }
         if checksScales, !choice.isCopy { notes += try ScaleCheck.findings(in: checkpoint) }
         warnings = draft.warning.map { [$0] } ?? []

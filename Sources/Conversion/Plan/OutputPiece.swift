@@ -123,7 +123,10 @@ extension Dialect {
             }
         }
         let words = module.split(separator: ".")
-        if let place = words.firstIndex(of: "experts"), place > 0, place + 2 < words.count, words[place - 1] == "mlp", let expert = Int(words[place + 1]) {
+        if let place = words.firstIndex(of: "experts"), place > 0, place + 2 < words.count, words[place - 1] == "mlp",
+            let expert = Int(words[place + 1]), expert >= 0,
+            model.experts > 0
+        {
             let stacked = (words[..<place] + ["switch_mlp"] + words[(place + 2)...]).joined(separator: ".")
             return [OutputPiece(module: stacked, stack: (expert, model.experts))]
         }
@@ -140,8 +143,9 @@ struct DialectModel {
     var value: Int
 
     init(_ checkpoint: Checkpoint) {
-        func field(_ name: String) -> Int { checkpoint.config[name]?.int.flatMap { $0 > 0 && $0 < 1 << 24 ? $0 : nil } ?? 0 }
-        layers = checkpoint.config["num_hidden_layers"] == nil ? Int.max : field("num_hidden_layers")
+        let config = checkpoint.languageConfig
+        func field(_ name: String) -> Int { config[name]?.int.flatMap { $0 > 0 && $0 < 1 << 24 ? $0 : nil } ?? 0 }
+        layers = config["num_hidden_layers"] == nil ? Int.max : field("num_hidden_layers")
         experts = field("n_routed_experts")
         (heads, nope, value) = (field("num_attention_heads"), field("qk_nope_head_dim"), field("v_head_dim"))
     }

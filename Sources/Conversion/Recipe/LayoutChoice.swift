@@ -78,7 +78,15 @@ public struct LayoutChoice: Sendable {
         (ModulePattern(glob: "*embed_tokens"), "embedding", true),
         (ModulePattern(glob: "*mlp.gate"), "router gate", true),
         (ModulePattern(glob: "*.gate"), "router gate", false),
-        (ModulePattern(glob: "*.gate.wg"), "router gate", false),
+        (ModulePattern(glob: "*.gate.*"), "router gate", false),
+        (ModulePattern(glob: "*moe_gate*"), "router gate", false),
+        (ModulePattern(glob: "*gating*"), "router gate", false),
+        (ModulePattern(glob: "*gate_network*"), "router gate", false),
+        (ModulePattern(glob: "*.wg"), "router gate", false),
+        (ModulePattern(glob: "*routing*"), "router", false),
+        (ModulePattern(glob: "*expert_selector*"), "router", false),
+        (ModulePattern(glob: "*shared_gate"), "gate of the shared expert", false),
+        (ModulePattern(glob: "*shared_experts_gate"), "gate of the shared expert", false),
         (ModulePattern(glob: "*router*"), "router", false),
         (ModulePattern(glob: "*classifier*"), "router or classification head", false),
         (ModulePattern(glob: "*shared_expert_gate"), "gate of the shared expert", false),
@@ -94,6 +102,23 @@ public struct LayoutChoice: Sendable {
         (ModulePattern(glob: "*.audio.*"), "audio tower", false),
         (ModulePattern(glob: "*speech_*"), "audio tower", false),
         (ModulePattern(glob: "*_tower*"), "tower", false),
+        (ModulePattern(glob: "vpm.*"), "vision tower", false),
+        (ModulePattern(glob: "apm.*"), "audio tower", false),
+        (ModulePattern(glob: "*vit.*"), "vision tower", false),
+        (ModulePattern(glob: "*siglip*"), "vision tower", false),
+        (ModulePattern(glob: "*sam_model*"), "vision tower", false),
+        (ModulePattern(glob: "*_encoder*"), "encoder", false),
+        (ModulePattern(glob: "*encoder.layers*"), "encoder", false),
+        (ModulePattern(glob: "*resampler*"), "projector", false),
+        (ModulePattern(glob: "*connector*"), "projector", false),
+        (ModulePattern(glob: "*aligner*"), "projector", false),
+        (ModulePattern(glob: "*perceiver*"), "projector", false),
+        (ModulePattern(glob: "*merger*"), "projector", false),
+        (ModulePattern(glob: "tts.*"), "speech model", false),
+        (ModulePattern(glob: "*depformer*"), "speech model", false),
+        (ModulePattern(glob: "*pos_embed*"), "embedding", false),
+        (ModulePattern(glob: "*wte"), "embedding", false),
+        (ModulePattern(glob: "*wpe"), "embedding", false),
         (ModulePattern(glob: "*mm_projector*"), "projector", false),
         (ModulePattern(glob: "*multi_modal_projector*"), "projector", false),
         (ModulePattern(glob: "*projector*"), "projector", false),
@@ -102,6 +127,8 @@ public struct LayoutChoice: Sendable {
         (ModulePattern(glob: "*code2wav*"), "speech model", false),
         (ModulePattern(glob: "*score"), "classification head", false),
         (ModulePattern(glob: "*value_head*"), "value head", false),
+        (ModulePattern(glob: "*v_head*"), "value head", false),
+        (ModulePattern(glob: "*score_head*"), "classification head", false),
     ]
 
     /// The same list as compressed-tensors' `ignore` speaks it.
@@ -173,7 +200,11 @@ public struct LayoutChoice: Sendable {
     }
 
     /// Whether a tensor holds the matrices of several experts, under a name of its own or as a weight.
-    static func isStack(_ weight: Weight) -> Bool { weight.dimensions.count > 2 && weight.name.contains("experts") && weight.layout != nil }
+    static func isStack(_ weight: Weight) -> Bool {
+        guard weight.layout != nil, WeightName.layer(weight.name) != nil else { return false }
+        if weight.dimensions.count > 2 { return true }
+        return weight.dimensions.count == 2 && weight.name.contains("experts") && !["weight", "bias"].contains(WeightName.leaf(weight.name))
+    }
 
     private static func isLinear(_ weight: Weight) -> Bool { keptReason(weight) == nil }
 
@@ -189,7 +220,8 @@ public struct LayoutChoice: Sendable {
             if let reason = SearchedEncoding.obstacle(layout, quantizer) { throw ConversionFailure.usage(reason) }
             return Decision(layout: layout, reason: reason, quantizer: quantizer)
         }
-        return Decision(layout: DenseLayout(.bf16), reason: "left unquantized: \(obstacle)", isException: true, isUnquantizedLinear: true,
+        return Decision(
+            layout: DenseLayout(.bf16), reason: "left unquantized: \(obstacle)", isException: true, isUnquantizedLinear: true,
             isLeftUnquantized: true)
     }
 }

@@ -1,7 +1,6 @@
 import Formats
 import Quantization
 import Tensors
-import Yams
 
 /// Ordered rules that override the default choice of layouts. The first rule that matches a weight decides.
 ///
@@ -40,7 +39,7 @@ public struct Recipe: Sendable, Equatable {
     public init(yaml text: String, path: String) throws {
         func failure(_ reason: String) -> ConversionFailure { .recipe(path: path, reason: reason) }
         let document: Any?
-        do { document = try Yams.load(yaml: text) } catch { throw failure("the YAML text is malformed: \(error)") }
+        do { document = try PlainYAML.load(text) } catch { throw failure("the YAML text is malformed: \(error)") }
         guard let top = document as? [String: Any], let list = top["rules"] as? [Any] else {
             throw failure("expected `rules:` with a list of `match:` and `to:`")
         }

@@ -132,7 +132,9 @@ public struct ConversionRun: Sendable {
         // The manifest says that all is there, so all must be durable before it is.
         try FileTree.synchronizeDirectory(destination.directory)
         let sizes = try plan.shards.map { shard in
-            guard case .file(let size)? = try FileTree.entry(destination.file(shard.name)) else { throw ConversionFailure.lost(destination.file(shard.name)) }
+            guard case .file(let size)? = try FileTree.entry(destination.file(shard.name)) else {
+                throw ConversionFailure.lost(destination.file(shard.name))
+            }
             return size
         }
         try destination.writeText(destination.manifestName, report.manifest(sizes: sizes))

@@ -83,10 +83,13 @@ struct Destination {
             case .overwritten(let entries): try clear(entries)
             case .open: break
             }
-            guard let (journal, state) = try Journal.open(journalPath, identity: identity, stop: stop) else {
+            guard let (journal, state) = try Journal.open(journalPath, identity: identity, plan: plan, stop: stop) else {
                 throw ConversionFailure.destinationNotEmpty(
                     path: path, reason: "it holds an unfinished run of another conversion, or the source has changed since")
             }
+            // The journal's name must outlive a power loss, or the next run would not know whose files lie here.
+            try FileTree.synchronizeDirectory(workPath)
+            try FileTree.synchronizeDirectory(directory)
             return .open(journal, state, lock)
         } catch {
             lock.release()

@@ -22,7 +22,9 @@ final class Journal: Sendable {
 
     /// Opens the journal at `path`, whose directory is locked. Events of a run with the same `identity` are returned; nil means it belongs to another run.
     /// - Parameter stop: is told of every event.
-    static func open(_ path: String, identity: String, stop: StopToken) throws -> (journal: Journal, state: State)? {
+    static func open(
+        _ path: String, identity: String, plan: ConversionPlan, stop: StopToken
+    ) throws -> (journal: Journal, state: State)? {
         let file = try PositionedFile.openForWriting(path)
         let bytes = try file.read(try file.size(), at: 0)
         var state = State()
@@ -33,9 +35,17 @@ final class Journal: Sendable {
                 guard event["plan"]?.string == identity else { return nil }
             } else if let weight = event["written"]?.int {
                 state.written.insert(weight)
+                state.audited[weight] = nil
             } else if let weight = event["audited"]?.int, let record = WeightRecord(json: event) {
                 state.written.remove(weight)
                 state.audited[weight] = record
+            } else if let shard = event["anew"]?.int {
+                guard plan.shards.indices.contains(shard) else { break }
+                for weight in plan.shards[shard].weights {
+                    state.written.remove(weight)
+                    state.audited[weight] = nil
+                    if state.calibrated[weight] != nil { (state.calibrated, state.isCalibrationDone) = ([:], false) }
+                }
             } else if let shard = event["shard"]?.int {
                 state.shards.insert(shard)
             } else if let weight = event["calibrated"]?.int, let digests = event["sha256"]?.array?.compactMap(\.string) {
@@ -51,14 +61,17 @@ final class Journal: Sendable {
             end += line.count + 1
         }
         try file.resize(to: end)
-        let journal = Journal(file: file, offset: end, stop: stop)
+        let journal = Journal(file: file, offset: end, known: Set(state.audited.keys).union(state.written).union(state.calibrated.keys), stop: stop)
         if end == 0 { try journal.append(["plan": .string(identity)]) }
         return (journal, state)
     }
 
     private let stop: StopToken
+    /// Weights that earlier runs left something about.
+    private let known: Set<Int>
 
-    private init(file: PositionedFile, offset: Int, stop: StopToken) {
+    private init(file: PositionedFile, offset: Int, known: Set<Int>, stop: StopToken) {
+        self.known = known
         self.stop = stop
         self.file = file
         tail = Mutex(Tail(offset: offset))
@@ -79,6 +92,14 @@ final class Journal: Sendable {
         var event: JSONObject = ["audited": .int(weight)]
         for (key, value) in record.json.members { event[key] = value }
         try append(event)
+    }
+
+    /// An unfinished file is about to be made that was lost since the journal spoke of its weights. Before it can be taken for the lost one,
+    /// the journal says so for good.
+    func startsAnew(_ shard: Int, weights: some Sequence<Int>) throws {
+        guard weights.contains(where: known.contains) else { return }
+        try append(["anew": .int(shard)])
+        try synchronize()
     }
 
     /// The weight's bytes turned out wrong; the next run writes them again.

@@ -26,6 +26,8 @@ final class RunLock {
     /// A lease of another machine that has not been touched for so long belongs to nobody.
     private static let patience = 600_000_000_000
     private static let heartbeat = 30.0
+    /// A lease that names nobody: its holder is between two calls, or was killed there.
+    private static let patienceWithNobody = 5_000_000_000
 
     /// - Returns: nil if another process is at work in `directory`, which must exist.
     init?(_ directory: String) throws {
@@ -74,8 +76,13 @@ final class RunLock {
         let path = FileTree.path(directory, Self.leaseName)
         for _ in 0..<2 {
             if let file = try PositionedFile.createNew(path) {
-                try file.write(Array((JSONValue.object(Self.holder).text(pretty: false) + "\n").utf8), at: 0)
-                try file.synchronize()
+                do {
+                    try file.write(Array((JSONValue.object(Self.holder).text(pretty: false) + "\n").utf8), at: 0)
+                    try file.synchronize()
+                } catch {
+                    try? FileTree.remove(path)
+                    throw error
+                }
                 lease = file
                 touched = ProcessFigures.now
                 return
@@ -90,7 +97,8 @@ final class RunLock {
     private func isStale(_ path: String) throws -> Bool {
         guard case .file? = try FileTree.entry(path) else { return true }
         let holder = try? JSONValue(parsing: FileTree.read(path, limit: 1 << 16))
-        if let boot = holder?["boot"]?.string, boot == Self.boot, holder?["host"]?.string == Self.host, let process = holder?["pid"]?.int {
+        if let boot = holder?["boot"]?.string, boot == Self.boot, holder?["host"]?.string == Self.host,
+            holder?["processes"]?.string == Self.processes, let process = holder?["pid"]?.int {
             return kill(pid_t(truncatingIfNeeded: process), 0) != 0 && errno == ESRCH
         }
         // Clocks of machines differ; two files of one file system have the same.
@@ -98,12 +106,14 @@ final class RunLock {
         try FileTree.write([], to: probe)
         defer { try? FileTree.remove(probe) }
         guard let now = FileTree.modificationTime(probe), let then = FileTree.modificationTime(path) else { return false }
-        return now - then > Self.patience
+        return now - then > (holder == nil ? Self.patienceWithNobody : Self.patience)
     }
 
     private static var holder: JSONObject {
         [
-            "host": .string(host), "pid": .int(Int(getpid())), "boot": .string(boot), "nonce": .string(String(UInt64.random(in: 0...(.max)), radix: 16)),
+            "host": .string(host), "pid": .int(Int(getpid())), "boot": .string(boot),
+            "processes": .string(processes),
+            "nonce": .string(String(UInt64.random(in: 0...(.max)), radix: 16)),
         ]
     }
 
@@ -111,6 +121,13 @@ final class RunLock {
         var name = [CChar](repeating: 0, count: 256)
         _ = gethostname(&name, 255)
         return String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+
+    /// Which processes this one can ask about: containers of one machine do not see each other's.
+    private static var processes: String {
+        var text = [CChar](repeating: 0, count: 256)
+        let count = readlink("/proc/self/ns/pid", &text, 255)
+        return String(decoding: text.prefix(max(0, count)).map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
     /// Changes whenever the machine starts; empty where the system does not tell.

@@ -81,6 +81,10 @@ public struct RunReport: Sendable {
                 audit.notFinite += count
                 findings.append(Finding(weight.name, "\(count) values are infinite or NaN, as in the source"))
             }
+            if let error = records[position]?.error, !(error.sqnr >= 3), error.amax > 0, planned.layout.map({ !$0.name.contains("2") }) ?? true {
+                findings.append(
+                    Finding(weight.name, "has lost most of its values: a signal-to-noise ratio of \((error.sqnr * 100).rounded() / 100) dB"))
+            }
             if let amax = records[position]?.error?.amax, amax > 65504 {
                 findings.append(Finding(weight.name, "holds \(amax), beyond F16's largest number 65504; engines that compute in F16 will overflow"))
             }

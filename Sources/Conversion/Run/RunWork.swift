@@ -10,6 +10,8 @@ final class RunWork: Sendable {
     let schedule: RunSchedule
     let bytesToWrite: Int
     private let sourceDigests: SourceDigests
+    /// Weights that an earlier run wrote and this one only audits: a crash may have taken their bytes.
+    private let inherited: Set<Int>
     private let openShards = Mutex<[Int: PositionedFile]>([:])
     /// Shards that were cloned whole from a source file: nothing is left to write.
     private let cloned = Mutex<Set<Int>>([])
@@ -75,6 +77,7 @@ final class RunWork: Sendable {
         }
         bytesToWrite = toWrite
         recorded = Mutex(kept)
+        inherited = audits.subtracting(writes)
         schedule = RunSchedule(plan: plan, writes: writes, audits: audits, unfinished: unfinished)
     }
 
@@ -114,9 +117,17 @@ final class RunWork: Sendable {
             let converter = WeightConverter(run.checkpoint, planned, sourceDigests: sourceDigests, statistics: run.statistics)
             let (file, offsets) = try written(planned)
             let digests = calibratedDigests.withLock { $0[position] }
-            let (record, differences) = try converter.audit(
-                file, offsets: offsets, against: digests,
-                memory: arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes), counters: counters, stop: stop)
+            let memory = try arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes)
+            var (record, differences) = try converter.audit(
+                file, offsets: offsets, against: digests, memory: memory, counters: counters, stop: stop)
+            if differences != 0, digests == nil, !packs, inherited.contains(position) {
+                // The run before ended with a crash, and what it wrote never reached the disk.
+                let shard = try shardFile(planned.shard)
+                try converter.write(to: shard, memory: memory, counters: counters, stop: stop)
+                try shard.synchronize()
+                (record, differences) = try converter.audit(
+                    file, offsets: offsets, against: digests, memory: memory, counters: counters, stop: stop)
+            }
             guard differences == 0 else {
                 try digests == nil ? journal.rewrite(position) : journal.calibrationVoid()
                 // What the file was packed from may be at fault, so both are made again.
@@ -152,6 +163,8 @@ final class RunWork: Sendable {
             let shard = plan.shards[number]
             let path = run.destination.stageFile(shard, packs: packs)
             let isNew = try FileTree.entry(path) == nil
+            // What the journal says of a file that is gone does not hold for the one that takes its name.
+            if isNew { try journal.startsAnew(number, weights: shard.weights) }
             let file = try PositionedFile.openForWriting(path)
             if isNew, let copied = shard.copiedFile, let source = run.checkpoint.files[copied].stored(shard.size, at: 0), source.offset == 0,
                 source.file.clone(to: file)

@@ -105,7 +105,7 @@ extension WeightConverter {
                 record.notFinite += part.type.countNotFinite(UnsafeRawBufferPointer(slice))
             }
             if planned.road == .quantize {
-                amax = max(amax, measure(rows, written, memory, places, &sums))
+                amax = max(amax, measure(rows, written, memory, places, &sums, &record.notFinite))
             }
         }
         // Parts whose tiles are not runs of the file are digested by themselves.
@@ -143,7 +143,7 @@ extension WeightConverter {
     /// - Returns: the largest magnitude of the source's values, as BF16 bits.
     private func measure(
         _ rows: Range<Int>, _ written: [UnsafeMutableRawBufferPointer], _ memory: UnsafeMutableRawBufferPointer, _ places: Places,
-        _ sums: inout ck_error_sums
+        _ sums: inout ck_error_sums, _ notFinite: inout Int
     ) -> UInt16 {
         let columns = shape.columns
         let reference = values(memory, places.values, rows.count * columns)
@@ -152,6 +152,8 @@ extension WeightConverter {
         for row in 0..<rows.count {
             ck_bf16_error(KernelLevel.active.rawValue, reference.baseAddress! + row * columns, decoded.baseAddress! + row * columns, columns, &sums)
         }
+        // Codes of finite values may still decode to infinities, where a scale was rounded up at the end of its range.
+        if !sums.max_abs.isFinite { notFinite += ScalarType.bf16.countNotFinite(UnsafeRawBufferPointer(UnsafeBufferPointer(decoded))) }
         return ck_bf16_amax(KernelLevel.active.rawValue, reference.baseAddress, columns, rows.count, columns)
     }
 }

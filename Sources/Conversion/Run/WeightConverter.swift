@@ -167,15 +167,53 @@ struct WeightConverter {
     private func checkFigures(_ memory: UnsafeMutableRawBufferPointer, _ stop: StopToken) throws {
         guard !allowsNonFinite, let layout = weight.layout, !layout.isDense, planned.view.map({ $0.rows.lowerBound == 0 }) ?? true else { return }
         let piece = min(memory.count, Self.preferredTile) / 96 * 96
+        var hasZeros = false
         for (part, stored) in zip(source.parts, weight.stored) where part.holdsFigures {
             for start in stride(from: 0, to: stored.byteCount, by: piece) {
                 try checkStop(stop)
                 let bytes = UnsafeMutableRawBufferPointer(rebasing: memory[..<min(piece, stored.byteCount - start)])
                 try checkpoint.read(stored, start..<start + bytes.count, into: bytes)
+                if part.isScale, !layout.hasSignedScales, part.type.hasZero(UnsafeRawBufferPointer(bytes)) { hasZeros = true }
                 guard let fault = layout.fault(in: part, UnsafeRawBufferPointer(bytes)) else { continue }
                 throw CheckpointFailure.badFigure(
                     tensor: stored.name, file: checkpoint.fileNames[stored.file], index: start * 8 / stored.type.bitWidth + fault.index, fault)
             }
+        }
+        if hasZeros { try refuseLostScales(layout, memory, stop) }
+    }
+
+    /// A scale of zero makes zeros of whatever codes it has, and codes that are not zero are not written beside one: they have lost theirs.
+    /// Decoded with ones where the zeros are and zeros everywhere else, such codes show.
+    private func refuseLostScales(_ layout: any WeightLayout, _ memory: UnsafeMutableRawBufferPointer, _ stop: StopToken) throws {
+        let unit = layout.rowAlignment
+        func bytes(_ rows: Range<Int>) -> Int { source.byteCount(rows) + PartLayout.aligned(rows.count * weight.shape.columns * 2) }
+        let unitBytes = max(1, bytes(0..<min(unit, weight.shape.rows)))
+        let spare = unitBytes > memory.count ? try AlignedBuffer(byteCount: unitBytes) : nil
+        defer { withExtendedLifetime(spare) {} }
+        let room = spare?.bytes ?? memory
+        for rows in TileSequence(of: weight.shape, step: max(1, min(room.count, 4 << 20) / unitBytes) * unit) {
+            try checkStop(stop)
+            let slices = source.slices(rows, in: room)
+            try checkpoint.read(weight, parts: source.parts, rows: rows, into: slices)
+            var hasZeros = false
+            var scale = 0
+            for (index, part) in source.parts.enumerated() where part.isScale {
+                // One scale for the tensor is looked at by itself.
+                if part.type.invertZeros(slices[index]) {
+                    (hasZeros, scale) = (true, index)
+                } else if part.rows == .whole {
+                    part.type.fillOnes(slices[index])
+                }
+            }
+            guard hasZeros else { continue }
+            let size = source.byteCount(rows)
+            let values = values(room, size..<room.count, rows.count * weight.shape.columns)
+            layout.decode(slices.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: weight.shape, into: values)
+            guard let place = values.firstIndex(where: { $0 & 0x7FFF != 0 }) else { continue }
+            let stored = weight.stored[scale]
+            throw CheckpointFailure.badFigure(
+                tensor: stored.name, file: checkpoint.fileNames[stored.file], index: rows.lowerBound + place / max(1, weight.shape.columns),
+                StoredFault(index: 0, value: "a scale of zero for codes that are not", reason: "the codes have lost their scale"))
         }
     }
 

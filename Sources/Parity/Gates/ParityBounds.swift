@@ -1,7 +1,6 @@
 import Conversion
 import Foundation
 import Tensors
-import Yams
 
 /// Bounds that a comparison must keep; nil where none was asked for.
 public struct ParityBounds: Sendable {
@@ -93,7 +92,7 @@ public struct ParityPolicy: Sendable {
     public init(yaml text: String, path: String) throws {
         func failure(_ reason: String) -> ParityFailure { .policy(path: path, reason: reason) }
         let document: Any?
-        do { document = try Yams.load(yaml: text) } catch { throw failure("the YAML text is malformed: \(error)") }
+        do { document = try PlainYAML.load(text) } catch { throw failure("the YAML text is malformed: \(error)") }
         guard let top = document as? [String: Any] else { throw failure("expected bounds such as `max-kld: 0.03`") }
         func number(_ value: Any, _ key: String) throws -> Double {
             guard let number = value as? Double ?? (value as? Int).map(Double.init), number.isFinite else { throw failure("\(key) must be a number") }
@@ -128,6 +127,9 @@ public struct ParityPolicy: Sendable {
                     }
                     if let stray = entry.keys.first(where: { !["match", "exact", "min-sqnr"].contains($0) }) {
                         throw failure("\(place): unknown key \"\(stray)\"")
+                    }
+                    guard entry.keys.count > 1, entry["exact"] as? Bool != false || entry["min-sqnr"] != nil else {
+                        throw failure("\(place): no bound is given; say `exact: true` or `min-sqnr:`")
                     }
                     guard let pattern = try? ModulePattern(match) else { throw failure("\(place): \"\(match)\" is not a regular expression") }
                     return .init(

@@ -47,7 +47,8 @@ public enum ParityClaim: String, Sendable, CaseIterable {
 /// One weight's step says nothing about another's: a norm that was copied must be equal beside experts that were quantized, and a
 /// bias that was cast frees no other weight of its bounds.
 public struct ParityClaims: Sendable, Equatable {
-    /// The loosest claim of any weight, whose bounds hold for what all weights do together: the forward pass.
+    /// The loosest claim that a twentieth of the values makes, whose bounds hold for what all weights do together: the forward pass. Fewer do not
+    /// excuse the rest.
     public let loosest: ParityClaim
     private let steps: [String: ParityClaim]
 
@@ -72,7 +73,19 @@ public struct ParityClaims: Sendable, Equatable {
             if kept.contains(weight.layoutName) || WeightName.isSelectionBias(weight.name) { steps[weight.name] = .repack }
         }
         self.steps = steps
-        loosest = steps.values.max(by: ParityClaim.isStricter) ?? .repack
+        loosest = Self.loosest(reference, steps)
+    }
+
+    private static func loosest(_ reference: Checkpoint, _ steps: [String: ParityClaim]) -> ParityClaim {
+        var values: [ParityClaim: Int] = [:]
+        for weight in reference.weights { if let step = steps[weight.name] { values[step, default: 0] += weight.count } }
+        let all = values.values.reduce(0, +)
+        var sum = 0
+        for claim in values.keys.sorted(by: { ParityClaim.isStricter($1, $0) }) {
+            sum += values[claim] ?? 0
+            if sum * 20 >= all { return claim }
+        }
+        return .repack
     }
 
     /// The claim of a weight by its name.

@@ -22,7 +22,7 @@ extension ParityGate {
             gates.append(
                 ParityGate(
                     subject: .weights, requirement: "the same model by config.json", found: "\(audit.configuration.count) fields differ",
-                    failure: "config.json makes another model of the same weights: \(first)"))
+                    failure: "the candidate is another model of the same weights: \(first)"))
         }
         if let gate = leftOut(audit, bounds) { gates.append(gate) }
         if bounds.exact { gates.append(exact(audit.weights, "every value equal")) }
@@ -104,8 +104,16 @@ extension ParityGate {
                 failure: predictions.positions == 0
                     ? "the forward pass has no position to compare"
                     : predictions.unjudgedPositions == 0
-                        ? nil : "the logits of \(predictions.unjudgedPositions.grouped) positions are NaN or infinite, so nothing is known about them")
+                        ? nil : "the logits of \(predictions.unjudgedPositions.grouped) positions are NaN or infinite, so nothing is known about them"
+            )
         ]
+        if let mtp = forward.mtp, mtp.unjudgedPositions > 0 {
+            gates.append(
+                ParityGate(
+                    subject: .forward, requirement: "multi-token predictions that are numbers",
+                    found: "\((mtp.positions - mtp.unjudgedPositions).grouped) of \(mtp.positions.grouped)",
+                    failure: "the logits of \(mtp.unjudgedPositions.grouped) multi-token predictions are NaN or infinite"))
+        }
         // A compact reference cannot show all of the divergence: what it may hide counts.
         let hidden = predictions.hiddenDivergence
         let worst = forward.layers.filter { $0.expertAgreement != nil }.min { ($0.expertAgreement ?? 1) < ($1.expertAgreement ?? 1) }

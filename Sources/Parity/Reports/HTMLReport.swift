@@ -137,7 +137,8 @@ package struct HTMLReport {
                         [
                             "<code>\(weight.name.escaped)</code>", "\(weight.referenceLayout) → \(weight.candidateLayout)".escaped,
                             weight.sqnr.decibels,
-                            SVGChart.bar(weight.sqnr / Figures.larger(scale, 1e-9)), weight.maximumError.short, weight.meanError.short, weight.cosine.short,
+                            SVGChart.bar(weight.sqnr / Figures.larger(scale, 1e-9)), weight.maximumError.short, weight.meanError.short,
+                            weight.cosine.short,
                         ]
                     }))
             parts.append("<h3>By kind, worst first</h3>")

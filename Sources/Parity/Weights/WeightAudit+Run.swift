@@ -2,9 +2,9 @@ import CKernels
 import Checkpoints
 import Conversion
 import Formats
+import Foundation
 import ReferenceModels
 import StrictJSON
-import Foundation
 import Synchronization
 import Tensors
 
@@ -14,9 +14,9 @@ extension WeightAudit {
     public init(reference: Checkpoint, candidate: Checkpoint, options: RunOptions = RunOptions(), stop: StopToken = StopToken()) throws {
         try reference.requireReadable()
         try candidate.requireReadable()
-        configuration = Self.differences(reference.config, candidate.config)
+        configuration = Self.differences(reference, candidate)
         // What may be missing is for the reference to say, never for the candidate that lacks it.
-        let config = reference.config
+        let config = reference.languageConfig
         let layers = config["num_hidden_layers"]?.int
         promisesLeftOut = config["num_nextn_predict_layers"]?.int != 0
         let names = try Self.places(candidate)
@@ -79,32 +79,65 @@ extension WeightAudit {
     /// The layout of every module's weight.
     private static func layouts(_ checkpoint: Checkpoint) -> [Substring: String] {
         Dictionary(
-            checkpoint.weights.lazy.filter { WeightName.leaf($0.name) == "weight" }.map { ($0.module, $0.layoutName) }, uniquingKeysWith: { first, _ in first })
+            checkpoint.weights.lazy.filter { WeightName.leaf($0.name) == "weight" }.map { ($0.module, $0.layoutName) },
+            uniquingKeysWith: { first, _ in first })
     }
 
     /// What the two configurations say differently of the arithmetic: by the model's own terms where its architecture is known, otherwise every
-    /// field that both have and that says more than how the weights are stored.
-    private static func differences(_ reference: JSONValue, _ candidate: JSONValue) -> [String] {
-        guard let left = reference.object, let right = candidate.object, !left.members.isEmpty, !right.members.isEmpty else { return [] }
-        if let mine = try? ModelConfiguration(config: reference) {
-            do { return try ModelConfiguration(config: candidate).differences(from: mine) } catch { return ["\(error)"] }
+    /// field that says more than how the weights are stored. A description of codes must fit what is stored.
+    private static func differences(_ reference: Checkpoint, _ candidate: Checkpoint) -> [String] {
+        var found: [String] = []
+        let isCoded = candidate.weights.contains { $0.layout?.isDense == false }
+        if isCoded, candidate.quantization == nil, candidate.config.object?.members.isEmpty == false {
+            found.append("the candidate's weights are quantized, but nothing describes how")
+        }
+        if !isCoded, let place = candidate.describedAt {
+            found.append("\(place) describes a quantization, but no weight of the candidate is quantized")
+        }
+        guard let left = reference.config.object, !left.members.isEmpty else { return found }
+        guard let right = candidate.config.object, !right.members.isEmpty else { return found + ["the candidate has no config.json"] }
+        if let one = left["architectures"], let other = right["architectures"], one != other {
+            found.append("architectures: \(one.text(pretty: false)) and \(other.text(pretty: false))")
+        }
+        if let mine = try? ModelConfiguration(config: reference.config) {
+            do {
+                let other = try ModelConfiguration(config: candidate.config)
+                found += other.differences(from: mine)
+                let hasModules = candidate.weights.contains { (WeightName.layer($0.name) ?? -1) >= mine.layers }
+                if hasModules, mine.mtpModules != other.mtpModules {
+                    found.append("num_nextn_predict_layers: \(mine.mtpModules) and \(other.mtpModules)")
+                }
+            } catch { found.append("\(error)") }
+            return found
         }
         let idle: Set<String> = [
             "torch_dtype", "dtype", "transformers_version", "_name_or_path", "auto_map", "use_cache", "num_nextn_predict_layers", "bos_token_id",
-            "eos_token_id", "pad_token_id", "architectures",
+            "eos_token_id", "pad_token_id", "architectures", "initializer_range", "id2label", "label2id", "model_type", "rope_type", "type",
         ]
-        func plain(_ object: JSONObject) -> JSONObject {
-            var result = QuantizationDescription.removed(from: object)
-            for (key, value) in result.members {
-                if idle.contains(key) { result[key] = nil } else if let inner = value.object { result[key] = .object(plain(inner)) }
+        /// Every leaf by its own name: newer versions of a library put the same fields into other objects.
+        func leaves(_ object: JSONObject) -> [String: Set<String>] {
+            var result: [String: Set<String>] = [:]
+            func add(_ object: JSONObject) {
+                for (key, value) in object.members where !idle.contains(key) {
+                    if let inner = value.object { add(inner) } else { result[key, default: []].insert(value.text(pretty: false)) }
+                }
             }
+            add(QuantizationDescription.removed(from: object))
             return result
         }
-        let (a, b) = (plain(left), plain(right))
-        return a.members.compactMap { key, value in
-            guard let other = b[key], other != value else { return nil }
-            return "\(key): \(value.text(pretty: false).prefix(60)) and \(other.text(pretty: false).prefix(60))"
+        func isAtRest(_ values: Set<String>) -> Bool { values.isSubset(of: ["null", "false", "[]", "\"\"", "0", "0.0"]) }
+        let (a, b) = (leaves(left), leaves(right))
+        for key in Set(a.keys).union(b.keys).sorted() {
+            let (one, other) = (a[key] ?? [], b[key] ?? [])
+            // Values that are spelt differently may be one number.
+            func numbers(_ values: Set<String>) -> Set<Double>? {
+                let numbers = values.compactMap { Double($0) }
+                return numbers.count == values.count ? Set(numbers) : nil
+            }
+            if one == other || numbers(one).map({ $0 == numbers(other) }) == true || isAtRest(one) && isAtRest(other) { continue }
+            found.append("\(key): \(one.sorted().joined(separator: ", ").prefix(60)) and \(other.sorted().joined(separator: ", ").prefix(60))")
         }
+        return found
     }
 
     /// The place of every weight by its name, of which there is one.

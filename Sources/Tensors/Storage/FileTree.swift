@@ -8,7 +8,7 @@ import SystemPackage
 
 /// Names and attributes of files: the few calls a converter needs, with typed errors.
 public enum FileTree {
-    public enum Entry: Sendable { case file(size: Int), directory, other }
+    public enum Entry: Sendable, Equatable { case file(size: Int), directory, other }
 
     /// What lies at `path` (links followed), or nil if nothing does.
     public static func entry(_ path: String) throws(FileFailure) -> Entry? {
@@ -104,7 +104,8 @@ public enum FileTree {
 
     /// Makes renames and new names in a directory durable.
     public static func synchronizeDirectory(_ path: String) throws(FileFailure) {
-        let descriptor = open(path, O_RDONLY)
+        var descriptor = open(path, O_RDONLY)
+        while descriptor < 0, errno == EINTR { descriptor = open(path, O_RDONLY) }
         guard descriptor >= 0 else { throw FileFailure(.synchronize, path, reason: Errno(rawValue: errno)) }
         defer { close(descriptor) }
         while fsync(descriptor) != 0 {

@@ -13,7 +13,9 @@ public enum OutputPath {
             throw OutputPathFailure(path: path, reason: "there is no directory \(directory); make it first")
         }
         if case .directory? = try FileTree.entry(path) { throw OutputPathFailure(path: path, reason: "this is a directory, not a file") }
-        guard access(directory, W_OK) == 0 else { throw OutputPathFailure(path: path, reason: "\(directory) cannot be written to; check the permissions") }
+        guard access(directory, W_OK) == 0 else {
+            throw OutputPathFailure(path: path, reason: "\(directory) cannot be written to; check the permissions")
+        }
     }
 }
 

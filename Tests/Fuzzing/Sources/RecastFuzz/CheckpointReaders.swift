@@ -76,7 +76,7 @@ enum FixedTensors {
             (
                 "model.layers.0.a",
                 [("qweight", "I32", [8, 8], []), ("qzeros", "I32", [1, 1], []), ("scales", "F16", [1, 8], []), ("g_idx", "I32", [64], [0])]
-            ),
+            )
         ],
         [
             ("model.layers.0.a", [("weight", "U32", [2, 8], []), ("scales", "BF16", [2, 1], []), ("biases", "BF16", [2, 1], [])]),

@@ -1,12 +1,10 @@
-import ReferenceModels
-
 /// The canonical names of a DeepSeek-V2/V3-style model's weights, from its configuration.
-struct ExpectedWeights {
-    private(set) var required: [String] = []
+package struct ExpectedWeights {
+    package private(set) var required: [String] = []
     /// Names that released checkpoints have or lack without harm.
-    private(set) var optional: [String] = []
+    package private(set) var optional: [String] = []
 
-    init(_ c: ModelConfiguration) {
+    package init(_ c: ModelConfiguration) {
         required = ["model.embed_tokens.weight", "model.norm.weight"]
         // A tied head may be stored all the same.
         if c.tiesHead { optional.append("lm_head.weight") } else { required.append("lm_head.weight") }

@@ -281,6 +281,12 @@ import Testing
         let file = try PositionedFile.openForWriting(checkpoint.directory + "/" + checkpoint.fileNames[order.file])
         try file.write((0..<256).flatMap { CheckpointBuilder.bytes(Int32(1 - $0 / 128)) }, at: order.offset)
         try FileManager.default.removeItem(atPath: folder.file("a/recast.manifest.json"))
+        #expect(throws: CheckpointFailure.self, "desc_act is false") { try Checkpoint(opening: folder.file("a")) }
+        for name in ["config.json", "quantize_config.json"] where FileManager.default.fileExists(atPath: folder.file("a/" + name)) {
+            let text = try String(contentsOfFile: folder.file("a/" + name), encoding: .utf8)
+            try text.replacing("\"desc_act\": false", with: "\"desc_act\": true").write(
+                toFile: folder.file("a/" + name), atomically: true, encoding: .utf8)
+        }
         let changed = try Checkpoint(opening: folder.file("a"))
         let other = try #require(changed.weights.first { $0.name == name + ".weight" })
         #expect(other.layoutName == "gptq in activation order")

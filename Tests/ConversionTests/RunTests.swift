@@ -74,7 +74,8 @@ import Testing
         }
     }
 
-    @Test func damageToUnfinishedFilesIsFoundByTheAudit() throws {
+    /// What an earlier run wrote and a crash took is written again; nobody has to run the command once for each weight.
+    @Test func damageToUnfinishedFilesIsFoundAndMended() throws {
         let folder = try TemporaryDirectory()
         try convert(Fixtures.fp8Model, folder.file("whole"), to: "int4-g32")
         let target = folder.file("run")
@@ -88,13 +89,9 @@ import Testing
             let size = try file.size()
             for offset in stride(from: 30_000, to: size, by: 5000) { try file.write([0x5A, 0xA5, 0x5A], at: min(offset, size - 3)) }
         }
-        var attempts = 0
-        while let error = failure({ try convert(Fixtures.fp8Model, target, to: "int4-g32") }) {
-            attempts += 1
-            #expect(error.kind == .inputOutput && error.description.contains("differ"), "\(error)")
-            try #require(attempts < 300)
-        }
-        #expect(attempts > 0)
+        #expect(!unfinished.isEmpty)
+        let report = try convert(Fixtures.fp8Model, target, to: "int4-g32")
+        #expect(report.findings.contains { $0.description.contains("were damaged") }, "\(report.findings)")
         #expect(try directoryContents(target) == directoryContents(folder.file("whole")))
     }
 

@@ -104,6 +104,15 @@ def layouts(recast, scratch):
         seed('checkpoint', layout, tensor_text(target + '/model.safetensors').encode() + b'\0' + config.encode() + b'\0' + PATTERN)
         family = {'int': 1, 'gpt': 2, 'mlx': 3, 'mxf': 4, 'nvf': 4, 'awq': 5}.get(layout[:3], 0)
         seed('config', layout, f'{family}{config}')
+    convert(recast, scratch + '/fp8-block', scratch + '/ranks', '--to', 'bf16', '--model-parallel', '2')
+    ranks = [tensor_text(f'{scratch}/ranks/model{rank}-mp2.safetensors') for rank in range(2)]
+    seed('ranks', 'bf16', f'{ranks[0]}\0{ranks[1]}\0')
+    for name in ('fp8-block', 'int4-g32', 'nvfp4', 'mlx-4bit'):
+        sides = []
+        for folder in ('bf16', name):
+            with open(f'{scratch}/{folder}/config.json') as file:
+                sides += [tensor_text(f'{scratch}/{folder}/model.safetensors'), compact(json.load(file))]
+        seed('verify', name, '\0'.join(sides).encode() + b'\0' + PATTERN)
     stacks = {
         'model.layers.0.mlp.experts.gate_up_proj': {'dtype': 'BF16', 'shape': [2, 64, 16]},
         'model.layers.0.mlp.experts.down_proj': {'dtype': 'BF16', 'shape': [2, 16, 32]},
@@ -195,7 +204,7 @@ def pickles(scratch):
             if protocol == 2:
                 with zipfile.ZipFile(scratch + '/x.pt', 'w') as archive:
                     for entry, data in [('x/data.pkl', content), ('x/byteorder', b'little'), ('x/data/0', bytes(64)), ('x/data/1', bytes(16))]:
-                        archive.writestr(entry, data)
+                        archive.writestr(zipfile.ZipInfo(entry), data)  # without the time
                 with open(scratch + '/x.pt', 'rb') as file:
                     seed('torch', name, file.read())
     folder = FIXTURES + '/hostile-pickles'

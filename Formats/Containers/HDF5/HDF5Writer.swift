@@ -1,7 +1,6 @@
 import CHDF5Files
 import CKernels
 import CZlib
-import SystemPackage
 import Tensors
 
 /// Writes an HDF5 file: a dataset for each tensor, in chunks of whole rows whose filters are applied here, side by side.
@@ -33,9 +32,9 @@ struct HDF5Writer {
 
     func write(to path: String) throws {
         // The library does not say why; the system's last word often does.
-        let failed = { FileFailure(.write, path, reason: ch5_reason() == 0 ? .ioError : Errno(rawValue: ch5_reason())) }
+        let failed = { FileFailure(.write, path, systemError: ch5_reason()) }
         let file = HDF5.library.withLock { _ in ch5_create(path) }
-        guard file >= 0 else { throw FileFailure(.create, path, reason: failed().reason) }
+        guard file >= 0 else { throw FileFailure(.create, path, systemError: ch5_reason()) }
         do {
             for tensor in source.tensors {
                 try options.checkpoint()

@@ -80,6 +80,10 @@ public struct ConversionRun: Sendable {
         var report = RunReport(
             plan: plan, checkpoint: checkpoint, records: work.records, calibrated: Set(state.calibrated.keys), alreadyFinished: false)
         report.note(lock.notice)
+        let mended = counters.weightsMended.load(ordering: .relaxed)
+        report.note(
+            mended == 0
+                ? nil : "\(mended.grouped) weights that an earlier run had written were damaged, as after a power loss, and were written again")
         try complete(&report, lock, stop)
         report.outputBytes = try outputBytes()
         report.bytesRead = counters.bytesRead.load(ordering: .relaxed)

@@ -62,6 +62,8 @@ final class RunCounters: Sendable {
     let bytesWritten = Atomic<Int>(0)
     let bytesAudited = Atomic<Int>(0)
     let weightsDone = Atomic<Int>(0)
+    /// Weights of an earlier run that were found damaged and written again.
+    let weightsMended = Atomic<Int>(0)
     let shard = Atomic<Int>(0)
 }
 

@@ -98,7 +98,8 @@ final class RunLock {
         guard case .file? = try FileTree.entry(path) else { return true }
         let holder = try? JSONValue(parsing: FileTree.read(path, limit: 1 << 16))
         if let boot = holder?["boot"]?.string, boot == Self.boot, holder?["host"]?.string == Self.host,
-            holder?["processes"]?.string == Self.processes, let process = holder?["pid"]?.int {
+            holder?["processes"]?.string == Self.processes, let process = holder?["pid"]?.int
+        {
             return kill(pid_t(truncatingIfNeeded: process), 0) != 0 && errno == ESRCH
         }
         // Clocks of machines differ; two files of one file system have the same.

@@ -125,6 +125,7 @@ final class RunWork: Sendable {
                 let shard = try shardFile(planned.shard)
                 try converter.write(to: shard, memory: memory, counters: counters, stop: stop)
                 try shard.synchronize()
+                counters.weightsMended.add(1, ordering: .relaxed)
                 (record, differences) = try converter.audit(
                     file, offsets: offsets, against: digests, memory: memory, counters: counters, stop: stop)
             }

@@ -128,10 +128,10 @@ public struct ParityPolicy: Sendable {
                     if let stray = entry.keys.first(where: { !["match", "exact", "min-sqnr"].contains($0) }) {
                         throw failure("\(place): unknown key \"\(stray)\"")
                     }
+                    guard let pattern = try? ModulePattern(match) else { throw failure("\(place): \"\(match)\" is not a regular expression") }
                     guard entry.keys.count > 1, entry["exact"] as? Bool != false || entry["min-sqnr"] != nil else {
                         throw failure("\(place): no bound is given; say `exact: true` or `min-sqnr:`")
                     }
-                    guard let pattern = try? ModulePattern(match) else { throw failure("\(place): \"\(match)\" is not a regular expression") }
                     return .init(
                         pattern: pattern, exact: try entry["exact"].map { try flag($0, place) } ?? false,
                         minimumSQNR: try entry["min-sqnr"].map { try number($0, place) })

@@ -26,6 +26,11 @@ public struct FileFailure: Failure, Equatable {
         self.reason = reason
     }
 
+    /// - Parameter systemError: an `errno`; 0 where the system said nothing.
+    public init(_ operation: Operation, _ path: String, systemError: Int32) {
+        self.init(operation, path, reason: systemError == 0 ? .ioError : Errno(rawValue: systemError))
+    }
+
     public var kind: FailureKind {
         switch (operation, reason) {
         case (.open, .noSuchFileOrDirectory), (.list, .noSuchFileOrDirectory), (.inspect, .noSuchFileOrDirectory),

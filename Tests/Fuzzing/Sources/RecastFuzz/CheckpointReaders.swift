@@ -22,11 +22,38 @@ extension FuzzReader {
             if !texts[1].isEmpty { FuzzDirectory.write(texts[1], to: folder + "/" + beside[input.hash(below: beside.count)]) }
             convert(folder, input)
         },
+        // The headers of two shards of DeepSeek's inference code.
+        FuzzReader("ranks") { input in
+            let parts = input.parts(3)
+            let folder = FuzzDirectory.empty("checkpoint")
+            for rank in 0..<2 {
+                let file = folder + "/" + DeepSeekShards.fileName(rank: rank, of: 2)
+                FuzzDirectory.write(FuzzTensorFile.bytes(header: parts[rank], pattern: parts[2]), to: file)
+            }
+            convert(folder, input)
+        },
+        // A reference and a candidate: a header and config.json each.
+        FuzzReader("verify") { input in
+            let parts = input.parts(5)
+            let folders = ["checkpoint", "candidate"].map(FuzzDirectory.empty)
+            for (number, folder) in folders.enumerated() {
+                let file = FuzzTensorFile.bytes(header: parts[2 * number], pattern: parts[4])
+                FuzzDirectory.write(file, to: folder + "/model.safetensors")
+                if !parts[2 * number + 1].isEmpty { FuzzDirectory.write(parts[2 * number + 1], to: folder + "/config.json") }
+            }
+            refusable {
+                let checkpoints = try folders.map { try Checkpoint(opening: $0) }
+                _ = ParityClaims(from: checkpoints[0], to: checkpoints[1])
+                _ = try WeightAudit(reference: checkpoints[0], candidate: checkpoints[1], options: RunOptions(memory: 64 << 20, jobs: 1)).kinds
+            }
+        },
     ]
 
     /// Targets that every checkpoint is planned for, and others of which the input chooses one to be carried out.
     private static let planned = ["bf16", "int4-g32", "mlx-4bit"]
     private static let others = LayoutRegistry.targets.filter(\.isListed).map(\.name) + [LayoutChoice.keepName, "awq-g32", "gptq-v2", "int4-g32"]
+
+    private static let outputs: [any Container.Type] = [Safetensors.self, Safetensors.self, ZstdArchive.self, TorchArchive.self, Safetensors.self]
 
     static func convert(_ folder: String, _ input: FuzzInput) {
         refusable {
@@ -39,13 +66,20 @@ extension FuzzReader {
             }
             let target = others[input.hash(below: others.count)]
             let source = target == LayoutChoice.keepName ? try Checkpoint(opening: folder, isUnstacked: false) : checkpoint
-            let plan = try ConversionPlan(converting: source, choice: LayoutChoice(target: target))
+            let container = outputs[input.hash(below: outputs.count)]
+            let ranks = container == Safetensors.self && input.hash(below: 3) == 0 ? 2 : nil
+            let plan = try ConversionPlan(
+                converting: source, choice: LayoutChoice(target: target, modelParallel: ranks), output: OutputOptions(container: container))
             _ = PlanPreview(plan, source)
+            let lost = Set(source.weights.indices).subtracting(plan.weights.map(\.source))
+            if let first = lost.first, !plan.notes.contains(where: { $0.description.contains("left out") }) {
+                finding("a weight is in no output and in no note", source.weights[first].name)
+            }
             guard plan.outputBytes < 1 << 20 else { return }
             let output = FuzzDirectory.path + "/converted"
             FuzzDirectory.remove(output)
             _ = try ConversionRun(plan: plan, checkpoint: source, destination: output, options: RunOptions(memory: 64 << 20, jobs: 1)).execute()
-            do { _ = Inventory(of: try Checkpoint(opening: output)) } catch { finding("what was written as \(target) cannot be opened: \(error)") }
+            do { _ = Inventory(of: try Checkpoint(opening: output)) } catch { finding("what was written cannot be opened", "\(target): \(error)") }
         }
     }
 }

@@ -35,12 +35,12 @@ func refusable(_ body: () throws -> Void) {
         if saysRefusals { print("accepted") }
     } catch let failure as any Failure {
         if saysRefusals { print("refused: \(failure)") }
-        guard !failure.description.isEmpty else { finding("a failure without a sentence: \(type(of: failure))") }
-        guard failure.kind != .internalError else { finding("an internal error: \(failure)") }
+        guard !failure.description.isEmpty else { finding("a \(type(of: failure)) without a sentence", "") }
+        guard failure.kind != .internalError else { finding("an internal error", "\(failure)") }
     } catch {
-        finding("\(type(of: error)) is no Failure: \(error)")
+        finding("\(type(of: error)) is no Failure", "\(error)")
     }
 }
 
-/// Ends the process as a trap does, so that libFuzzer keeps the input.
-func finding(_ what: String) -> Never { fatalError("FINDING: " + what) }
+/// Ends the process as a trap does, so that libFuzzer keeps the input. The same `what` is the same finding, whatever the details.
+func finding(_ what: String, _ details: String) -> Never { fatalError("FINDING: \(what)\n\(details)") }

@@ -11,7 +11,7 @@ extension FuzzReader {
             run.restore(journal: rest.first == UInt8(ascii: "!") ? Array(rest.dropFirst()) : run.identity + rest)
             refusable {
                 _ = try run.again()
-                do { _ = try Checkpoint(opening: run.destination) } catch { finding("what was finished cannot be opened: \(error)") }
+                do { _ = try Checkpoint(opening: run.destination) } catch { finding("what was finished cannot be opened", "\(error)") }
             }
         },
         // The manifest of a finished conversion ("0"), or of the source ("1"). "@plan" stands for the plan that the run has.

@@ -12,9 +12,9 @@ extension FuzzReader {
                     let again = try JSONValue(parsing: Array(text.utf8))
                     // Strings that are equal may differ in bytes, so the texts are compared too.
                     guard again == value, again.text(pretty: pretty).utf8.elementsEqual(text.utf8) else {
-                        finding("JSON is printed as another value: \(text)")
+                        finding("JSON is printed as another value", text)
                     }
-                } catch { finding("JSON is printed as what cannot be parsed: \(error): \(text)") }
+                } catch { finding("JSON is printed as none", "\(error): \(text)") }
             }
         },
         // tokenizer.json and a short text.
@@ -24,7 +24,7 @@ extension FuzzReader {
                 let tokenizer = try Tokenizer(bytes: parts[0], path: "tokenizer.json")
                 let text = String(decoding: parts[1].prefix(200), as: UTF8.self)
                 let tokens = tokenizer.encode(text + " Short text, 12 it's\n")
-                guard tokens.allSatisfy({ $0 >= 0 }) else { finding("a token below 0 among \(tokens)") }
+                guard tokens.allSatisfy({ $0 >= 0 }) else { finding("a token is below 0", "\(tokens)") }
                 _ = TokenBatch(cutting: tokens, length: 5, first: 1)
             }
         },
@@ -33,7 +33,7 @@ extension FuzzReader {
             FuzzDirectory.write(input.bytes, to: path)
             refusable {
                 let batch = try TokenBatch(reading: path)
-                guard batch.ranges.reduce(0, { $0 + $1.count }) == batch.count else { finding("sequences that are not all tokens") }
+                guard batch.ranges.reduce(0, { $0 + $1.count }) == batch.count else { finding("the sequences are not all tokens", "\(batch.ranges)") }
                 _ = batch.sequences(0..<batch.ranges.count)
                 _ = try ActivationBudget(FixedModel.configuration, batch, memory: 256 << 20)
             }
@@ -44,8 +44,8 @@ extension FuzzReader {
                 // A sweep writes the recipes that it finds.
                 do {
                     let again = try Recipe(yaml: recipe.yaml, path: "printed")
-                    guard again == recipe else { finding("the recipe is printed as another: \(recipe.yaml)") }
-                } catch { finding("the recipe is printed as none: \(error): \(recipe.yaml)") }
+                    guard again == recipe else { finding("the recipe is printed as another", recipe.yaml) }
+                } catch { finding("the recipe is printed as none", "\(error): \(recipe.yaml)") }
                 let checkpoint = FixedModel.checkpoint
                 _ = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: "bf16", recipe: recipe))
             }

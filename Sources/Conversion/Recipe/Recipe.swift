@@ -68,11 +68,24 @@ public struct Recipe: Sendable, Equatable {
     /// The rules as YAML again, for the manifest.
     public var summary: [String] { rules.map { "\($0.pattern) -> \($0.target)" + ($0.quantizer.map { " by \($0.rawValue)" } ?? "") } }
 
+    /// In double quotes, whatever ends lines or is no letter written out.
+    private static func quoted(_ text: String) -> String {
+        text.unicodeScalars.reduce(into: "\"") { result, scalar in
+            switch scalar {
+            case "\"", "\\": result += "\\\(scalar)"
+            case " "..."~": result.unicodeScalars.append(scalar)
+            default:
+                let code = String(scalar.value, radix: 16)
+                result += "\\U" + String(repeating: "0", count: 8 - code.count) + code
+            }
+        } + "\""
+    }
+
     /// The rules as YAML, for ``init(yaml:path:)`` to read.
     public var yaml: String {
         "rules:\n"
             + rules.map { rule in
-                "  - match: \"\(rule.pattern.description.replacing("\\", with: "\\\\").replacing("\"", with: "\\\""))\"\n    to: \(rule.target)\n"
+                "  - match: \(Self.quoted(rule.pattern.description))\n    to: \(rule.target)\n"
                     + (rule.quantizer.map { "    quantizer: \($0.rawValue)\n" } ?? "")
             }.joined()
     }

@@ -29,6 +29,10 @@ final class Journal: Sendable {
         let bytes = try file.read(try file.size(), at: 0)
         var state = State()
         var end = 0
+        /// Whether an event speaks of a weight of this plan and of all its tensors; of others nothing is believed.
+        func isSound(_ weight: Int, _ digests: [String]) -> Bool {
+            plan.weights.indices.contains(weight) && digests.count == plan.weights[weight].tensors.count
+        }
         for line in bytes.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false).dropLast() {
             guard let event = try? JSONValue(parsing: Array(line)) else { break }
             if end == 0 {
@@ -36,7 +40,7 @@ final class Journal: Sendable {
             } else if let weight = event["written"]?.int {
                 state.written.insert(weight)
                 state.audited[weight] = nil
-            } else if let weight = event["audited"]?.int, let record = WeightRecord(json: event) {
+            } else if let weight = event["audited"]?.int, let record = WeightRecord(json: event), isSound(weight, record.digests) {
                 state.written.remove(weight)
                 state.audited[weight] = record
             } else if let shard = event["anew"]?.int {
@@ -48,7 +52,7 @@ final class Journal: Sendable {
                 }
             } else if let shard = event["shard"]?.int {
                 state.shards.insert(shard)
-            } else if let weight = event["calibrated"]?.int, let digests = event["sha256"]?.array?.compactMap(\.string) {
+            } else if let weight = event["calibrated"]?.int, let digests = event["sha256"]?.array?.compactMap(\.string), isSound(weight, digests) {
                 state.calibrated[weight] = digests
             } else if event["calibration"]?.string == "done" {
                 state.isCalibrationDone = true

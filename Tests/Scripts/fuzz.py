@@ -54,19 +54,19 @@ def environment(reader, scratch):
 
 def launch(command, variables, seconds):
     """Runs libFuzzer once; what it said, and its status."""
-    process = subprocess.Popen(
-        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, text=True, errors='replace')
-    try:
-        output, _ = process.communicate(timeout=seconds + 120)
-    except subprocess.TimeoutExpired:
+    with tempfile.TemporaryFile('w+', errors='replace') as output:
+        process = subprocess.Popen(command, env=variables, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        deadline = time.monotonic() + seconds + 120
+        while not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        # Children that a reader made go with it; as long as nobody has waited for it, its group has its number for itself.
         os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-    finally:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)  # children that a reader made
-        except ProcessLookupError:
-            pass
-    return output, process.returncode
+        status = process.wait()
+        output.seek(0)
+        text = output.read()
+    if 'libFuzzer: run interrupted' in text:
+        sys.exit('interrupted')
+    return text, status
 
 
 def summary(output):

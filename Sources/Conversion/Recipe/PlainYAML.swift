@@ -56,7 +56,9 @@ public enum PlainYAML {
         case ".nan", ".NaN", ".NAN": return Double.nan
         default:
             guard word.utf8.allSatisfy({ (0x30...0x39).contains($0) || [0x2B, 0x2D, 0x2E, 0x45, 0x65].contains($0) }) else { return word }
-            return Int(word) ?? Double(word) ?? word
+            if let number = Int(word) { return number }
+            if let number = Double(word) { return number }
+            return word
         }
     }
 

@@ -145,7 +145,9 @@ struct DialectModel {
     init(_ checkpoint: Checkpoint) {
         let config = checkpoint.languageConfig
         func field(_ name: String) -> Int { config[name]?.int.flatMap { $0 > 0 && $0 < 1 << 24 ? $0 : nil } ?? 0 }
-        layers = config["num_hidden_layers"] == nil ? Int.max : field("num_hidden_layers")
+        // A number of layers that is none leaves no layer out.
+        let count = field("num_hidden_layers")
+        layers = count > 0 ? count : Int.max
         experts = field("n_routed_experts")
         (heads, nope, value) = (field("num_attention_heads"), field("qk_nope_head_dim"), field("v_head_dim"))
     }

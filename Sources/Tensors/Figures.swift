@@ -47,7 +47,9 @@ public enum Figures {
     }
 
     /// Figures from the smallest to the largest, NaN last.
-    public static func ascending<Value: BinaryFloatingPoint>(_ values: some Sequence<Value>) -> [Value] { values.sorted(by: isBelow) }
+    public static func ascending<Value: BinaryFloatingPoint & SendableMetatype>(_ values: some Sequence<Value>) -> [Value] {
+        values.sorted(by: isBelow)
+    }
 
     /// Whether a figure is a number and not above its bound. What is infinite or NaN keeps no bound.
     @inlinable

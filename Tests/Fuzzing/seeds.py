@@ -322,6 +322,12 @@ weights:
   - match: "re:.*experts.[0-9]+.*"
     min-sqnr: 15
 ''')
+    # What once ended in a trap, or took all memory.
+    seed('policy', 'list-as-key', '[a]: b\n? {c: d}\n: e\n')
+    seed('policy', 'sexagesimal', 'max-kld: 9223372036854775807:59:59\n')
+    bomb = 'a: &a [x,x,x,x,x,x,x,x,x]\n' + ''.join(f'{n}: &{n} [{",".join(["*" + before] * 9)}]\n' for before, n in zip('abcdefgh', 'bcdefghi'))
+    seed('policy', 'bomb', bomb)
+    seed('policy', 'bomb-behind-a-quote', "k: x 'y\n" + bomb)
     seed('policy', 'numbers', 'max-kld: .inf\nmin-top1: 1_0\nmin-sqnr: 1:30\nmax-mtp-kld: 2001-12-14t21:59:43.10-05:00\nclaim: ~\n')
 
 

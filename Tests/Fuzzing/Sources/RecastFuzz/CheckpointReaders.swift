@@ -62,7 +62,14 @@ extension FuzzReader {
             refusable { _ = try ScaleCheck.findings(in: checkpoint) }
             _ = try? ModelConfiguration(config: checkpoint.config)
             for target in planned {
-                refusable { _ = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: target), checksScales: false) }
+                refusable {
+                    let plan = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: target), checksScales: false)
+                    requireWhole(plan, checkpoint)
+                }
+            }
+            refusable {
+                let plan = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: "bf16", modelParallel: 2), checksScales: false)
+                requireWhole(plan, checkpoint)
             }
             let target = others[input.hash(below: others.count)]
             let source = target == LayoutChoice.keepName ? try Checkpoint(opening: folder, isUnstacked: false) : checkpoint
@@ -71,15 +78,20 @@ extension FuzzReader {
             let plan = try ConversionPlan(
                 converting: source, choice: LayoutChoice(target: target, modelParallel: ranks), output: OutputOptions(container: container))
             _ = PlanPreview(plan, source)
-            let lost = Set(source.weights.indices).subtracting(plan.weights.map(\.source))
-            if let first = lost.first, !plan.notes.contains(where: { $0.description.contains("left out") }) {
-                finding("a weight is in no output and in no note", source.weights[first].name)
-            }
+            requireWhole(plan, source)
             guard plan.outputBytes < 1 << 20 else { return }
             let output = FuzzDirectory.path + "/converted"
             FuzzDirectory.remove(output)
             _ = try ConversionRun(plan: plan, checkpoint: source, destination: output, options: RunOptions(memory: 64 << 20, jobs: 1)).execute()
             do { _ = Inventory(of: try Checkpoint(opening: output)) } catch { finding("what was written cannot be opened", "\(target): \(error)") }
+        }
+    }
+
+    /// Every weight goes into the output, or a note says that some do not.
+    private static func requireWhole(_ plan: ConversionPlan, _ source: Checkpoint) {
+        let lost = Set(source.weights.indices).subtracting(plan.weights.map(\.source))
+        if let first = lost.first, !plan.notes.contains(where: { $0.description.contains("left out") }) {
+            finding("a weight is in no output and in no note", source.weights[first].name)
         }
     }
 }

@@ -63,6 +63,7 @@ public protocol IntegerCodedLayout: WeightLayout {
 
 extension IntegerCodedLayout {
     public var hasContiguousGroups: Bool { true }
+    public func groupColumns(of columns: Int) -> Int { hasContiguousGroups ? groupSize ?? columns : columns }
     public var hasBias: Bool { false }
     public var zeroPoints: ZeroPoints { .middle }
 

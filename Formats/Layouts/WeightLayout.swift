@@ -77,6 +77,9 @@ public protocol WeightLayout: Sendable {
     /// Tiles of fewer rows are slow: each stored row is then touched for a few bytes only.
     var preferredRows: Int { get }
 
+    /// How many neighbouring columns share a scale, of a row of so many.
+    func groupColumns(of columns: Int) -> Int
+
     /// Whether a negative scale is nothing odd.
     var hasSignedScales: Bool { get }
 
@@ -103,6 +106,7 @@ extension WeightLayout {
     public var isDense: Bool { false }
     public var rowAlignment: Int { 1 }
     public var preferredRows: Int { 1 }
+    public func groupColumns(of columns: Int) -> Int { columns }
     public var hasSignedScales: Bool { false }
     public func obstacle(to shape: MatrixShape) -> String? { nil }
     public func fault(in part: WeightPart, _ bytes: UnsafeRawBufferPointer) -> StoredFault? { defaultFault(in: part, bytes) }

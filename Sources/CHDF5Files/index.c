@@ -63,8 +63,19 @@ static void skip(output *out, const char *name, const char *reason) {
     put_text(out, reason, strlen(reason));
 }
 
+/// Whether the system, not the file, is why the library's last call failed; it is then told instead of damage.
+/// Of what the system says only that counts which ends an open or a read: the library looks for other things, too.
+static int put_system_error(output *out) {
+    int said = errno;
+    if (said != EIO && said != ESTALE && said != EMFILE && said != ENFILE && said != EACCES) return 0;
+    put_number(out, CH5_UNREADABLE, 1);
+    put_number(out, (uint64_t)said, 2);
+    return 1;
+}
+
 /// A dataset that must hold numbers and cannot be read: without it the file would be another model.
 static void refuse(output *out, const char *name, const char *reason) {
+    if (put_system_error(out)) return;
     char text[512];
     snprintf(text, sizeof text, "dataset %s cannot be read: %s", name, reason);
     put_number(out, CH5_FAILED, 1);
@@ -283,6 +294,7 @@ done:
 static herr_t visit(hid_t root, const char *name, const H5O_info_t *info, void *context) {
     output *out = context;
     if (info->type != H5O_TYPE_DATASET) return 0;
+    errno = 0;
     hid_t dataset = H5Dopen2(root, name, H5P_DEFAULT);
     if (dataset < 0) {
         refuse(out, name, "it cannot be opened");
@@ -300,15 +312,24 @@ static void write_index(const char *path, int descriptor) {
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     // Locks go with descriptors that children inherit, so they would outlive their file; and a finished file has no writers.
     H5Pset_file_locking(access, 0, 1);
-    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, access);
+    hid_t file;
+    do {
+        // The library does not ask again.
+        errno = 0;
+        file = H5Fopen(path, H5F_ACC_RDONLY, access);
+    } while (file < 0 && errno == EINTR);
+    const char *text = NULL;
     if (file < 0) {
-        put_number(&out, CH5_FAILED, 1);
-        const char *text = "libhdf5 cannot open it: it is damaged, truncated or was never closed";
-        put_text(&out, text, strlen(text));
-    } else if (H5Ovisit(file, H5_INDEX_NAME, H5_ITER_INC, visit, &out) < 0) {
-        put_number(&out, CH5_FAILED, 1);
-        const char *text = "libhdf5 cannot follow its groups: it is damaged";
-        put_text(&out, text, strlen(text));
+        text = "libhdf5 cannot open it: it is damaged, truncated or was never closed";
+    } else {
+        errno = 0;
+        if (H5Ovisit(file, H5_INDEX_NAME, H5_ITER_INC, visit, &out) < 0) text = "libhdf5 cannot follow its groups: it is damaged";
+    }
+    if (text) {
+        if (!put_system_error(&out)) {
+            put_number(&out, CH5_FAILED, 1);
+            put_text(&out, text, strlen(text));
+        }
     } else {
         put_number(&out, CH5_END, 1);
     }

@@ -51,7 +51,7 @@ static void begin(void) { errno = 0; }
 static int end(int result) {
     if (result >= 0) return 0;
     int said = errno;
-    reason = said == ENOSPC || said == EDQUOT || said == EFBIG || said == EROFS || said == EACCES ? said : 0;
+    reason = said == ENOSPC || said == EDQUOT || said == EFBIG || said == EROFS || said == EACCES || said == EMFILE ? said : 0;
     return -1;
 }
 
@@ -66,8 +66,12 @@ int64_t ch5_create(const char *path) {
     H5Pset_obj_track_times(creation, 0);
     // See write_index in index.c.
     H5Pset_file_locking(access, 0, 1);
-    begin();
-    hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
+    hid_t file;
+    do {
+        // The library does not ask again.
+        begin();
+        file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
+    } while (file < 0 && errno == EINTR);
     end(file < 0 ? -1 : 0);
     H5Pclose(access);
     H5Pclose(creation);

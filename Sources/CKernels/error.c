@@ -96,3 +96,48 @@ void ck_f32_error(const float *reference, const float *candidate, size_t count, 
     for (size_t i = 0; i < count; i++) add(&l, i, reference[i], candidate[i]);
     join(&l, sums);
 }
+
+/// Sums over a group of at most `count` values in eight lanes, which the compiler adds side by side.
+#define LOST(WIDEN) \
+    for (size_t start = 0; start < count; start += group) { \
+        size_t end = start + group < count ? start + group : count, i = start; \
+        float signal[8] = {0}, noise[8] = {0}, both[8] = {0}, other[8] = {0}, r = 0, n = 0, p = 0, c = 0; \
+        for (; i + 8 <= end; i += 8) \
+            for (int k = 0; k < 8; k++) { \
+                float a = WIDEN(reference[i + k]), b = WIDEN(candidate[i + k]), d = a - b; \
+                signal[k] += a * a; \
+                other[k] += b * b; \
+                both[k] += a * b; \
+                noise[k] += d * d; \
+            } \
+        for (; i < end; i++) { \
+            float a = WIDEN(reference[i]), b = WIDEN(candidate[i]), d = a - b; \
+            signal[0] += a * a; \
+            other[0] += b * b; \
+            both[0] += a * b; \
+            noise[0] += d * d; \
+        } \
+        for (int k = 0; k < 8; k++) { r += signal[k]; n += noise[k]; p += both[k]; c += other[k]; } \
+        /* Not a number is not below, and stays. */ \
+        if (!(p > 0.3f * sqrtf(r) * sqrtf(c)) && n != 0 && (!(n <= lost) || lost != lost)) lost = lost != lost ? lost : n; \
+    } \
+    return lost;
+
+static inline float itself(float x) { return x; }
+
+float ck_bf16_lost(const uint16_t *reference, const uint16_t *candidate, size_t count, size_t group, float lost) {
+    LOST(ck_from_bf16)
+}
+
+float ck_f32_lost(const float *reference, const float *candidate, size_t count, size_t group, float lost) { LOST(itself) }
+
+size_t ck_f32_apart(const float *reference, const float *candidate, size_t count, float step, float smallest) {
+    size_t apart = 0;
+    for (size_t i = 0; i < count; i++) {
+        float r = reference[i], c = candidate[i], room = fabsf(r) * step;
+        if (room < smallest) room = smallest;
+        int same = r == c || (r != r && c != c);
+        apart += !same && !(fabsf(r - c) <= room);
+    }
+    return apart;
+}

@@ -8,6 +8,8 @@ import Testing
 @Suite struct PerturbationTests {
     enum Kind: String, CaseIterable {
         case nan, infinity, sign, swap, drop, duplicate, scale, zero, type, order, bit, truncation, configuration, rename
+        /// One value's sign, one scale, one row: too little to show in the figures of a whole weight.
+        case oneSign, oneScale, oneRow
     }
 
     /// The reference's target, the candidate's, and whether the claim between them is exact for weights that were converted.
@@ -17,7 +19,7 @@ import Testing
         ("bf16", "nvfp4", false), ("bf16", "mxfp4", false), ("bf16", "int3-g32-asym", false),
     ]
 
-    static let rounds = 240
+    static let rounds = 306
 
     /// A model of a few kilobytes with everything in it.
     static func model() -> CheckpointBuilder {
@@ -196,6 +198,35 @@ import Testing
             // The bit above the lowest: below it a scale may round to the same values.
             model.tensors[place].tensor.bytes[at] ^= 8
             return name
+        case .oneSign:
+            guard let place = pick({ floats.contains($0.type) && !$0.bytes.isEmpty }), !isScale(model.tensors[place].name) else { return nil }
+            let tensor = model.tensors[place].tensor
+            let width = tensor.type.bitWidth / 8
+            let at = Int(random.next() % UInt64(tensor.bytes.count / width)) * width
+            guard tensor.bytes[at..<at + width].contains(where: { $0 & 0x7F != 0 }) else { return nil }
+            model.tensors[place].tensor.bytes[at + width - 1] ^= 0x80
+            return model.tensors[place].name
+        case .oneScale:
+            guard let place = pick({ (floats.contains($0.type) || $0.type == .f8E4M3) && $0.bytes.contains { $0 != 0 } }),
+                isScale(model.tensors[place].name), !["embed_q", "unembed_out"].contains(where: model.tensors[place].name.contains)
+            else { return nil }
+            // MLX quantizes its halves of kv_b_proj anew, and holds one of them turned: their groups are none of the weight.
+            let width = model.tensors[place].tensor.type.bitWidth / 8
+            let at = Int(random.next() % UInt64(model.tensors[place].tensor.bytes.count / width)) * width
+            model.tensors[place].tensor.bytes.replaceSubrange(at..<at + width, with: [UInt8](repeating: 0, count: width))
+            return model.tensors[place].name
+        case .oneRow:
+            // Another row, of two groups at least: one alone may look alike by chance.
+            guard let place = pick({ $0.shape.count == 2 && $0.shape[0] > 1 && $0.bytes.count / $0.shape[0] >= 32 }),
+                !isScale(model.tensors[place].name)
+            else { return nil }
+            let tensor = model.tensors[place].tensor
+            let width = tensor.bytes.count / tensor.shape[0]
+            let from = Int(random.next() % UInt64(tensor.shape[0])), to = Int(random.next() % UInt64(tensor.shape[0]))
+            let row = Array(tensor.bytes[from * width..<(from + 1) * width])
+            guard row != Array(tensor.bytes[to * width..<(to + 1) * width]) else { return nil }
+            model.tensors[place].tensor.bytes.replaceSubrange(to * width..<(to + 1) * width, with: row)
+            return model.tensors[place].name
         case .truncation: return "a cut file"
         case .configuration:
             let changes: [(String, JSONValue)] = [

@@ -14,19 +14,21 @@ import Tensors
 struct HDF5Index {
     static let byteLimit = 1 << 30
     static let childMemory = 1 << 30
-    static let childSeconds: UInt32 = 300
+
+    /// Processor time for a file of some bytes. A small damaged one that leads the library in circles is given up after seconds.
+    static func childSeconds(for byteCount: Int) -> UInt32 { UInt32(min(300, 5 + (byteCount >> 24))) }
 
     var datasets: [HDF5Dataset] = []
 
     init(of file: PositionedFile) throws {
-        let bytes = try Self.run(file.path)
+        let bytes = try Self.run(file.path, seconds: Self.childSeconds(for: try file.size()))
         var reader = Reader(bytes: bytes, path: file.path)
         while let dataset = try reader.next() { datasets.append(dataset) }
     }
 
-    private static func run(_ path: String) throws -> [UInt8] {
+    private static func run(_ path: String, seconds: UInt32) throws -> [UInt8] {
         var child: Int32 = 0
-        let descriptor = HDF5.library.withLock { _ in ch5_open_index(path, childMemory, childSeconds, &child) }
+        let descriptor = HDF5.library.withLock { _ in ch5_open_index(path, childMemory, seconds, &child) }
         guard descriptor >= 0 else { throw FileFailure(.open, path, reason: .init(rawValue: errno)) }
         var bytes: [UInt8] = []
         let piece = try AlignedBuffer(byteCount: 1 << 16)
@@ -94,6 +96,7 @@ struct HDF5Index {
                     _ = try text()
                     _ = try text()
                 case Int(CH5_END.rawValue): return nil
+                case Int(CH5_UNREADABLE.rawValue): throw FileFailure(.read, path, systemError: Int32(try number(2)))
                 case Int(CH5_FAILED.rawValue): throw ContainerFailure(path, try text() + "; copy it again")
                 default: throw damaged()
                 }

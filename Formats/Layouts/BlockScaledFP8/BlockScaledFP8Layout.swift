@@ -33,6 +33,7 @@ public struct BlockScaledFP8Layout: FloatCodedLayout, Equatable {
     }
 
     public var rowAlignment: Int { blockRows }
+    public func groupColumns(of columns: Int) -> Int { blockColumns }
 
     public func parts(of shape: MatrixShape) -> [WeightPart] {
         [

@@ -37,6 +37,8 @@ public struct MXFP4Layout: FloatCodedLayout, Equatable {
         }
     }
 
+    public func groupColumns(of columns: Int) -> Int { 32 }
+
     public func parts(of shape: MatrixShape) -> [WeightPart] {
         let groups = ceilingDivide(shape.columns, 32)
         switch naming {

@@ -29,6 +29,8 @@ public struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
 
     public var name: String { isModelOpt ? "nvfp4-modelopt" : "nvfp4" }
 
+    public func groupColumns(of columns: Int) -> Int { 16 }
+
     public func spanning(_ amax: UInt16) -> Self { NVFP4Layout(naming: naming, globalShape: globalShape, amax: amax) }
 
     /// llm-compressor gives the gate and up projections of a dense network one scale, and leaves experts apart; ModelOpt joins

@@ -15,10 +15,11 @@ int ch5_wait(int child);
 
 // What the child writes is a sequence of records of little-endian numbers, each begun by one of these bytes.
 typedef enum {
-    CH5_DATASET = 1,  // see write_dataset in index.c
-    CH5_SKIPPED = 2,  // a name and the reason why it is no tensor
+    CH5_DATASET = 1,     // see write_dataset in index.c
+    CH5_SKIPPED = 2,     // a name and the reason why it is no tensor
     CH5_END = 3,
-    CH5_FAILED = 4,   // a text
+    CH5_FAILED = 4,      // a text
+    CH5_UNREADABLE = 5,  // the system's error number
 } CH5Record;
 
 typedef enum { CH5_INTEGER = 0, CH5_FLOAT = 1, CH5_OTHER = 2, CH5_BOOLEAN = 3 } CH5Kind;

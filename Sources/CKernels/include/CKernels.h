@@ -126,6 +126,14 @@ typedef struct { double signal, noise, product, candidate, absolute; float max_a
 void ck_bf16_error(int level, const uint16_t *reference, const uint16_t *candidate, size_t count, ck_error_sums *sums);
 void ck_f32_error(const float *reference, const float *candidate, size_t count, ck_error_sums *sums);
 
+/// Groups of `group` neighbours of which nothing is left: the cosine of the reference's and the candidate's is 0.3 at most, as where the
+/// candidate holds zeros or another group. Of such the sum of (reference - candidate)^2: returns the largest or `lost`, whichever is larger; NaN where a sum is none.
+float ck_bf16_lost(const uint16_t *reference, const uint16_t *candidate, size_t count, size_t group, float lost);
+float ck_f32_lost(const float *reference, const float *candidate, size_t count, size_t group, float lost);
+
+/// How many values are further apart than |reference| * step or `smallest`, whichever is larger. Two NaNs are not apart.
+size_t ck_f32_apart(const float *reference, const float *candidate, size_t count, float step, float smallest);
+
 /// Up to 24 tokens as packed[k][t]; missing tokens are zero.
 void ck_pack_tokens(const float *x, size_t stride, size_t tokens, size_t depth, float *packed);
 

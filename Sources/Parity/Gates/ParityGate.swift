@@ -48,6 +48,12 @@ extension ParityGate {
             if bounds.minimumSQNR == nil, let bound = claim.bounds.minimumSQNR {
                 gates.append(sqnr(members, bound, "each weight that is \(claim.participle)"))
             }
+            switch claim {
+            case .cast: gates.append(rounded(members))
+            case .eightBit, .fourBit, .lowBit:
+                gates.append(groups(members, bounds.minimumSQNR ?? claim.bounds.minimumSQNR ?? 0, "each weight that is \(claim.participle)"))
+            case .repack, .dequantize, .none: break
+            }
         }
         return gates
     }
@@ -91,6 +97,28 @@ extension ParityGate {
                 weight.sqnr.isFinite
                     ? "\(weight.name) has a signal-to-noise ratio of \(weight.sqnr.decibels), below \(bound.decibels)"
                     : "\(weight.name) has a signal-to-noise ratio of \(weight.sqnr.decibels): it holds NaN or infinite values, so \(bound.decibels) cannot be kept"
+            })
+    }
+
+    /// A cast rounds every value once: none is further away than a step of the narrower type.
+    private static func rounded(_ weights: [WeightComparison]) -> ParityGate {
+        let failing = weights.filter { $0.misrounded > 0 }
+        return ParityGate(
+            subject: .weights, requirement: "every value of weights that are cast within a step of their type",
+            found: "\(failing.reduce(0) { $0 + $1.misrounded }.grouped) values are not",
+            failure: failing.max { $0.misrounded < $1.misrounded }.map {
+                "\($0.misrounded.grouped) of \($0.values.grouped) values of \($0.name) are further from the reference than rounding takes them"
+            })
+    }
+
+    /// One scale of zeros, one row of another weight: too little to show in the ratio of a whole weight.
+    private static func groups(_ weights: [WeightComparison], _ bound: Double, _ subject: String) -> ParityGate {
+        let failing = weights.filter { !$0.keepsEveryGroup(minimumSQNR: bound) }
+        return ParityGate(
+            subject: .weights, requirement: "something left of every group of \(subject)",
+            found: "\(failing.count.grouped) of \(weights.count.grouped) weights have a lost group",
+            failure: failing.min(by: WeightComparison.isWorse).map {
+                "\($0.name) has a group of values of which nothing is left: a scale or a row is wrong"
             })
     }
 

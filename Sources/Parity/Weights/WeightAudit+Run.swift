@@ -160,6 +160,8 @@ private struct PairComparer: Sendable {
         var checkpoint: Checkpoint
         var weight: Weight
         var layout: PartLayout
+        /// Columns that share a scale.
+        var group: Int { max(1, weight.layout?.groupColumns(of: weight.shape.columns) ?? weight.shape.columns) }
     }
 
     private func side(_ checkpoint: Checkpoint, _ index: Int) -> Side {
@@ -185,10 +187,12 @@ private struct PairComparer: Sendable {
     func compare(_ first: Int, _ second: Int, _ buffer: AlignedBuffer) throws -> WeightComparison {
         let (a, b) = (side(reference, first), side(candidate, second))
         var sums = ck_error_sums()
+        var (lost, misrounded) = (Float(0), 0)
         if let left = a.weight.layout, let right = b.weight.layout {
-            try compareValues(a, left, b, right, buffer, &sums)
+            try compareValues(a, left, b, right, buffer, &sums, &lost, &misrounded)
         } else {
             sums.different = try differentBytes(a, b, buffer)
+            misrounded = sums.different
         }
         let count = a.weight.count
         let norms = (sums.signal * sums.candidate).squareRoot()
@@ -197,12 +201,14 @@ private struct PairComparer: Sendable {
             sqnr: sums.noise == 0 && sums.different == 0 ? .infinity : 10 * log10(sums.signal / sums.noise),
             maximumError: Double(sums.max_abs), meanError: count == 0 ? 0 : sums.absolute / Double(count),
             rootMeanSquareError: count == 0 ? 0 : (sums.noise / Double(count)).squareRoot(),
-            cosine: sums.different == 0 ? 1 : norms == 0 ? 0 : sums.product / norms, referenceLayout: a.weight.layoutName,
-            candidateLayout: b.weight.layoutName)
+            cosine: sums.different == 0 ? 1 : norms == 0 ? 0 : sums.product / norms,
+            lostGroup: lost == 0 ? 0 : Double(lost) / (sums.signal * Double(b.group) / Double(count)), misrounded: misrounded,
+            referenceLayout: a.weight.layoutName, candidateLayout: b.weight.layoutName)
     }
 
     private func compareValues(
-        _ a: Side, _ left: any WeightLayout, _ b: Side, _ right: any WeightLayout, _ buffer: AlignedBuffer, _ sums: inout ck_error_sums
+        _ a: Side, _ left: any WeightLayout, _ b: Side, _ right: any WeightLayout, _ buffer: AlignedBuffer, _ sums: inout ck_error_sums,
+        _ lost: inout Float, _ misrounded: inout Int
     ) throws {
         let columns = a.weight.shape.columns
         let unit = alignment(a, b)
@@ -212,6 +218,7 @@ private struct PairComparer: Sendable {
         // Two integer codings are compared by their exact values: a repacked weight has the very same ones.
         let coded = [left, right].compactMap { $0 as? any IntegerCodedLayout }.filter(\.hasContiguousGroups)
         let wide = isWiderThanBF16 || coded.count == 2
+        let step = Self.step(left, right)
         for rows in TileSequence(of: a.weight.shape, step: max(1, buffer.bytes.count / unitBytes) * unit) {
             let valueBytes = PartLayout.aligned(rows.count * columns * 4)
             let values = [0, 1].map { buffer.slice($0 * valueBytes..<($0 + 1) * valueBytes) }
@@ -243,15 +250,38 @@ private struct PairComparer: Sendable {
             }
             // Row by row: the sums do not depend on how the weight is cut.
             for row in 0..<rows.count {
+                let before = sums.different
                 if wide {
                     let pointers = values.map { $0.assumingMemoryBound(to: Float.self).baseAddress! + row * columns }
                     ck_f32_error(pointers[0], pointers[1], columns, &sums)
+                    guard sums.different > before else { continue }
+                    lost = ck_f32_lost(pointers[0], pointers[1], columns, b.group, lost)
+                    misrounded +=
+                        right.isDense
+                        ? ck_f32_apart(pointers[0], pointers[1], columns, step.relative, step.smallest) : sums.different - before
                 } else {
                     let pointers = values.map { $0.assumingMemoryBound(to: UInt16.self).baseAddress! + row * columns }
                     ck_bf16_error(KernelLevel.active.rawValue, pointers[0], pointers[1], columns, &sums)
+                    guard sums.different > before else { continue }
+                    lost = ck_bf16_lost(pointers[0], pointers[1], columns, b.group, lost)
+                    // Both were decoded to BF16: what differs was not rounded from one to the other.
+                    misrounded += sums.different - before
                 }
             }
         }
+    }
+
+    /// One step of the coarser of two dense types, by the size of a value, and between the smallest values. What is coded has BF16 values.
+    private static func step(_ layouts: any WeightLayout...) -> (relative: Float, smallest: Float) {
+        var step: (relative: Float, smallest: Float) = (0x1p-23, 0x1p-149)
+        for layout in layouts {
+            switch (layout as? DenseLayout)?.type {
+            case .f32, .f64: continue
+            case .f16: step = (max(step.relative, 0x1p-10), max(step.smallest, 0x1p-24))
+            default: step = (max(step.relative, 0x1p-7), max(step.smallest, 0x1p-133))
+            }
+        }
+        return step
     }
 
     /// For tensors that are not numbers to us: bytes that differ.

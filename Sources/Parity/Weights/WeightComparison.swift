@@ -1,4 +1,5 @@
 import Checkpoints
+import Foundation
 import Tensors
 
 /// How far one weight of the candidate is from the reference.
@@ -15,6 +16,11 @@ public struct WeightComparison: Sendable, Equatable {
     /// Root of the mean squared error.
     public var rootMeanSquareError: Double
     public var cosine: Double
+    /// The largest sum of (r - c)^2 of a group of which nothing is left, by the mean sum of r^2 of all groups. A group is what shares a scale; of it
+    /// nothing is left where its values point elsewhere, by a cosine of 0.3 at most. 0 where there is none.
+    public var lostGroup: Double
+    /// Values that are further from the reference than one step of the two sides' dense types; all that differ where the candidate's is coded.
+    public var misrounded: Int
     public var referenceLayout: String
     public var candidateLayout: String
 
@@ -22,6 +28,12 @@ public struct WeightComparison: Sendable, Equatable {
 
     /// Whether the signal-to-noise ratio keeps a bound. Only a weight without any difference may have an infinite one.
     public func keeps(minimumSQNR bound: Double) -> Bool { isIdentical || Figures.isAtLeast(sqnr, bound) }
+
+    /// Whether every group kept something. Small groups may drown in what error feedback adds to them: a group counts whose errors are larger than
+    /// those that a weight of `bound` decibels has on average, and than a tenth of what a group holds.
+    public func keepsEveryGroup(minimumSQNR bound: Double) -> Bool {
+        lostGroup == 0 || Figures.isAtMost(lostGroup, Swift.min(0.1, pow(10, -bound / 10)))
+    }
 
     /// Whether `a` is further from its reference than `b`: what cannot be measured comes first, then the lower ratio.
     static func isWorse(_ a: WeightComparison, _ b: WeightComparison) -> Bool {

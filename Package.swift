@@ -46,47 +46,54 @@ let package = Package(
         .systemLibrary(name: "CHDF5", pkgConfig: "hdf5", providers: [.apt(["libhdf5-dev"]), .brew(["hdf5"])]),
         .target(name: "CHDF5Files", dependencies: ["CHDF5", "CZstd"]),
         .target(name: "StrictJSON", swiftSettings: strict),
+        .target(name: "Runtime", dependencies: ["CKernels"], swiftSettings: strict),
         .target(
-            name: "Tensors", dependencies: ["CKernels", .product(name: "SystemPackage", package: "swift-system")], swiftSettings: strict),
+            name: "Tensors", dependencies: ["CKernels", "Runtime", .product(name: "SystemPackage", package: "swift-system")], swiftSettings: strict),
+        .target(name: "Architectures", dependencies: ["Runtime", "StrictJSON"], swiftSettings: strict),
         .target(
-            name: "Formats", dependencies: ["CHDF5Files", "CKernels", "CZlib", "CZstd", "StrictJSON", "Tensors"], path: "Formats",
+            name: "Formats", dependencies: ["CHDF5Files", "CKernels", "CZlib", "CZstd", "Runtime", "StrictJSON", "Tensors"], path: "Formats",
             exclude: formatFolders.map { $0 + "/FORMAT.md" }, swiftSettings: strict),
-        .target(name: "Checkpoints", dependencies: ["Formats", "StrictJSON", "Tensors"], swiftSettings: strict),
+        .target(name: "Checkpoints", dependencies: ["Architectures", "Formats", "Runtime", "StrictJSON", "Tensors"], swiftSettings: strict),
         .target(
-            name: "Quantization", dependencies: ["CKernels", "Formats", "Tensors"], exclude: ["QUANTIZERS.md"], swiftSettings: strict),
+            name: "Quantization", dependencies: ["CKernels", "Formats", "Runtime", "Tensors"], exclude: ["QUANTIZERS.md"], swiftSettings: strict),
         .target(
             name: "Conversion",
             dependencies: [
-                "CKernels", "Checkpoints", "Formats", "Quantization", "StrictJSON", "Tensors", .product(name: "Crypto", package: "swift-crypto"),
+                "Architectures", "CKernels", "Checkpoints", "Formats", "Quantization", "Runtime", "StrictJSON", "Tensors",
+                .product(name: "Crypto", package: "swift-crypto"),
                 "Yams",
             ],
             swiftSettings: strict),
         .target(
-            name: "Calibration", dependencies: ["Checkpoints", "Conversion", "Formats", "Quantization", "ReferenceModels", "Tensors"],
+            name: "Calibration",
+            dependencies: ["Architectures", "Checkpoints", "Conversion", "Formats", "Quantization", "ReferenceModels", "Runtime", "Tensors"],
             swiftSettings: strict),
         .target(
             name: "Parity",
             dependencies: [
-                "CKernels", "Checkpoints", "Conversion", "Formats", "ReferenceModels", "StrictJSON", "Tensors",
+                "Architectures", "CKernels", "Checkpoints", "Conversion", "Formats", "ReferenceModels", "Runtime", "StrictJSON", "Tensors",
                 .product(name: "Crypto", package: "swift-crypto"), "Yams",
             ],
             swiftSettings: strict),
         .target(
             name: "Sweeps",
             dependencies: [
-                "Calibration", "Checkpoints", "Conversion", "Formats", "Parity", "Quantization", "ReferenceModels", "StrictJSON", "Tensors",
+                "Architectures", "Calibration", "Checkpoints", "Conversion", "Formats", "Parity", "Quantization", "ReferenceModels", "Runtime",
+                "StrictJSON",
+                "Tensors",
             ],
             swiftSettings: strict),
         .target(
-            name: "ReferenceModels", dependencies: ["CKernels", "Checkpoints", "Conversion", "Formats", "StrictJSON", "Tensors"],
+            name: "ReferenceModels", dependencies: ["Architectures", "CKernels", "Checkpoints", "Formats", "Runtime", "StrictJSON", "Tensors"],
             swiftSettings: strict),
         .target(
-            name: "Tokenizers", dependencies: ["StrictJSON", "Tensors", .product(name: "HeapModule", package: "swift-collections")],
+            name: "Tokenizers", dependencies: ["Runtime", "StrictJSON", "Tensors", .product(name: "HeapModule", package: "swift-collections")],
             swiftSettings: strict),
         .target(
             name: "Recast",
             dependencies: [
-                "Calibration", "Checkpoints", "Conversion", "Formats", "Parity", "Quantization", "ReferenceModels", "StrictJSON", "Sweeps",
+                "Architectures", "Calibration", "Checkpoints", "Conversion", "Formats", "Parity", "Quantization", "ReferenceModels", "Runtime",
+                "StrictJSON", "Sweeps",
                 "Tensors", "Tokenizers",
             ],
             swiftSettings: strict),

@@ -1,3 +1,4 @@
+import Runtime
 import Tensors
 
 /// A tensor file, opened: what it holds and where the bytes are read from. Headers are read, data are not.

@@ -116,8 +116,8 @@ extension WeightLayout {
 public protocol WholeRangeLayout: WeightLayout {
     /// This layout for weights whose largest magnitude is `amax`, as BF16 bits.
     func spanning(_ amax: UInt16) -> Self
-    /// Modules whose weights share the range of this one's.
-    func partners(of module: Substring) -> [String]
+    /// Whether modules that engines fuse share their range as ModelOpt's exporter has it, otherwise as llm-compressor does.
+    var sharesRangeAsModelOpt: Bool { get }
 }
 
 /// A value that the target layout cannot hold; the conversion names the weight.

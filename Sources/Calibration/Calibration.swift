@@ -1,8 +1,10 @@
+import Architectures
 import Checkpoints
 import Conversion
 import Formats
 import Quantization
 import ReferenceModels
+import Runtime
 import Tensors
 
 /// A calibrated conversion's first stage: the forward pass over the calibration tokens, every weight quantized when its inputs are known,
@@ -40,11 +42,12 @@ public struct Calibration: CalibrationStage {
     public func run(into output: CalibrationOutput, stop: StopToken) throws {
         let workers = max(1, output.options.jobs ?? ProcessFigures.processorCount)
         let (options, band) = try WeightCalibrator.share(checkpoint, output.plan, output.options)
+        let configuration = try ModelConfiguration(config: checkpoint.config)
         let original = settings.keepsRouting ? try ForwardPass(checkpoint, tokens: tokens, passes: 2, options: options) : nil
         let calibrator = WeightCalibrator(
             checkpoint, plan: output.plan, settings: settings, statistics: statistics, workers: workers, bandMemory: band, stop: stop,
             router: original.map { pass in { try pass.isDone ? nil : pass.step() } }, keep: { try output.write($0, $1.parts) })
-        let pass = try calibrator.replacing(["model.embed_tokens.weight"]) {
+        let pass = try calibrator.replacing([configuration.weight(.embedding)]) {
             try ForwardPass(
                 checkpoint, tokens: tokens, passes: original == nil ? 1 : 2, overlay: calibrator.overlay, observer: calibrator, options: options)
         }

@@ -1,4 +1,5 @@
 import Quantization
+import Runtime
 import Tensors
 
 /// Why a calibration cannot go on.

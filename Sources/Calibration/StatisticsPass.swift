@@ -3,6 +3,7 @@ import Conversion
 import Formats
 import Quantization
 import ReferenceModels
+import Runtime
 import Tensors
 
 /// Collects what ``InputStatistics`` keep, in one forward pass of the model as it is.

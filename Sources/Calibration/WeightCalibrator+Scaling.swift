@@ -51,11 +51,12 @@ extension WeightCalibrator {
 
     private func fold(before names: [String]) -> Fold? {
         let modules = names.map { String(WeightName.module($0)) }
-        if let norm = AWQFolding.norm(before: modules[0]), let position = positions[norm + ".weight"]?.first, plan.weights[position].road == .fold {
+        guard let source = checkpoint.roles.source(before: modules[0]) else { return nil }
+        if source.isNorm {
+            guard let position = positions[source.module + ".weight"]?.first, plan.weights[position].road == .fold else { return nil }
             return .norm(position)
         }
-        if modules.count == 1, let rows = AWQFolding.rows(before: modules[0]), pending[rows] != nil { return .rows(rows) }
-        return nil
+        return modules.count == 1 && pending[source.module] != nil ? .rows(source.module) : nil
     }
 
     private func sample(_ position: Int) throws -> ActivationScaling.Sample {

@@ -3,6 +3,7 @@ import Conversion
 import Formats
 import Quantization
 import ReferenceModels
+import Runtime
 import Tensors
 
 /// Quantizes a plan's weights as a forward pass comes to them: with the inputs that the weights before them, already quantized, produce.

@@ -1,3 +1,4 @@
+import Architectures
 import Formats
 import StrictJSON
 import Tensors
@@ -20,6 +21,8 @@ public struct Checkpoint: Sendable {
     public var weights: [Weight]
     /// `config.json`; an empty object if there is none.
     public var config: JSONValue
+    /// What its modules are for.
+    public private(set) var roles = ModelRoles(nil)
     /// What describes the quantization, wherever that is found; nil if nothing does.
     public var quantization: QuantizationConfig?
     /// The place of the first description.
@@ -110,6 +113,7 @@ public struct Checkpoint: Sendable {
         } else if case .file(let size)? = try FileTree.entry(directory + "/config.json") {
             config = try Self.readConfig(directory + "/config.json", size) { try FileTree.read(directory + "/config.json", limit: Self.configLimit) }
         }
+        roles = ModelRoles(Architecture.named(config["model_type"]?.string))
         let descriptions = try QuantizationDescription.all(config: config) { name in
             guard let file = sideFiles.first(where: { $0.name == name }) else { return nil }
             return try Self.readConfig(directory + "/" + name, file.range.count) {

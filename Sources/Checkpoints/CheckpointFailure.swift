@@ -1,4 +1,5 @@
 import Formats
+import Runtime
 import StrictJSON
 import Tensors
 

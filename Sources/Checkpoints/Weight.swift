@@ -62,11 +62,6 @@ public enum WeightName {
     /// Whether this is no weight but what lies beside one: scales of activations, of the cache, of outputs.
     public static func isCompanion(_ name: String) -> Bool { LayoutRegistry.activationLeaves.contains(String(leaf(name))) }
 
-    /// Whether the weight takes part in the choice of experts only, which hangs on its last bits.
-    public static func isSelectionBias(_ name: String) -> Bool {
-        name.hasSuffix("e_score_correction_bias") || name.hasSuffix(".gate.bias") || name.hasSuffix(".router.bias")
-    }
-
     /// Whether the weight belongs to a routed expert, which only some tokens use.
     public static func isRoutedExpert(_ name: String) -> Bool { name.contains(".experts.") }
 }

@@ -1,4 +1,5 @@
 import Formats
+import Runtime
 import Tensors
 
 /// The stored bytes of a run of rows of a weight, laid out one part after another in working memory.

@@ -1,3 +1,4 @@
+import Runtime
 import Tensors
 
 /// Why two checkpoints cannot be compared.

@@ -1,5 +1,6 @@
 import CKernels
 import Formats
+import Runtime
 import Tensors
 
 /// GPTQ: columns are rounded one after another, and the error of each is made up for by those that follow.

@@ -1,4 +1,5 @@
 import CKernels
+import Runtime
 import Tensors
 
 /// R, upper triangular, with R R^T = H + damping: H's Cholesky factor counted from the last column.

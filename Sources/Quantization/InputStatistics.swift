@@ -1,4 +1,5 @@
 import Formats
+import Runtime
 import Tensors
 
 /// What `recast calibrate` keeps about the inputs of every weight.

@@ -1,4 +1,5 @@
 import CKernels
+import Runtime
 import Tensors
 
 #if canImport(Glibc)

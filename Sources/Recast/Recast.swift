@@ -1,4 +1,5 @@
 // The whole library under one name.
+@_exported import Architectures
 @_exported import Calibration
 @_exported import Checkpoints
 @_exported import Conversion
@@ -6,6 +7,7 @@
 @_exported import Parity
 @_exported import Quantization
 @_exported import ReferenceModels
+@_exported import Runtime
 @_exported import StrictJSON
 @_exported import Sweeps
 @_exported import Tensors

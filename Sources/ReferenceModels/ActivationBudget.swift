@@ -1,4 +1,4 @@
-import Conversion
+import Architectures
 
 /// How many tokens run at once, and how many of them are wide at once, so that activations stay inside `--memory`.
 ///
@@ -52,16 +52,23 @@ public struct ActivationBudget: Sendable, Equatable {
 
     /// Scratch of one attention head over a sequence: keys and values in panels, scores and packed rows of a block of tokens.
     private static func headBytes(_ c: ModelConfiguration, length: Int) -> Double {
-        let head = Double(c.nopeSize + c.ropeSize)
-        return 4 * Double(length + 64) * (2 * head + Double(c.valueSize + 64) + 2 * 16 + 16)
+        let head = Double(c.attention.headSize)
+        return 4 * Double(length + 64) * (2 * head + Double(c.attention.valueSize + 64) + 2 * 16 + 16)
     }
 
     /// F32 values that a token takes in the widest part of a layer.
     private static func wideFloats(_ c: ModelConfiguration) -> Double {
         let (heads, hidden) = (Double(c.heads), Double(c.hiddenSize))
-        let query = heads * Double(c.nopeSize + c.ropeSize)
-        let keyValue = heads * Double(c.nopeSize + c.valueSize)
-        let attention = query + keyValue + heads * Double(c.valueSize) + Double(2 * c.latentRank + c.ropeSize + 2 * (c.queryRank ?? 0)) + 2 * hidden
+        let output = heads * Double(c.attention.valueSize)
+        let attention: Double
+        switch c.attention {
+        case .latent(let latent):
+            let query = heads * Double(latent.nopeSize + latent.ropeSize)
+            let keyValue = heads * Double(latent.nopeSize + latent.valueSize)
+            attention = query + keyValue + output + Double(2 * latent.latentRank + latent.ropeSize + 2 * (latent.queryRank ?? 0)) + 2 * hidden
+        case .grouped(let grouped):
+            attention = heads * Double(grouped.headSize) + 2 * Double(grouped.keyHeads * grouped.headSize) + output + 2 * hidden
+        }
         // Input and output of a network, and its two inner products.
         return max(attention, 2 * hidden + 2 * Double(max(c.intermediateSize ?? 4 * c.hiddenSize, c.expertSize ?? 0)))
     }

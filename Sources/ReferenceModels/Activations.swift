@@ -1,3 +1,4 @@
+import Runtime
 import Tensors
 
 #if canImport(Glibc)

@@ -1,3 +1,4 @@
+import Architectures
 import CKernels
 import Tensors
 
@@ -61,7 +62,7 @@ struct ExpertRouter: Sendable {
             ck_exp(KernelLevel.active.rawValue, &values, count)
             return values.map { 1 / (1 + $0) }
         case .softmax:
-            values.withUnsafeMutableBufferPointer { LatentAttention.softmax($0.baseAddress!, visible: count, count: count) }
+            values.withUnsafeMutableBufferPointer { CausalAttention.softmax($0.baseAddress!, visible: count, count: count) }
             return values
         }
     }

@@ -1,14 +1,13 @@
+import Architectures
 import CKernels
 import Checkpoints
-import Conversion
+import Runtime
 import Tensors
 
 /// down(silu(gate(x)) * up(x)), dense or as a mixture of experts (arXiv 2002.05202, 2401.06066).
 struct FeedForward {
     let configuration: ModelConfiguration
     let weights: ModelWeights
-    /// `model.layers.N.mlp.`
-    let prefix: String
     /// Tokens whose inner activations are held at once.
     let stretch: Int
     let observer: (any WeightObserver)?
@@ -16,32 +15,50 @@ struct FeedForward {
     let observed: Int
     let layer: Int
 
+    /// One of a layer's networks: what its three weights are called.
+    struct Network {
+        let gate: String
+        let up: String
+        let down: String
+
+        var names: [String] { [gate, up, down] }
+    }
+
+    private func network(_ gate: ModuleRole, _ up: ModuleRole, _ down: ModuleRole, expert: Int? = nil) -> Network {
+        let names = [gate, up, down].map { configuration.weight($0, layer: layer, expert: expert) }
+        return Network(gate: names[0], up: names[1], down: names[2])
+    }
+
+    private var dense: Network { network(.gate, .up, .down) }
+    private var shared: Network { network(.sharedGate, .sharedUp, .sharedDown) }
+    private func expert(_ number: Int) -> Network { network(.expertGate, .expertUp, .expertDown, expert: number) }
+
     /// How many inputs at most stand for those of an expert that few tokens reach.
     static let pooledLimit = 4096
 
     /// One network over all tokens.
-    private func dense(_ x: Activations, prefix: String, width: Int) throws -> Activations {
-        guard x.rows > stretch else { return try mlps([(prefix, x)], width: width)[0] }
+    private func run(_ network: Network, _ x: Activations, width: Int) throws -> Activations {
+        guard x.rows > stretch else { return try mlps([(network, x)], width: width)[0] }
         let result = try Activations(rows: x.rows, columns: configuration.hiddenSize)
         for rows in TileSequence(rows: x.rows, step: stretch) {
-            let part = try mlps([(prefix, x.gathered(Array(rows)))], width: width)[0]
+            let part = try mlps([(network, x.gathered(Array(rows)))], width: width)[0]
             result[rows.lowerBound].update(from: part.base, count: rows.count * result.columns)
         }
         return result
     }
 
     /// Several networks at once, each on its own tokens.
-    private func mlps(_ members: [(prefix: String, x: Activations)], width: Int) throws -> [Activations] {
+    private func mlps(_ members: [(network: Network, x: Activations)], width: Int) throws -> [Activations] {
         let gates = try inner(members, width: width)
-        let downs = try zip(members, gates).map { try weights.product($0.prefix + "down_proj.weight", $1, outputs: configuration.hiddenSize) }
+        let downs = try zip(members, gates).map { try weights.product($0.network.down, $1, outputs: configuration.hiddenSize) }
         try weights.run(downs)
         return downs.map(\.output)
     }
 
     /// silu(gate(x)) * up(x)
-    private func inner(_ members: [(prefix: String, x: Activations)], width: Int) throws -> [Activations] {
-        let gates = try members.map { try weights.product($0.prefix + "gate_proj.weight", $0.x, outputs: width) }
-        let ups = try members.map { try weights.product($0.prefix + "up_proj.weight", $0.x, outputs: width) }
+    private func inner(_ members: [(network: Network, x: Activations)], width: Int) throws -> [Activations] {
+        let gates = try members.map { try weights.product($0.network.gate, $0.x, outputs: width) }
+        let ups = try members.map { try weights.product($0.network.up, $0.x, outputs: width) }
         try weights.run(gates + ups)
         let pairs = zip(gates, ups).map { ($0.output, $1.output) }
         let rounds: Int32 = weights.precision == .bf16 ? 1 : 0
@@ -56,7 +73,7 @@ struct FeedForward {
 
     /// Shows the weights of one network to the observer, with the inputs of some tokens.
     private func observe(
-        _ observer: any WeightObserver, prefix: String, width: Int, _ x: Activations, tokens: [Int], pooled: [Int]? = nil
+        _ observer: any WeightObserver, _ network: Network, width: Int, _ x: Activations, tokens: [Int], pooled: [Int]? = nil
     ) throws {
         func pieces(_ tokens: [Int], _ body: (Activations) throws -> Void) throws {
             for part in TileSequence(rows: tokens.count, step: stretch) { try body(x.gathered(Array(tokens[part]))) }
@@ -65,45 +82,40 @@ struct FeedForward {
             ObservedInputs(columns: x.columns, count: tokens.count) { body in try pieces(tokens, body) }
         }
         func inside(_ tokens: [Int]) -> ObservedInputs {
-            ObservedInputs(columns: width, count: tokens.count) { body in try pieces(tokens) { try body(inner([(prefix, $0)], width: width)[0]) } }
+            ObservedInputs(columns: width, count: tokens.count) { body in try pieces(tokens) { try body(inner([(network, $0)], width: width)[0]) } }
         }
-        try observer.willUse(["gate_proj", "up_proj"].map { prefix + $0 + ".weight" }, inputs: outer(tokens), pooled: pooled.map(outer))
-        try observer.willUse([prefix + "down_proj.weight"], inputs: inside(tokens), pooled: pooled.map(inside))
+        try observer.willUse([network.gate, network.up], inputs: outer(tokens), pooled: pooled.map(outer))
+        try observer.willUse([network.down], inputs: inside(tokens), pooled: pooled.map(inside))
     }
 
-    private static func names(_ prefix: String) -> [String] { ["gate_proj", "up_proj", "down_proj"].map { prefix + $0 + ".weight" } }
-
     /// One network over all tokens, shown to the observer first.
-    private func observedDense(_ x: Activations, prefix: String, width: Int) throws -> Activations {
-        if let observer { try observe(observer, prefix: prefix, width: width, x, tokens: Array(0..<observed)) }
-        defer { observer?.didUse(Self.names(prefix)) }
-        return try dense(x, prefix: prefix, width: width)
+    private func observed(_ network: Network, _ x: Activations, width: Int) throws -> Activations {
+        if let observer { try observe(observer, network, width: width, x, tokens: Array(0..<observed)) }
+        defer { observer?.didUse(network.names) }
+        return try run(network, x, width: width)
     }
 
     /// The inner width: as configured, or that of the stored gate projection.
-    private func width(_ prefix: String, _ configured: Int? = nil) throws -> Int {
+    private func width(_ network: Network, _ configured: Int? = nil) throws -> Int {
         if let configured { return configured }
-        let name = prefix + "gate_proj.weight"
-        guard let weight = weights.checkpoint.weights.first(where: { $0.name == name }), weight.dimensions.count == 2 else {
-            throw ReferenceFailure.missingWeight(name)
-        }
-        return weight.dimensions[0]
+        guard let dimensions = weights.dimensions(network.gate), dimensions.count == 2 else { throw ReferenceFailure.missingWeight(network.gate) }
+        return dimensions[0]
     }
 
-    func apply(_ x: Activations, isMixture: Bool) throws -> (output: Activations, routing: Routing?) {
-        guard isMixture, let router = configuration.router else {
-            return (try observedDense(x, prefix: prefix, width: width(prefix, configuration.intermediateSize)), nil)
+    /// `x` is [tokens, hidden], normalised. Returns [tokens, hidden], and the routing of a mixture.
+    func apply(_ x: Activations) throws -> (output: Activations, routing: Routing?) {
+        guard configuration.isMixture(layer), let router = configuration.router else {
+            return (try observed(dense, x, width: width(dense, configuration.intermediateSize)), nil)
         }
-        let logits = try weights.exactLinear(prefix + "gate.weight", x, outputs: router.experts)
-        let biasName = prefix + "gate.e_score_correction_bias"
+        let logits = try weights.exactLinear(configuration.weight(.router, layer: layer), x, outputs: router.experts)
+        let biasName = configuration.selectionBias(layer: layer)
         let bias =
             router.hasSelectionBias
             ? try weights.vector(biasName, count: router.experts) : [Float](repeating: 0, count: router.experts)
         let routing = try observer?.routing(layer: layer) ?? ExpertRouter(configuration: router, bias: bias).route(logits)
         let output = try experts(x, routing, count: router.experts)
         if router.sharedExperts > 0 {
-            let shared = prefix + "shared_experts."
-            try weights.add(observedDense(x, prefix: shared, width: width(shared)), to: output)
+            try weights.add(observed(shared, x, width: width(shared)), to: output)
         }
         return (output, routing)
     }
@@ -118,7 +130,7 @@ struct FeedForward {
         let output = try Activations(rows: x.rows, columns: x.columns)
         let chosen = members.keys.sorted()
         guard let first = chosen.first else { return output }
-        let width = try width(prefix + "experts.\(first).", configuration.expertSize)
+        let width = try width(expert(first), configuration.expertSize)
         guard let observer else {
             // A few experts at a time keep all workers busy without holding every expert's activations.
             for batch in Self.batches(chosen.map { ($0, members[$0] ?? []) }, stretch: stretch) { try add(batch, x, width, to: output) }
@@ -126,18 +138,18 @@ struct FeedForward {
         }
         let step = max(1, ceilingDivide(observed, Self.pooledLimit))
         let pooled = Array(stride(from: 0, to: observed, by: step))
-        for expert in 0..<count {
-            let prefix = prefix + "experts.\(expert)."
-            let share = members[expert] ?? []
-            try observe(observer, prefix: prefix, width: width, x, tokens: share.map(\.token).filter { $0 < observed }, pooled: pooled)
-            for batch in Self.batches([(expert, share)], stretch: stretch) { try add(batch, x, width, to: output) }
-            observer.didUse(Self.names(prefix))
+        for number in 0..<count {
+            let network = expert(number)
+            let share = members[number] ?? []
+            try observe(observer, network, width: width, x, tokens: share.map(\.token).filter { $0 < observed }, pooled: pooled)
+            for batch in Self.batches([(number, share)], stretch: stretch) { try add(batch, x, width, to: output) }
+            observer.didUse(network.names)
         }
         return output
     }
 
     private func add(_ batch: [Share], _ x: Activations, _ width: Int, to output: Activations) throws {
-        let inputs = try batch.map { (prefix: prefix + "experts.\($0.expert).", x: try x.gathered($0.members.map(\.token))) }
+        let inputs = try batch.map { (network: expert($0.expert), x: try x.gathered($0.members.map(\.token))) }
         let results = try mlps(inputs, width: width)
         let parts = zip(batch, results).map { (members: $0.members, result: $1) }
         let precision = weights.precision

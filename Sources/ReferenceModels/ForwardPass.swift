@@ -1,6 +1,7 @@
+import Architectures
 import Checkpoints
-import Conversion
 import Formats
+import Runtime
 import Tensors
 
 /// The reference forward pass over a batch of sequences, one layer at a time, so that two checkpoints can be run in lockstep.
@@ -45,7 +46,7 @@ public final class ForwardPass {
         stretch = budget.stretch
         headWorkers = budget.heads
         rotary = RotaryEmbedding(configuration)
-        hidden = try weights.rows("model.embed_tokens.weight", [configuration.vocabulary, configuration.hiddenSize], tokens.all)
+        hidden = try weights.rows(configuration.weight(.embedding), [configuration.vocabulary, configuration.hiddenSize], tokens.all)
     }
 
     /// A weight that this pass would not use makes another model: a bias, another norm, an adapter. What lies behind the layers that config.json
@@ -83,9 +84,10 @@ public final class ForwardPass {
     }
 
     private func run(layer: Int, on hidden: Activations, sequences: [Range<Int>]) throws -> Routing? {
-        let prefix = "model.layers.\(layer)."
-        let attention = LatentAttention(
-            configuration: configuration, weights: weights, rotary: rotary, workers: headWorkers, prefix: prefix + "self_attn.")
+        let attention = AttentionContext(
+            configuration: configuration, weights: weights, rotary: rotary, workers: headWorkers, layer: layer
+        ).attention
+        let inputNorm = configuration.weight(.inputNorm, layer: layer)
         let seen = sequences.prefix(observedSequences)
         let observed = seen.last?.upperBound ?? 0
         if let observer {
@@ -95,23 +97,21 @@ public final class ForwardPass {
                     for group in self.stretches(of: Array(seen)) {
                         let rows = group[0].lowerBound..<group[group.count - 1].upperBound
                         try body(
-                            self.norm(prefix + "input_layernorm.weight", hidden, rows),
+                            self.norm(inputNorm, hidden, rows),
                             group.map { $0.lowerBound - rows.lowerBound..<$0.upperBound - rows.lowerBound })
                     }
                 }, count: observed)
         }
         for group in stretches(of: sequences) {
             let rows = group[0].lowerBound..<group[group.count - 1].upperBound
-            let x = try norm(prefix + "input_layernorm.weight", hidden, rows)
+            let x = try norm(inputNorm, hidden, rows)
             let shifted = group.map { $0.lowerBound - rows.lowerBound..<$0.upperBound - rows.lowerBound }
             try weights.add(attention.apply(x, sequences: shifted), to: hidden, at: rows.lowerBound)
         }
         observer?.didUse(attention.names)
         let feedForward = FeedForward(
-            configuration: configuration, weights: weights, prefix: prefix + "mlp.", stretch: stretch, observer: observer, observed: observed,
-            layer: layer)
-        let (output, routing) = try feedForward.apply(
-            norm(prefix + "post_attention_layernorm.weight", hidden), isMixture: layer >= configuration.denseLayers)
+            configuration: configuration, weights: weights, stretch: stretch, observer: observer, observed: observed, layer: layer)
+        let (output, routing) = try feedForward.apply(norm(configuration.weight(.postAttentionNorm, layer: layer), hidden))
         try weights.add(output, to: hidden)
         return routing
     }
@@ -133,42 +133,43 @@ public final class ForwardPass {
         try weights.normalise(x, rows: rows, by: name, epsilon: configuration.epsilon)
     }
 
+    /// The output head: the embedding where the two are tied.
+    private var head: String { configuration.weight(configuration.tiesHead ? .embedding : .head) }
+
     /// Logits of some tokens, [rows, vocabulary], from the finished residual stream.
     public func logits(_ rows: Range<Int>) throws -> Activations {
         try weights.linear(
-            configuration.tiesHead ? "model.embed_tokens.weight" : "lm_head.weight", norm("model.norm.weight", hidden, rows),
+            head, norm(configuration.weight(.finalNorm), hidden, rows),
             outputs: configuration.vocabulary)
     }
 
     /// Runs the multi-token-prediction module over all sequences, from the finished residual stream; nil if there is none.
     ///
-    /// z_i = eh_proj [enorm(embed(t_i+1)); hnorm(h_i)], one mixture layer over z, shared_head (arXiv 2412.19437, section 2.2).
+    /// z_i = join [norm(embed(t_i+1)); norm(h_i)], one mixture layer over z, a head (arXiv 2412.19437, section 2.2).
     public func multiTokenPrediction() throws -> MultiTokenPrediction? {
         let c = configuration
-        let prefix = "model.layers.\(c.layers)."
-        guard c.mtpModules > 0, isDone, weights.contains(prefix + "eh_proj.weight") else { return nil }
+        func name(_ role: ModuleRole) -> String { c.weight(role, layer: c.layers) }
+        guard c.mtpModules > 0, isDone, weights.contains(name(.predictionJoin)) else { return nil }
         // Row i of a sequence joins token i + 1 with the state of token i, so a sequence has one row less than tokens.
         let pairs = tokens.ranges.flatMap { $0.dropLast() }
         let sequences = MultiTokenPrediction.rows(of: tokens)
-        let embedding = weights.contains(prefix + "embed_tokens.weight") ? prefix + "embed_tokens.weight" : "model.embed_tokens.weight"
+        let embedding = weights.contains(name(.predictionEmbedding)) ? name(.predictionEmbedding) : c.weight(.embedding)
         let z = try Activations(rows: pairs.count, columns: c.hiddenSize)
         for rows in TileSequence(rows: pairs.count, step: stretch) {
             let next = try weights.rows(embedding, [c.vocabulary, c.hiddenSize], rows.map { tokens.all[pairs[$0] + 1] })
-            let embedded = try norm(prefix + "enorm.weight", next)
-            let previous = try norm(prefix + "hnorm.weight", hidden.gathered(rows.map { pairs[$0] }))
+            let embedded = try norm(name(.predictionEmbeddingNorm), next)
+            let previous = try norm(name(.predictionStateNorm), hidden.gathered(rows.map { pairs[$0] }))
             let joined = try Activations(rows: next.rows, columns: 2 * c.hiddenSize)
             for row in 0..<next.rows {
                 joined[row].update(from: embedded[row], count: c.hiddenSize)
                 (joined[row] + c.hiddenSize).update(from: previous[row], count: c.hiddenSize)
             }
-            let part = try weights.linear(prefix + "eh_proj.weight", joined, outputs: c.hiddenSize)
+            let part = try weights.linear(name(.predictionJoin), joined, outputs: c.hiddenSize)
             z[rows.lowerBound].update(from: part.base, count: rows.count * c.hiddenSize)
         }
         _ = try run(layer: c.layers, on: z, sequences: sequences)
         return MultiTokenPrediction(
             sequences: sequences, hidden: z, weights: weights, configuration: c,
-            head: weights.contains(prefix + "shared_head.head.weight")
-                ? prefix + "shared_head.head.weight" : c.tiesHead ? "model.embed_tokens.weight" : "lm_head.weight",
-            norm: prefix + "shared_head.norm.weight")
+            head: weights.contains(name(.predictionHead)) ? name(.predictionHead) : head, norm: name(.predictionNorm))
     }
 }

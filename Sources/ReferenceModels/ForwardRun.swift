@@ -1,5 +1,6 @@
+import Architectures
 import Checkpoints
-import Conversion
+import Runtime
 import Tensors
 
 /// One checkpoint's forward pass over all sequences, in as many batches as the memory budget needs.

@@ -1,4 +1,4 @@
-import Conversion
+import Architectures
 import Formats
 import Tensors
 
@@ -19,7 +19,7 @@ public struct LogitsFile {
             declarations += (0...configuration.layers).map { .init(name: "hidden.\($0)", type: .f32, shape: shape + [configuration.hiddenSize]) }
         }
         guard let place = SafetensorsHeader.layout(declarations, metadata: [("format", "pt")]) else {
-            throw ConversionFailure.tooLarge(tensor: "logits")
+            throw ReferenceFailure.tooManyLogits
         }
         self.path = path
         self.tokens = tokens

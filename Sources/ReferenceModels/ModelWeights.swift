@@ -1,7 +1,7 @@
 import CKernels
 import Checkpoints
-import Conversion
 import Formats
+import Runtime
 import Tensors
 
 /// A checkpoint as the forward pass sees it: products with weights that are read, decoded and dropped tile by tile.
@@ -25,6 +25,9 @@ public struct ModelWeights: Sendable {
     }
 
     public func contains(_ name: String) -> Bool { places[name] != nil }
+
+    /// The dimensions of a weight; nil if there is none of this name.
+    func dimensions(_ name: String) -> [Int]? { places[name].map { checkpoint.weights[$0].dimensions } }
 
     func weight(_ name: String, _ shape: [Int]) throws -> Weight {
         guard let place = places[name] else { throw ReferenceFailure.missingWeight(name) }
@@ -148,6 +151,16 @@ public struct ModelWeights: Sendable {
             for row in rows { norm.apply(x[part.lowerBound + row], to: result[row]) }
         }
         return result
+    }
+
+    /// RMSNorm of every head in place: each `size` values of a row by the same weights.
+    func normaliseHeads(_ x: Activations, size: Int, by name: String, epsilon: Double) throws {
+        let norm = RMSNorm(weight: try vector(name, count: size), epsilon: epsilon, precision: precision)
+        try forRows(x.rows) { rows in
+            for row in rows {
+                for start in stride(from: 0, to: x.columns, by: size) { norm.apply(x[row] + start, to: x[row] + start) }
+            }
+        }
     }
 
     // MARK: Products

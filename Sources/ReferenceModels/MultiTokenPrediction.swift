@@ -1,3 +1,5 @@
+import Architectures
+
 /// The finished state of the multi-token-prediction module: row i of a sequence predicts its token i + 2.
 public struct MultiTokenPrediction: Sendable {
     /// The rows of each sequence.

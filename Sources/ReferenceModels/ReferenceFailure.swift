@@ -1,10 +1,8 @@
+import Runtime
 import Tensors
 
 /// Why a checkpoint cannot be run through the reference forward pass.
 public enum ReferenceFailure: Failure, Equatable {
-    case architecture(String)
-    case missingField(String)
-    case badField(String, reason: String)
     case missingWeight(String)
     case unknownWeight(String)
     case shape(weight: String, found: [Int], expected: [Int])
@@ -16,11 +14,12 @@ public enum ReferenceFailure: Failure, Equatable {
     case memory(needed: Int, budget: Int)
     case batches(Int, budget: Int)
     case activations(weight: String, columns: Int)
+    case tooManyLogits
     case interrupted
 
     public var kind: FailureKind {
         switch self {
-        case .memory, .batches, .architecture, .activations: .usage
+        case .memory, .batches, .activations: .usage
         case .interrupted: .interrupted
         default: .badData
         }
@@ -28,10 +27,6 @@ public enum ReferenceFailure: Failure, Equatable {
 
     public var description: String {
         switch self {
-        case .architecture(let name):
-            "config.json: the forward pass of \(name) is not known; weights can still be compared with `verify --weights-only`"
-        case .missingField(let field): "config.json: \(field) is missing; the forward pass needs it"
-        case .badField(let field, let reason): "config.json: \(field) \(reason)"
         case .missingWeight(let name): "weight \(name) is missing; config.json promises it"
         case .unknownWeight(let name):
             "weight \(name) has no place in the model that config.json describes; what it would do to the forward pass is not known here"
@@ -50,6 +45,7 @@ public enum ReferenceFailure: Failure, Equatable {
             "these tokens need \(count) batches within \(budget >> 20) MiB; a forward pass runs one"
         case .activations(let weight, let columns):
             "--precision fp8 quantizes activations by 128 channels, but \(weight) has blocks of \(columns) columns; use f32 or bf16"
+        case .tooManyLogits: "the file of logits would be larger than can be addressed; give fewer tokens"
         case .interrupted: "stopped on request; nothing was written"
         }
     }

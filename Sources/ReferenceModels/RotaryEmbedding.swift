@@ -1,3 +1,5 @@
+import Architectures
+
 #if canImport(Glibc)
     import Glibc
 #elseif canImport(Darwin)
@@ -10,16 +12,16 @@ struct RotaryEmbedding: Sendable {
     let frequencies: [Float]
     /// Multiplies cosine and sine.
     let attentionFactor: Float
-    /// Multiplies the scores: (nope + rope)^-1/2, times m^2 with YaRN.
+    /// Multiplies the scores: (width of a head)^-1/2, times m^2 with YaRN.
     let softmaxScale: Float
     private let isInterleaved: Bool
 
     init(_ configuration: ModelConfiguration) {
         isInterleaved = configuration.rotary.isInterleaved
-        let dimension = Double(configuration.ropeSize)
+        let dimension = Double(configuration.attention.ropeSize)
         let base = configuration.rotary.base
-        let plain = (0..<configuration.ropeSize / 2).map { pow(base, -2 * Double($0) / dimension) }
-        var scale = 1 / Double(configuration.nopeSize + configuration.ropeSize).squareRoot()
+        let plain = (0..<configuration.attention.ropeSize / 2).map { pow(base, -2 * Double($0) / dimension) }
+        var scale = 1 / Double(configuration.attention.headSize).squareRoot()
         guard let yarn = configuration.rotary.yarn else {
             frequencies = plain.map { Float($0) }
             attentionFactor = 1

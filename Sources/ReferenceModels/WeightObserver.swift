@@ -1,5 +1,4 @@
 import Checkpoints
-import Conversion
 import Formats
 import Synchronization
 import Tensors

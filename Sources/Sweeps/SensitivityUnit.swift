@@ -1,3 +1,4 @@
+import Architectures
 import Checkpoints
 import Conversion
 import Formats
@@ -12,18 +13,16 @@ public struct SensitivityUnit: Sendable, Equatable {
     /// `self_attn.q_b_proj`, `mlp.experts.*.gate_proj|up_proj`, ...
     public var kind: String
 
-    private static let joined = [["gate_proj", "up_proj"], ["q_a_proj", "kv_a_proj_with_mqa"], ["q_proj", "k_proj", "v_proj"]]
-
     /// Nil for weights outside the layers.
-    public init?(_ name: String, layers: Int) {
+    public init?(_ name: String, layers: Int, roles: ModelRoles) {
         guard let layer = WeightName.layer(name) else { return nil }
         self.layer = min(layer, layers - 1)
         companion = layer >= layers ? layer : nil
         let parts = WeightName.kind(String(WeightName.module(name))).split(separator: ".").map(String.init)
         // model.layers.*.
         var inner = Array(parts.drop { $0 != "layers" }.dropFirst(2))
-        if let last = inner.last, let group = Self.joined.first(where: { $0.contains(last) }) {
-            inner[inner.count - 1] = group.joined(separator: "|")
+        if let fusion = roles.fusion(of: String(WeightName.module(name))), !inner.isEmpty {
+            inner[inner.count - 1] = fusion.modules.map { String(WeightName.leaf($0)) }.joined(separator: "|")
         }
         kind = inner.joined(separator: ".")
     }

@@ -1,3 +1,4 @@
+import Architectures
 import Calibration
 import Checkpoints
 import Conversion
@@ -5,6 +6,7 @@ import Formats
 import Parity
 import Quantization
 import ReferenceModels
+import Runtime
 import StrictJSON
 import Tensors
 
@@ -226,7 +228,7 @@ public struct Sweep {
         for layout in request.layouts {
             let plan = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: layout), checksScales: false)
             for planned in plan.weights where planned.isPrincipal {
-                guard let unit = SensitivityUnit(checkpoint.weights[planned.source].name, layers: layers) else { continue }
+                guard let unit = SensitivityUnit(checkpoint.weights[planned.source].name, layers: layers, roles: checkpoint.roles) else { continue }
                 let isQuantized = planned.layout?.isDense == false
                 let key = "\(unit.layer) \(unit.kind)"
                 if places[key] == nil {
@@ -307,7 +309,9 @@ public struct Sweep {
         let units = try units().map(\.unit)
         let keys = Set(units.map { "\($0.layer) \($0.kind)" })
         return checkpoint.weights.reduce(0) { sum, weight in
-            guard let unit = SensitivityUnit(weight.name, layers: layers), keys.contains("\(unit.layer) \(unit.kind)") else { return sum }
+            guard let unit = SensitivityUnit(weight.name, layers: layers, roles: checkpoint.roles), keys.contains("\(unit.layer) \(unit.kind)") else {
+                return sum
+            }
             return sum + weight.count
         }
     }

@@ -1,14 +1,17 @@
+import Architectures
 import Calibration
 import Checkpoints
 import Conversion
 import Parity
 import Quantization
 import ReferenceModels
+import Runtime
 import Tensors
 
 /// Runs the model as plans would store it, without storing it: weights are quantized as the forward pass comes to them.
 final class SweepEvaluator {
     let checkpoint: Checkpoint
+    private let configuration: ModelConfiguration
     let evaluation: TokenBatch
     private let calibration: TokenBatch?
     private let settings: CalibrationSettings
@@ -33,13 +36,15 @@ final class SweepEvaluator {
         scratch: String?, options whole: RunOptions, stop: StopToken, announce: (String) -> Void = { _ in }
     ) throws {
         // What is kept of the reference comes off the budget of the passes.
-        let width = min(Self.keptTokens, try ModelConfiguration(config: checkpoint.config).vocabulary)
+        let configuration = try ModelConfiguration(config: checkpoint.config)
+        let width = min(Self.keptTokens, configuration.vocabulary)
         let keptBytes = evaluation.count * (width * 8 + 16)
         var options = whole
         options.memory -= keptBytes
         guard options.memory > whole.memory / 4 else { throw ReferenceFailure.memory(needed: keptBytes * 4 / 3, budget: whole.memory) }
 
         self.checkpoint = checkpoint
+        self.configuration = configuration
         self.evaluation = evaluation
         self.calibration = calibration
         self.settings = settings
@@ -88,7 +93,7 @@ final class SweepEvaluator {
         let (options, band) = try WeightCalibrator.share(checkpoint, plan, options)
         let calibrator = WeightCalibrator(
             checkpoint, plan: plan, settings: settings, statistics: statistics, workers: workers, bandMemory: band, stop: stop)
-        let pass = try calibrator.replacing(["model.embed_tokens.weight"]) {
+        let pass = try calibrator.replacing([configuration.weight(.embedding)]) {
             try ForwardPass(
                 checkpoint, tokens: tokens, overlay: calibrator.overlay, observer: calibrator, observedSequences: calibration?.ranges.count ?? 0,
                 options: options)
@@ -102,7 +107,7 @@ final class SweepEvaluator {
         } catch is CancellationError {
             throw ReferenceFailure.interrupted
         }
-        return try calibrator.replacing(["model.norm.weight", "lm_head.weight"]) {
+        return try calibrator.replacing([configuration.weight(.finalNorm), configuration.weight(.head)]) {
             var tally = PredictionTally(reference)
             try tally.add(pass, from: tokens.count - evaluation.count, position: 0)
             return tally.comparison

@@ -1,6 +1,7 @@
 import Conversion
 import Foundation
 import Parity
+import Runtime
 import StrictJSON
 import Tensors
 

@@ -51,9 +51,9 @@ public struct MatrixShape: Sendable, Equatable, Hashable {
     public var count: Int { rows * columns }
 }
 
-/// `a / b` rounded up, for positive `b`.
+/// `a / b` rounded up, for positive `b`, which may come from a file: no sum of the two is formed.
 @inlinable
-public func ceilingDivide(_ a: Int, _ b: Int) -> Int { (a + b - 1) / b }
+public func ceilingDivide(_ a: Int, _ b: Int) -> Int { a / b + (a % b > 0 ? 1 : 0) }
 
 /// The least common multiple of two positive numbers.
 public func leastCommonMultiple(_ a: Int, _ b: Int) -> Int {

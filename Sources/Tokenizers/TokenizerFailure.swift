@@ -1,3 +1,4 @@
+import Runtime
 import Tensors
 
 /// Why a text cannot be turned into tokens.

@@ -60,7 +60,7 @@ import Testing
         }
         #expect(sorted(mine["config_groups"]?.object?.members.first?.value) == sorted(peer["config_groups"]?.object?.members.first?.value))
         let exceptions = target.hasPrefix("int4-g128") ? (0...4).map { "model.layers.\($0).self_attn.kv_b_proj" } : []
-        #expect(mine["ignore"]?.array?.compactMap(\.string) == LayoutChoice.ignorePatterns + exceptions)
+        #expect(mine["ignore"]?.array?.compactMap(\.string) == ModelRoles(Architecture.named("deepseek_v3")).ignorePatterns + exceptions)
     }
 
     @Test func configOfBF16HasNoQuantizationAndKeepsTheRest() throws {

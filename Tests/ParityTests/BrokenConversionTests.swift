@@ -109,11 +109,12 @@ import Testing
     /// Rows of queries and keys reordered as if pairs were (i, i + n/2) instead of (2i, 2i + 1): the classic conversion mistake.
     @Test func halfSplitRotaryRowsAreCaught() throws {
         let c = try ModelConfiguration(config: Checkpoint(opening: Fixtures.fp8Model).config)
+        guard case .latent(let sizes) = c.attention else { fatalError("the model has latent attention") }
         var modules: [(name: String, starts: [Int])] = []
         for layer in 0..<c.layers {
             let prefix = "model.layers.\(layer).self_attn."
-            modules.append((prefix + "kv_a_proj_with_mqa", [c.latentRank]))
-            modules.append((prefix + "q_b_proj", (0..<c.heads).map { $0 * (c.nopeSize + c.ropeSize) + c.nopeSize }))
+            modules.append((prefix + "kv_a_proj_with_mqa", [sizes.latentRank]))
+            modules.append((prefix + "q_b_proj", (0..<c.heads).map { $0 * (sizes.nopeSize + sizes.ropeSize) + sizes.nopeSize }))
         }
         let verdict = try verify { builder in
             for module in modules {
@@ -121,10 +122,10 @@ import Testing
                 let columns = tensor.shape[1]
                 var rows = (0..<tensor.shape[0]).map { Array(tensor.bytes[($0 * columns)..<(($0 + 1) * columns)]) }
                 for start in module.starts {
-                    let rope = Array(rows[start..<(start + c.ropeSize)])
-                    for i in 0..<c.ropeSize / 2 {
+                    let rope = Array(rows[start..<(start + sizes.ropeSize)])
+                    for i in 0..<sizes.ropeSize / 2 {
                         rows[start + i] = rope[2 * i]
-                        rows[start + c.ropeSize / 2 + i] = rope[2 * i + 1]
+                        rows[start + sizes.ropeSize / 2 + i] = rope[2 * i + 1]
                     }
                 }
                 builder[module.name + ".weight"]?.bytes = Array(rows.joined())

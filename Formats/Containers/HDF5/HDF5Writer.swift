@@ -1,6 +1,7 @@
 import CHDF5Files
 import CKernels
 import CZlib
+import Runtime
 import Tensors
 
 /// Writes an HDF5 file: a dataset for each tensor, in chunks of whole rows whose filters are applied here, side by side.

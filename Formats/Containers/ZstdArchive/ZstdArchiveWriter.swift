@@ -1,3 +1,4 @@
+import Runtime
 import Tensors
 
 /// Writes an archive: the safetensors file is cut at its tensors, each piece compressed by itself, and a seek table put behind.

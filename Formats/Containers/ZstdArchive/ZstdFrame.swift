@@ -1,4 +1,5 @@
 import CZstd
+import Runtime
 import Synchronization
 import Tensors
 

@@ -35,13 +35,7 @@ public struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
 
     /// llm-compressor gives the gate and up projections of a dense network one scale, and leaves experts apart; ModelOpt joins
     /// both, as the engines do when they load them.
-    public func partners(of module: Substring) -> [String] {
-        for (mine, other) in [("gate_proj", "up_proj"), ("up_proj", "gate_proj")] where module.hasSuffix("." + mine) {
-            let parent = module.dropLast(mine.count)
-            if isModelOpt || parent.hasSuffix(".mlp.") { return [parent + other] }
-        }
-        return []
-    }
+    public var sharesRangeAsModelOpt: Bool { isModelOpt }
 
     public func parts(of shape: MatrixShape) -> [WeightPart] {
         let scale = WeightPart("weight_scale", .f8E4M3, [shape.rows, ceilingDivide(shape.columns, 16)])

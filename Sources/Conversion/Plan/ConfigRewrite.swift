@@ -8,6 +8,8 @@ struct ConfigRewrite {
     /// Other files that describe the quantization.
     var sideFiles: [(name: String, json: JSONObject)] = []
 
+    private let ignorePatterns: [String]
+
     private struct Group {
         var configuration: ConsumerConfiguration
         var layout: String
@@ -19,6 +21,7 @@ struct ConfigRewrite {
         checkpoint: Checkpoint, weights: [PlannedWeight], unquantizedLinears: [String], dialect: Dialect, dropsMTP: Bool, keepsDescription: Bool
     ) throws {
         config = checkpoint.config
+        ignorePatterns = checkpoint.roles.ignorePatterns
         guard var object = config.object else { return }
         if dropsMTP, object["num_nextn_predict_layers"] != nil { object["num_nextn_predict_layers"] = .int(0) }
         config = .object(object)
@@ -93,7 +96,7 @@ struct ConfigRewrite {
         case .uniform(let method):
             guard groups.count == 1 else { throw ConversionFailure.mixedConfigurations(names) }
             return uniform(method, unquantized)
-        case .compressedTensors: return try Self.compressedTensors(groups, unquantized)
+        case .compressedTensors: return try Self.compressedTensors(groups, unquantized, ignorePatterns)
         case .w4afp8, .mlx: throw ConversionFailure.mixedConfigurations(names)
         }
     }
@@ -119,7 +122,7 @@ struct ConfigRewrite {
         return object
     }
 
-    private static func compressedTensors(_ groups: [Group], _ unquantized: [String]) throws -> JSONObject {
+    private static func compressedTensors(_ groups: [Group], _ unquantized: [String], _ ignorePatterns: [String]) throws -> JSONObject {
         var described: [CompressedTensorsConfig.Group] = []
         for group in groups {
             guard case .compressedTensors(let format, let weights, let activations) = group.configuration else {
@@ -129,7 +132,7 @@ struct ConfigRewrite {
                 CompressedTensorsConfig.Group(
                     format: format, weights: weights, activations: activations, targets: groups.count == 1 ? ["Linear"] : group.modules))
         }
-        return CompressedTensorsConfig.json(groups: described, ignore: LayoutChoice.ignorePatterns + unquantized)
+        return CompressedTensorsConfig.json(groups: described, ignore: ignorePatterns + unquantized)
     }
 
     /// The commonest setting is the default; modules of another have an entry of their own.

@@ -46,6 +46,14 @@ extension ConversionPlan {
             }
         }
         if checksScales, !choice.isCopy { notes += try ScaleCheck.findings(in: checkpoint) }
+        if checkpoint.roles.architecture == nil, draft.quantizes {
+            let type = checkpoint.config["model_type"]?.string.map { "\"\($0)\"" } ?? "of no model_type"
+            notes.append(
+                Finding(
+                    "config.json",
+                    "the architecture \(type) is not known here: what its modules are for is inferred from their names; --dry-run lists it for every kind"
+                ))
+        }
         warnings = draft.warning.map { [$0] } ?? []
         if requireExact { try draft.refuseRounding() }
 

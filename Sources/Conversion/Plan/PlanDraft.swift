@@ -1,5 +1,6 @@
 import Checkpoints
 import Formats
+import Runtime
 import Synchronization
 import Tensors
 
@@ -63,14 +64,18 @@ struct PlanDraft {
             if pieces.isEmpty { dropped.append(weight.name) }
             for piece in pieces {
                 let shape = piece.view?.shape ?? weight.shape
-                let decision = try choice.decide(weight, as: piece.view.map { [$0.shape.rows, $0.shape.columns] } ?? weight.dimensions, used: &used)
+                let dimensions = piece.view.map { [$0.shape.rows, $0.shape.columns] } ?? weight.dimensions
+                let decision = try choice.decide(weight, as: dimensions, roles: checkpoint.roles, used: &used)
                 if decision.isException { exceptions[decision.reason, default: []].append(weight.name) }
                 if decision.isUnquantizedLinear, unquantizedLinears.last != piece.module { unquantizedLinears.append(piece.module) }
                 count(decision, weight, shape)
                 var planned = try planned(weight, index, piece, decision, shape)
                 if let split = piece.split { try divide(&planned, weight, split) }
                 if let layout = planned.layout as? any WholeRangeLayout, planned.road == .quantize {
-                    planned.rangeSources = [index] + layout.partners(of: weight.module).compactMap { places[$0[...]] }
+                    planned.rangeSources =
+                        [index]
+                        + checkpoint.roles.rangePartners(of: String(weight.module), byModelOpt: layout.sharesRangeAsModelOpt)
+                        .compactMap { places[$0[...]] }
                 }
                 try add(planned, weight, piece, shape, &stacks)
             }
@@ -98,6 +103,9 @@ struct PlanDraft {
         linearValues.left += values
         leftLinears.append(weight.name)
     }
+
+    /// Whether any numbers are chosen anew.
+    var quantizes: Bool { units.contains { $0.members.contains { $0.weight.road == .quantize } } }
 
     /// A sentence about weights that were to be quantized and are not, if they are more than a few.
     var warning: Finding? {
@@ -157,8 +165,8 @@ struct PlanDraft {
         }
         guard scaled.values.contains(true) else { return }
         for (module, place) in norms {
-            guard let consumers = AWQFolding.consumers(of: module) else { continue }
-            let found = consumers.filter { scaled[$0] != nil }
+            guard let readers = checkpoint.roles.readers(of: module) else { continue }
+            let found = readers.filter { scaled[$0] != nil }
             guard !found.isEmpty, found.allSatisfy({ scaled[$0] == true }) else { continue }
             units[place.unit].members[place.member].weight.road = .fold
             units[place.unit].members[place.member].weight.reason = "awq: takes the reciprocals of the scales of what follows"
@@ -245,7 +253,8 @@ struct PlanDraft {
         var unused = Set<Int>()
         for (index, weight) in checkpoint.weights.enumerated() {
             guard let stored = weight.layout, !stored.isDense,
-                let layout = try choice.decide(weight, used: &unused).layout, !layout.isDense, !layout.isStored(as: stored, shape: weight.shape),
+                let layout = try choice.decide(weight, roles: checkpoint.roles, used: &unused).layout, !layout.isDense,
+                !layout.isStored(as: stored, shape: weight.shape),
                 case .possible(let ways) = Repacking.offer(from: stored, to: layout, shape: weight.shape), ways.contains(where: \.needsScales)
             else { continue }
             asked.append((index, ways))

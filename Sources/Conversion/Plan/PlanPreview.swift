@@ -1,6 +1,8 @@
+import Architectures
 import Checkpoints
 import Formats
 import Quantization
+import Runtime
 import StrictJSON
 
 /// A plan for people: what goes which way, and why. Weights that differ in numbers only share a row.
@@ -12,6 +14,8 @@ public struct PlanPreview {
         var to: String
         var reason: String
         var quantizer: QuantizerName
+        /// What the weights were taken for, where the architecture does not say it.
+        var inferred: String?
     }
 
     private struct Row {
@@ -32,7 +36,7 @@ public struct PlanPreview {
             let key = Key(
                 kind: WeightName.kind(weight.name), road: planned.road, from: weight.layoutName,
                 to: planned.layout?.name ?? weight.layoutName, reason: planned.reason,
-                quantizer: planned.road == .quantize ? planned.quantizer : .rtn)
+                quantizer: planned.road == .quantize ? planned.quantizer : .rtn, inferred: checkpoint.roles.inferredRole(of: weight))
             var row = rows[key] ?? Row(key: key)
             row.weights += planned.isPrincipal ? 1 : 0
             row.bytesIn += planned.passed(of: weight).reduce(0) { $0 + $1.byteCount }
@@ -50,7 +54,8 @@ public struct PlanPreview {
                 ? "\(row.key.from), passed through"
                 : "\(row.key.from) -> \(row.key.to), \(row.key.road.rawValue)"
                     + (row.key.quantizer == .rtn ? "" : " by \(row.key.quantizer.rawValue)")
-            lines.append("\(row.weights.grouped) x \(row.key.kind): \(way) [\(row.key.reason)]")
+            let role = row.key.inferred.map { "; taken for: \($0)" } ?? ""
+            lines.append("\(row.weights.grouped) x \(row.key.kind): \(way) [\(row.key.reason)\(role)]")
         }
         lines.append(
             "\(plan.weights.count { $0.isPrincipal }.grouped) weights into \(plan.shards.count) files, \(ByteSize(plan.outputBytes)); nothing was written"
@@ -71,10 +76,22 @@ public struct PlanPreview {
                         "kind": .string($0.key.kind), "weights": .int($0.weights), "road": .string($0.key.road.rawValue),
                         "from": .string($0.key.from), "to": .string($0.key.to), "reason": .string($0.key.reason),
                         "quantizer": .string($0.key.quantizer.rawValue),
+                        "inferred_role": $0.key.inferred.map(JSONValue.string) ?? .null,
                         "bytes_in": .int($0.bytesIn), "bytes_out": .int($0.bytesOut),
                     ])
                 }),
             "notes": .array(plan.notes.map { .string("\($0)") }),
         ]
+    }
+}
+
+extension ModelRoles {
+    /// What a weight is taken for, where its architecture is not known; nil where it is.
+    fileprivate func inferredRole(of weight: Weight) -> String? {
+        guard architecture == nil else { return nil }
+        if let exemption = exemption(of: String(weight.module)) { return exemption.reason }
+        guard let role = place(of: weight.module)?.role else { return weight.dimensions.count == 2 ? "a linear weight" : "a parameter" }
+        // A role is a word as code spells it.
+        return role.rawValue.reduce(into: "") { $0 += $1.isUppercase ? " " + $1.lowercased() : String($1) }
     }
 }

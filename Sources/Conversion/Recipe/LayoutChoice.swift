@@ -1,3 +1,4 @@
+import Architectures
 import Checkpoints
 import Formats
 import Quantization
@@ -70,93 +71,27 @@ public struct LayoutChoice: Sendable {
         }
     }
 
-    /// Modules that stay unquantized by default, as DeepSeek's releases and llm-compressor's recipes keep them. The golden
-    /// digests of both are made with these rules.
-    /// `isImplied` says that ``ignorePatterns`` or the consumers' own model code already exempt the module.
-    public static let keptModules: [(pattern: ModulePattern, reason: String, isImplied: Bool)] = [
-        (ModulePattern(glob: "*lm_head"), "output head", true),
-        (ModulePattern(glob: "*embed_tokens"), "embedding", true),
-        (ModulePattern(glob: "*mlp.gate"), "router gate", true),
-        (ModulePattern(glob: "*.gate"), "router gate", false),
-        (ModulePattern(glob: "*.gate.*"), "router gate", false),
-        (ModulePattern(glob: "*moe_gate*"), "router gate", false),
-        (ModulePattern(glob: "*gating*"), "router gate", false),
-        (ModulePattern(glob: "*gate_network*"), "router gate", false),
-        (ModulePattern(glob: "*.wg"), "router gate", false),
-        (ModulePattern(glob: "*routing*"), "router", false),
-        (ModulePattern(glob: "*expert_selector*"), "router", false),
-        (ModulePattern(glob: "*shared_gate"), "gate of the shared expert", false),
-        (ModulePattern(glob: "*shared_experts_gate"), "gate of the shared expert", false),
-        (ModulePattern(glob: "*router*"), "router", false),
-        (ModulePattern(glob: "*classifier*"), "router or classification head", false),
-        (ModulePattern(glob: "*shared_expert_gate"), "gate of the shared expert", false),
-        (ModulePattern(glob: "*expert_gate"), "gate of an expert", false),
-        (ModulePattern(glob: "*norm"), "norm", true),
-        (ModulePattern(glob: "*eh_proj"), "multi-token-prediction projection", true),
-        (ModulePattern(glob: "*shared_head*"), "multi-token-prediction head", true),
-        (ModulePattern(glob: "*.weights_proj"), "indexer head weights", false),
-        (ModulePattern(glob: "*vision*"), "vision tower", false),
-        (ModulePattern(glob: "*visual*"), "vision tower", false),
-        (ModulePattern(glob: "*image_*"), "vision tower", false),
-        (ModulePattern(glob: "*audio_*"), "audio tower", false),
-        (ModulePattern(glob: "*.audio.*"), "audio tower", false),
-        (ModulePattern(glob: "*speech_*"), "audio tower", false),
-        (ModulePattern(glob: "*_tower*"), "tower", false),
-        (ModulePattern(glob: "vpm.*"), "vision tower", false),
-        (ModulePattern(glob: "apm.*"), "audio tower", false),
-        (ModulePattern(glob: "*vit.*"), "vision tower", false),
-        (ModulePattern(glob: "*siglip*"), "vision tower", false),
-        (ModulePattern(glob: "*sam_model*"), "vision tower", false),
-        (ModulePattern(glob: "*_encoder*"), "encoder", false),
-        (ModulePattern(glob: "*encoder.layers*"), "encoder", false),
-        (ModulePattern(glob: "*resampler*"), "projector", false),
-        (ModulePattern(glob: "*connector*"), "projector", false),
-        (ModulePattern(glob: "*aligner*"), "projector", false),
-        (ModulePattern(glob: "*perceiver*"), "projector", false),
-        (ModulePattern(glob: "*merger*"), "projector", false),
-        (ModulePattern(glob: "tts.*"), "speech model", false),
-        (ModulePattern(glob: "*depformer*"), "speech model", false),
-        (ModulePattern(glob: "*pos_embed*"), "embedding", false),
-        (ModulePattern(glob: "*wte"), "embedding", false),
-        (ModulePattern(glob: "*wpe"), "embedding", false),
-        (ModulePattern(glob: "*mm_projector*"), "projector", false),
-        (ModulePattern(glob: "*multi_modal_projector*"), "projector", false),
-        (ModulePattern(glob: "*projector*"), "projector", false),
-        (ModulePattern(glob: "*talker*"), "speech model", false),
-        (ModulePattern(glob: "*token2wav*"), "speech model", false),
-        (ModulePattern(glob: "*code2wav*"), "speech model", false),
-        (ModulePattern(glob: "*score"), "classification head", false),
-        (ModulePattern(glob: "*value_head*"), "value head", false),
-        (ModulePattern(glob: "*v_head*"), "value head", false),
-        (ModulePattern(glob: "*score_head*"), "classification head", false),
-    ]
-
-    /// The same list as compressed-tensors' `ignore` speaks it.
-    public static let ignorePatterns = [
-        "lm_head", "re:.*embed_tokens$", "re:.*mlp.gate$", "re:.*norm$", "re:.*eh_proj$", "re:.*shared_head.*",
-    ]
-
     /// Whether nothing is converted: every tensor is carried as it is stored, with what describes it.
     public var isCopy: Bool { targetName == Self.keepName && recipe.rules.isEmpty }
 
     /// Decides for one weight, or for a matrix made of it that has other `dimensions`. `used` collects the indices of recipe rules
     /// that matched.
-    public func decide(_ weight: Weight, as dimensions: [Int]? = nil, used: inout Set<Int>) throws -> Decision {
+    public func decide(_ weight: Weight, as dimensions: [Int]? = nil, roles: ModelRoles, used: inout Set<Int>) throws -> Decision {
         let dimensions = dimensions ?? weight.dimensions
         for (index, rule) in recipe.rules.enumerated() where rule.pattern.matches(weight.name) || rule.pattern.matches(String(weight.module)) {
             used.insert(index)
             let reason = "recipe: \(rule.pattern) -> \(rule.target)"
             guard let layout = LayoutRegistry.target(named: rule.target)?.layout else {
-                return Decision(layout: nil, reason: reason, isUnquantizedLinear: weight.layout?.isDense == true && Self.isLinear(weight))
+                return Decision(layout: nil, reason: reason, isUnquantizedLinear: weight.layout?.isDense == true && Self.isLinear(weight, roles))
             }
-            return try fit(weight, layout, reason, dimensions, rule.quantizer ?? quantizer)
+            return try fit(weight, layout, reason, dimensions, rule.quantizer ?? quantizer, roles)
         }
         guard let target else { return Decision(layout: nil, reason: "keep: as stored") }
         guard let stored = weight.layout else { return Decision(layout: nil, reason: "not a floating weight: as stored") }
-        if target.isDense { return decideDense(weight, stored, target) }
-        if let kept = Self.keptReason(weight, dialect) {
+        if target.isDense { return decideDense(weight, stored, target, roles) }
+        if let kept = Self.keptReason(weight, roles, dialect) {
             // As in the BF16 checkpoint that the peers would start from.
-            var decision = decideDense(weight, stored, DenseLayout(.bf16))
+            var decision = decideDense(weight, stored, DenseLayout(.bf16), roles)
             decision.reason = "kept unquantized: \(kept.reason)"
             decision.isUnquantizedLinear =
                 !kept.isImplied && (weight.dimensions.count == 2 && WeightName.leaf(weight.name) == "weight" || Self.isStack(weight))
@@ -166,32 +101,32 @@ public struct LayoutChoice: Sendable {
         if let besideExperts, !WeightName.isRoutedExpert(weight.name) {
             return try fit(
                 weight, besideExperts, "--to \(targetName), beside the experts", dimensions,
-                SearchedEncoding.obstacle(besideExperts, quantizer) == nil ? quantizer : .rtn)
+                SearchedEncoding.obstacle(besideExperts, quantizer) == nil ? quantizer : .rtn, roles)
         }
-        return try fit(weight, target, "--to \(targetName)", dimensions, quantizer)
+        return try fit(weight, target, "--to \(targetName)", dimensions, quantizer, roles)
     }
 
-    private func decideDense(_ weight: Weight, _ stored: any WeightLayout, _ target: any WeightLayout) -> Decision {
-        if WeightName.isSelectionBias(weight.name) {
+    private func decideDense(_ weight: Weight, _ stored: any WeightLayout, _ target: any WeightLayout, _ roles: ModelRoles) -> Decision {
+        if ModelRoles.isSelectionBias(weight.name) {
             return Decision(layout: nil, reason: "kept as stored: expert-selection bias")
         }
         let leaf = WeightName.leaf(weight.name)
         if stored.isDense, leaf != "weight", leaf != "bias" { return Decision(layout: nil, reason: "kept as stored: parameter, not a weight") }
-        return Decision(layout: target, reason: "--to \(targetName)", isUnquantizedLinear: Self.isLinear(weight))
+        return Decision(layout: target, reason: "--to \(targetName)", isUnquantizedLinear: Self.isLinear(weight, roles))
     }
 
     /// Why the default rules leave a weight unquantized; nil if they quantize it.
-    static func keptReason(_ weight: Weight, _ dialect: Dialect = .huggingFace) -> (reason: String, isImplied: Bool)? {
+    static func keptReason(_ weight: Weight, _ roles: ModelRoles, _ dialect: Dialect = .huggingFace) -> (reason: String, isImplied: Bool)? {
         if WeightName.leaf(weight.name) != "weight" {
             return isStack(weight) ? ("stacked experts", false) : ("not a linear weight", true)
         }
         let module = String(weight.module)
         if dialect == .mlx {
             // mlx-lm quantizes every linear and every embedding; its router gate is neither.
-            if module.hasSuffix(".gate") { return ("router gate", true) }
+            if roles.place(of: module)?.role == .router { return ("router gate", true) }
             return weight.dimensions.count == 2 ? nil : ("not a matrix", true)
         }
-        if let kept = keptModules.first(where: { $0.pattern.matches(module) }) { return (kept.reason, kept.isImplied) }
+        if let kept = roles.exemption(of: module) { return (kept.reason, kept.isImplied) }
         if weight.dimensions.count != 2 {
             return weight.dimensions.count < 2 ? ("not a matrix", true) : ("stacked weights", false)
         }
@@ -206,13 +141,14 @@ public struct LayoutChoice: Sendable {
         return weight.dimensions.count == 2 && weight.name.contains("experts") && !["weight", "bias"].contains(WeightName.leaf(weight.name))
     }
 
-    private static func isLinear(_ weight: Weight) -> Bool { keptReason(weight) == nil }
+    private static func isLinear(_ weight: Weight, _ roles: ModelRoles) -> Bool { keptReason(weight, roles) == nil }
 
     private func fit(
-        _ weight: Weight, _ layout: any WeightLayout, _ reason: String, _ dimensions: [Int], _ quantizer: QuantizerName
+        _ weight: Weight, _ layout: any WeightLayout, _ reason: String, _ dimensions: [Int], _ quantizer: QuantizerName,
+        _ roles: ModelRoles
     ) throws -> Decision {
         guard weight.layout != nil else { return Decision(layout: nil, reason: "not a floating weight: as stored", isException: true) }
-        if layout.isDense { return Decision(layout: layout, reason: reason, isUnquantizedLinear: Self.isLinear(weight)) }
+        if layout.isDense { return Decision(layout: layout, reason: reason, isUnquantizedLinear: Self.isLinear(weight, roles)) }
         var obstacle = layout.obstacle(to: MatrixShape(dimensions))
         if dimensions.count != 2 { obstacle = "\(dimensions.count)-dimensional weights cannot be \(layout.name)" }
         if weight.count == 0 { obstacle = "the tensor is empty" }

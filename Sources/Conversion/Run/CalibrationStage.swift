@@ -1,5 +1,6 @@
 import Crypto
 import Formats
+import Runtime
 import Tensors
 
 /// Writes the weights that take more than their own values, layer by layer, before a run writes all others.

@@ -1,6 +1,7 @@
 import Checkpoints
 import Formats
 import Quantization
+import Runtime
 import Synchronization
 import Tensors
 

@@ -1,5 +1,6 @@
 import Checkpoints
 import Formats
+import Runtime
 import Synchronization
 import Tensors
 

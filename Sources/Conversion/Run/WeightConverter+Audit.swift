@@ -2,6 +2,7 @@ import CKernels
 import Checkpoints
 import Crypto
 import Formats
+import Runtime
 import Tensors
 
 #if canImport(Glibc)

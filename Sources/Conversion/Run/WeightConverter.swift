@@ -2,6 +2,7 @@ import CKernels
 import Checkpoints
 import Formats
 import Quantization
+import Runtime
 import Tensors
 
 /// Carries one weight from source to target, tile by tile, in one worker's memory; and audits it afterwards.

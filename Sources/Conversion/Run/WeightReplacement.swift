@@ -1,50 +1,10 @@
 import Checkpoints
 import Formats
 import Quantization
+import Runtime
 import Tensors
 
-/// A weight as a plan would store it: what a forward pass computes with before anything is written.
-public struct WeightReplacement: Sendable {
-    public var layout: any WeightLayout
-    /// In the order of the layout's parts; none where the weight is too large to be held, and made tile by tile as it is read.
-    public var parts: [AlignedBuffer]
-    private var converter: WeightConverter?
-
-    public init(layout: any WeightLayout, parts: [AlignedBuffer]) {
-        self.layout = layout
-        self.parts = parts
-    }
-
-    /// Room for the parts of a weight.
-    public init(layout: any WeightLayout, shape: MatrixShape) throws {
-        self.init(layout: layout, parts: try layout.parts(of: shape).map { try AlignedBuffer(byteCount: $0.byteCount) })
-    }
-
-    /// Fills `slices` with the stored parts of some rows, which are cut at the layout's row alignment.
-    public func read(_ rows: Range<Int>, _ shape: MatrixShape, into slices: [UnsafeMutableRawBufferPointer]) throws {
-        let described = layout.parts(of: shape)
-        guard let converter else {
-            for (index, part) in described.enumerated() { parts[index].copy(part.runs(of: rows, in: shape), to: slices[index]) }
-            return
-        }
-        let memory = try AlignedBuffer(byteCount: converter.places(rows).total)
-        let made = try converter.produce(rows, layout, memory.bytes, RunCounters())
-        withExtendedLifetime(memory) {
-            for (slice, part) in zip(slices, made) { slice.copyMemory(from: UnsafeRawBufferPointer(rebasing: part[..<slice.count])) }
-        }
-    }
-
-    /// Copies a tile's parts to their places.
-    public func put(_ tile: [UnsafeMutableRawBufferPointer], rows: Range<Int>, shape: MatrixShape) {
-        for (index, part) in layout.parts(of: shape).enumerated() {
-            var start = 0
-            for run in part.runs(of: rows, in: shape).ranges where !run.isEmpty {
-                parts[index].slice(run).copyMemory(from: UnsafeRawBufferPointer(rebasing: tile[index][start..<start + run.count]))
-                start += run.count
-            }
-        }
-    }
-
+extension WeightReplacement {
     /// The weight that some planned ones, all of the same source, would hold; nil where its values do not change.
     /// - Parameter memory: a weight of more bytes is not held but made as it is read, where any of its rows can be made by themselves.
     public init?(
@@ -55,8 +15,13 @@ public struct WeightReplacement: Sendable {
         if planned.count == 1, planned[0].view == nil {
             let converter = WeightConverter(checkpoint, planned[0], statistics: statistics)
             if let layout = planned[0].layout, converter.isMadeByRows, converter.target.byteCount(0..<converter.shape.rows) > memory {
-                self.init(layout: layout, parts: [])
-                self.converter = converter
+                self.init(layout: layout) { rows, slices in
+                    let memory = try AlignedBuffer(byteCount: converter.places(rows).total)
+                    let made = try converter.produce(rows, layout, memory.bytes, RunCounters())
+                    withExtendedLifetime(memory) {
+                        for (slice, part) in zip(slices, made) { slice.copyMemory(from: UnsafeRawBufferPointer(rebasing: part[..<slice.count])) }
+                    }
+                }
                 return
             }
             self = try converter.whole(workers, stop)

@@ -1,3 +1,4 @@
+import Architectures
 import Checkpoints
 import Conversion
 import Formats
@@ -74,7 +75,7 @@ public struct ConsumerContract {
 
     /// The model by its configuration; nil for an architecture that is not known here, of which nothing can be said.
     private func model() throws -> ModelConfiguration? {
-        do { return try ModelConfiguration(config: checkpoint.config) } catch ReferenceFailure.architecture { return nil }
+        do { return try ModelConfiguration(config: checkpoint.config) } catch ArchitectureFailure.unknown { return nil }
     }
 
     private func promised() throws -> String? {
@@ -91,7 +92,7 @@ public struct ConsumerContract {
 
     private func selectionBias() -> String? {
         list(
-            checkpoint.weights.filter { $0.name.hasSuffix("e_score_correction_bias") && $0.layoutName != "f32" }.map {
+            checkpoint.weights.filter { ModelRoles.isSelectionBias($0.name) && $0.layoutName != "f32" }.map {
                 "\($0.name) (\($0.layoutName))"
             },
             "biases have another type")
@@ -201,15 +202,13 @@ public struct ConsumerContract {
         let json = checkpoint.quantization?.json
         let lists = ["ignore", "exclude_modules"].compactMap { json?[$0]?.array }
         let exclusions = lists.joined().compactMap(\.string).map { Exclusion(text: $0, takesParts: consumer != .sglang) }
-        return { module in Self.fusedNames(module).contains { name in exclusions.contains { $0.matches(name) } } }
-    }
-
-    /// A module, and the one that the engines join it with: what exempts one exempts both.
-    private static func fusedNames(_ module: String) -> [String] {
-        for (mine, other) in [(".q_a_proj", ".kv_a_proj_with_mqa"), (".kv_a_proj_with_mqa", ".q_a_proj")] where module.hasSuffix(mine) {
-            return [module, module.dropLast(mine.count) + other]
+        let roles = checkpoint.roles
+        return { module in
+            // What exempts one of the modules that the engines read from the same inputs exempts all.
+            let fusion = roles.fusion(of: module)
+            let names = fusion?.fused.sharesRange == .never ? fusion?.modules ?? [module] : [module]
+            return names.contains { name in exclusions.contains { $0.matches(name) } }
         }
-        return [module]
     }
 
     private func notExempt() -> String? {
@@ -258,10 +257,12 @@ public struct ConsumerContract {
     /// Linears that the consumers' model code never quantizes.
     private func isNeverQuantized(_ module: String) -> Bool {
         // A router gate is no Linear anywhere, an embedding neither.
-        if module.hasSuffix(".gate") || module.hasSuffix("embed_tokens") || module.hasSuffix("norm") { return true }
+        let exemption = checkpoint.roles.exemption(of: module)
+        if let role = checkpoint.roles.place(of: module)?.role, role == .router || role == .embedding || role == .predictionEmbedding { return true }
+        if module.hasSuffix("norm") { return true }
         // Only compressed-tensors' readers quantize every linear that is not on the list.
         guard checkpoint.quantization?.method != "compressed-tensors" else { return false }
-        return LayoutChoice.keptModules.contains { $0.isImplied && $0.pattern.matches(module) }
+        return exemption?.isImplied == true
     }
 
     private func exempt() -> String? {
@@ -284,18 +285,11 @@ public struct ConsumerContract {
         for weight in checkpoint.weights where weight.layout != nil {
             let module = String(weight.module)
             let leaf = WeightName.leaf(module), parent = String(WeightName.module(module))
-            switch leaf {
-            case "q_a_proj", "kv_a_proj_with_mqa": parts[parent + ".fused_qkv_a_proj", default: [:]][String(leaf)] = weight.layoutName
-            case "gate_proj", "up_proj", "down_proj":
-                let isExpert = WeightName.isRoutedExpert(weight.name)
+            if let place = checkpoint.roles.place(of: module), ModuleRole.routedExpert.contains(place.role) {
                 // All experts of a layer are one matrix for gate and up and one for down, of one scheme.
-                if isExpert {
-                    let layer = String(WeightName.module(parent))
-                    parts[layer, default: [:]]["\(leaf) of expert \(WeightName.leaf(parent))"] = weight.layoutName
-                } else if leaf != "down_proj" {
-                    parts[parent + ".gate_up_proj", default: [:]][String(leaf)] = weight.layoutName
-                }
-            default: break
+                parts[String(WeightName.module(parent)), default: [:]]["\(leaf) of expert \(WeightName.leaf(parent))"] = weight.layoutName
+            } else if let fusion = checkpoint.roles.fusion(of: module) {
+                parts[parent + "." + fusion.fused.name, default: [:]][String(leaf)] = weight.layoutName
             }
         }
         let mixed = parts.filter { Set($0.value.values).count > 1 }.keys.sorted()
@@ -312,10 +306,12 @@ public struct ConsumerContract {
             return try? checkpoint.files[tensor.file].read(4, at: tensor.offset).reversed().reduce(0) { $0 << 8 | UInt32($1) }
         }
         let different = checkpoint.weights.filter { weight in
-            guard weight.name.hasSuffix(".gate_proj.weight"), let mine = scale(weight),
-                let other = weights[weight.name.replacing(".gate_proj.", with: ".up_proj.")].flatMap(scale)
-            else { return false }
-            return mine != other
+            let partners = checkpoint.roles.rangePartners(of: String(weight.module), byModelOpt: true)
+            guard let mine = scale(weight) else { return false }
+            // Each pair is named once, by its first.
+            return partners.contains { partner in
+                String(weight.module) < partner && weights[partner + ".weight"].flatMap(scale).map { $0 != mine } ?? false
+            }
         }
         return list(different.map(\.name), "gate projections have another tensor scale than their up projections")
     }

@@ -3,6 +3,7 @@ import Conversion
 import Formats
 import Foundation
 import ReferenceModels
+import Runtime
 import Tensors
 
 /// What is worth keeping of a reference's forward pass: at every position the likeliest tokens with their logits, the log of

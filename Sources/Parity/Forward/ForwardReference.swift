@@ -1,5 +1,6 @@
 import Conversion
 import ReferenceModels
+import Runtime
 import Synchronization
 import Tensors
 

@@ -1,8 +1,10 @@
+import Architectures
 import Checkpoints
 import Conversion
 import Formats
 import Foundation
 import ReferenceModels
+import Runtime
 import Tensors
 
 /// What a candidate is compared with: a checkpoint, or what a forward pass of one left in a file.

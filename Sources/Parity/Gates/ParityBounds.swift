@@ -1,3 +1,4 @@
+import Architectures
 import Conversion
 import Foundation
 import Tensors

@@ -1,3 +1,4 @@
+import Architectures
 import Checkpoints
 import Formats
 import Tensors
@@ -70,7 +71,7 @@ public struct ParityClaims: Sendable, Equatable {
             if weight.layout?.isDense == true, weight.layoutName == other.layoutName { kept.insert(weight.layoutName) }
         }
         for weight in reference.weights where steps[weight.name] == .cast {
-            if kept.contains(weight.layoutName) || WeightName.isSelectionBias(weight.name) { steps[weight.name] = .repack }
+            if kept.contains(weight.layoutName) || ModelRoles.isSelectionBias(weight.name) { steps[weight.name] = .repack }
         }
         self.steps = steps
         loosest = Self.loosest(reference, steps)

@@ -1,9 +1,11 @@
+import Architectures
 import CKernels
 import Checkpoints
 import Conversion
 import Formats
 import Foundation
 import ReferenceModels
+import Runtime
 import StrictJSON
 import Synchronization
 import Tensors

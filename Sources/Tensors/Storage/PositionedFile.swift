@@ -1,4 +1,5 @@
 import CKernels
+import Runtime
 import SystemPackage
 
 #if canImport(Glibc)

@@ -1,5 +1,3 @@
-import Formats
-
 /// A pattern over names: a glob in which `*` stands for any characters, or a regular expression after `re:`.
 /// Both must match the whole name, as compressed-tensors matches its targets.
 public struct ModulePattern: Sendable, Equatable, CustomStringConvertible {

@@ -1,0 +1,56 @@
+/// The canonical names of a model's weights, from its configuration.
+package struct ExpectedWeights {
+    package private(set) var required: [String] = []
+    /// Names that released checkpoints have or lack without harm.
+    package private(set) var optional: [String] = []
+
+    package init(_ c: ModelConfiguration) {
+        required = [c.weight(.embedding), c.weight(.finalNorm)]
+        // A tied head may be stored all the same.
+        if c.tiesHead { optional.append(c.weight(.head)) } else { required.append(c.weight(.head)) }
+        for layer in 0..<min(c.layers, 1 << 12) {
+            required += Self.layer(c, layer)
+            if let frequencies = c.architecture.module(.rotaryFrequencies, layer: layer) { optional.append(frequencies + ".inv_freq") }
+        }
+        let prediction: [ModuleRole] = [
+            .predictionJoin, .predictionEmbeddingNorm, .predictionStateNorm, .predictionEmbedding, .predictionNorm, .predictionHead,
+        ]
+        for module in 0..<min(c.mtpModules, 16) {
+            // Releases without the module exist although the configuration counts it; `verify` against the source names a loss.
+            let layer = c.layers + module
+            optional += Self.layer(c, layer) + prediction.map { c.weight($0, layer: layer) }
+        }
+    }
+
+    private static func layer(_ c: ModelConfiguration, _ layer: Int) -> [String] {
+        var roles: [ModuleRole] = [.inputNorm, .postAttentionNorm]
+        switch c.attention {
+        case .latent(let latent):
+            roles += [.keyValueDown, .keyValueNorm, .keyValueUp, .output]
+            roles += latent.queryRank == nil ? [.query] : [.queryDown, .queryLatentNorm, .queryUp]
+        case .grouped(let grouped):
+            roles += [.query, .key, .value, .output]
+            if grouped.hasHeadNorms { roles += [.queryHeadNorm, .keyHeadNorm] }
+        }
+        var names: [String] = []
+        var buffers = c.biased.map { c.module($0, layer: layer) + ".bias" }
+        if let router = c.router, c.isMixture(layer) {
+            roles.append(.router)
+            for expert in 0..<min(router.experts, 1 << 14) {
+                names += [.expertGate, .expertUp, .expertDown].map { c.weight($0, layer: layer, expert: expert) }
+            }
+            if router.sharedExperts > 0 { roles += [.sharedGate, .sharedUp, .sharedDown] }
+            if router.hasSelectionBias { buffers.append(c.selectionBias(layer: layer)) }
+        } else {
+            roles += [.gate, .up, .down]
+        }
+        return roles.map { c.weight($0, layer: layer) } + names + buffers
+    }
+}
+
+extension ModelConfiguration {
+    /// The canonical name of the bias that takes part in the choice of experts.
+    public func selectionBias(layer: Int) -> String {
+        module(.router, layer: layer) + "." + (architecture.selectionBias ?? "selection bias of \(architecture.name)")
+    }
+}

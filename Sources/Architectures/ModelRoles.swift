@@ -1,0 +1,100 @@
+/// What is known of a model's modules: by its architecture where that is known, otherwise inferred from their names by one set of rules.
+public struct ModelRoles: Sendable {
+    /// Nil where the architecture is not known and roles are inferred.
+    public let architecture: Architecture?
+
+    public init(_ architecture: Architecture?) { self.architecture = architecture }
+
+    /// The place of a module; nil where nothing is known of it.
+    public func place(of module: some StringProtocol) -> ModulePlace? {
+        if let place = architecture?.place(of: module) { return place }
+        return InferredRoles.place(of: String(module))
+    }
+
+    /// Why the field leaves a module unquantized.
+    public struct Exemption: Sendable, Equatable {
+        public let reason: String
+        /// Whether ``ignorePatterns`` or the consumers' own model code exempt the module already.
+        public let isImplied: Bool
+    }
+
+    /// Why a module stays unquantized by default, as DeepSeek's releases and llm-compressor's recipes have it; nil if it is quantized.
+    public func exemption(of module: String) -> Exemption? {
+        if let role = architecture?.place(of: module)?.role { return role.exemption }
+        return InferredRoles.exemption(of: module)
+    }
+
+    /// What compressed-tensors' `ignore` says of the modules that stay unquantized.
+    public var ignorePatterns: [String] { architecture?.ignorePatterns ?? Architecture.deepSeek.ignorePatterns }
+
+    // MARK: What belongs together
+
+    /// The modules that engines load as one matrix with this one, itself among them; nil if it stays alone.
+    public func fusion(of module: String) -> (fused: FusedModules, modules: [String])? {
+        guard let place = place(of: module), let fused = fusions.first(where: { $0.roles.contains(place.role) }) else { return nil }
+        return (fused, fused.roles.compactMap { sibling(of: module, $0) })
+    }
+
+    /// Modules whose weights share the range of this one's where one scale spans a whole tensor.
+    /// - Parameter byModelOpt: as ModelOpt's exporter joins them, otherwise as llm-compressor does.
+    public func rangePartners(of module: String, byModelOpt: Bool) -> [String] {
+        guard let (fused, modules) = fusion(of: module) else { return [] }
+        switch fused.sharesRange {
+        case .never: return []
+        case .byModelOpt where !byModelOpt: return []
+        case .always, .byModelOpt: return modules.filter { $0 != module }
+        }
+    }
+
+    private var fusions: [FusedModules] { architecture?.fused ?? InferredRoles.fused }
+
+    /// The module of another role beside this one.
+    private func sibling(of module: String, _ role: ModuleRole) -> String? {
+        if let place = architecture?.place(of: module) { return architecture?.module(role, layer: place.layer, expert: place.expert) }
+        return InferredRoles.leaves[role].map { leaf in
+            (module.lastIndex(of: ".").map { String(module[...$0]) } ?? "") + leaf
+        }
+    }
+
+    // MARK: Where scales of inputs are undone
+
+    /// The modules that read what a module puts out; nil if scales cannot be folded into it.
+    public func readers(of module: String) -> [String]? {
+        guard let architecture, let place = architecture.place(of: module), let fold = architecture.folds.first(where: { $0.source == place.role })
+        else { return nil }
+        return (fold.into + fold.beside).compactMap { architecture.module($0, layer: place.layer, expert: place.expert) }
+    }
+
+    /// What leads into a module and nothing else that counts: a norm, or a linear weight whose rows are the module's columns.
+    public func source(before module: String) -> (module: String, isNorm: Bool)? {
+        guard let architecture, let place = architecture.place(of: module),
+            let fold = architecture.folds.first(where: { $0.into.contains(place.role) }),
+            let name = architecture.module(fold.source, layer: place.layer, expert: place.expert)
+        else { return nil }
+        return (name, !fold.source.isLinear)
+    }
+
+    /// Whether a tensor takes part in the choice of experts only, which hangs on its last bits.
+    public static func isSelectionBias(_ tensor: String) -> Bool { InferredRoles.isSelectionBias(tensor) }
+}
+
+extension ModuleRole {
+    /// Why the field leaves modules of this role unquantized.
+    var exemption: ModelRoles.Exemption? {
+        switch self {
+        case .head: .init(reason: "output head", isImplied: true)
+        case .embedding, .predictionEmbedding: .init(reason: "embedding", isImplied: true)
+        case .router: .init(reason: "router gate", isImplied: true)
+        case .sharedExpertSwitch: .init(reason: "gate of the shared expert", isImplied: false)
+        case .finalNorm, .inputNorm, .postAttentionNorm, .queryHeadNorm, .keyHeadNorm, .queryLatentNorm, .keyValueNorm, .indexerKeyNorm,
+            .predictionEmbeddingNorm, .predictionStateNorm, .predictionNorm:
+            .init(reason: "norm", isImplied: true)
+        case .predictionJoin: .init(reason: "multi-token-prediction projection", isImplied: true)
+        case .predictionHead: .init(reason: "multi-token-prediction head", isImplied: true)
+        case .indexerHeadWeights: .init(reason: "indexer head weights", isImplied: false)
+        case .rotaryFrequencies, .query, .key, .value, .output, .queryDown, .queryUp, .keyValueDown, .keyValueUp, .indexerQuery, .indexerKey, .gate,
+            .up, .down, .expertGate, .expertUp, .expertDown, .sharedGate, .sharedUp, .sharedDown:
+            nil
+        }
+    }
+}

@@ -1,0 +1,64 @@
+import StrictJSON
+
+extension ModelConfiguration.Rotary {
+    /// Older configurations say `rope_scaling` and `rope_theta`, newer ones `rope_parameters` with both inside; one may hold both if they agree.
+    /// - Parameter isInterleaved: whether pairs lie side by side.
+    init(_ reader: ConfigurationReader, isInterleaved: Bool) throws {
+        let root = reader.root
+        for name in ["rope_parameters", "rope_scaling"] {
+            guard let value = root[name], value != .null else { continue }
+            guard let object = value.object else { throw ArchitectureFailure.badField(name, reason: "is no object") }
+            for field in ["rope_type", "type"] {
+                if let kind = object[field], kind.string == nil { throw ArchitectureFailure.badField("\(name).\(field)", reason: "is no text") }
+            }
+            // Something is scaled, and nothing says how.
+            if object["factor"] != nil, object["rope_type"] == nil, object["type"] == nil {
+                throw ArchitectureFailure.missingField("\(name).rope_type")
+            }
+        }
+        let described = ["rope_parameters", "rope_scaling"].compactMap { name in root[name]?.object.map { (name: name, object: $0) } }
+        if described.count == 2 {
+            for (key, value) in described[0].object.members {
+                guard let other = described[1].object[key], other.double != value.double || other.double == nil && other != value else { continue }
+                throw ArchitectureFailure.badField("rope_parameters", reason: "and rope_scaling say different things of \(key)")
+            }
+        }
+        let parameters = described.first?.object
+        func number(_ field: String) throws -> Double? {
+            guard let value = parameters?[field], value != .null else { return nil }
+            guard let number = value.double, number.isFinite else {
+                throw ArchitectureFailure.badField("\(described[0].name).\(field)", reason: "is no number")
+            }
+            return number
+        }
+        let outer = try reader.number("rope_theta")
+        let inner = try number("rope_theta")
+        if let outer, let inner, outer != inner { throw ArchitectureFailure.badField("rope_theta", reason: "is given twice: \(outer) and \(inner)") }
+        base = inner ?? outer ?? 10000
+        guard base > 1 else { throw ArchitectureFailure.badField("rope_theta", reason: "is \(base)") }
+        self.isInterleaved = isInterleaved
+        let kind = parameters?["rope_type"]?.string ?? parameters?["type"]?.string ?? "default"
+        if let one = parameters?["rope_type"]?.string, let other = parameters?["type"]?.string, one != other {
+            throw ArchitectureFailure.badField("rope_scaling", reason: "says rope_type \(one) and type \(other)")
+        }
+        let known: Set<String> = [
+            "rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
+            "attention_factor",
+        ]
+        if let field = parameters?.members.first(where: { !known.contains($0.key) && $0.value != .null && $0.value != .bool(false) })?.key {
+            throw ArchitectureFailure.badField("rope_scaling.\(field)", reason: "is not known here")
+        }
+        guard parameters != nil, kind != "default" else { return }
+        guard kind == "yarn" else { throw ArchitectureFailure.badField("rope_scaling", reason: "is of the unknown type \(kind)") }
+        guard let factor = try number("factor") else { throw ArchitectureFailure.missingField("rope_scaling.factor") }
+        guard factor > 0 else { throw ArchitectureFailure.badField("rope_scaling.factor", reason: "is \(factor)") }
+        yarn = YaRN(
+            factor: factor,
+            originalLength: try number("original_max_position_embeddings") ?? reader.number("max_position_embeddings") ?? 4096,
+            betaFast: try number("beta_fast") ?? 32, betaSlow: try number("beta_slow") ?? 1, mscale: try number("mscale"),
+            mscaleAllDimensions: try number("mscale_all_dim"), attentionFactor: try number("attention_factor"))
+        guard let yarn, yarn.originalLength > 0, yarn.betaFast > 0, yarn.betaSlow > 0 else {
+            throw ArchitectureFailure.badField("rope_scaling", reason: "holds a length or a number of turns that is not above 0")
+        }
+    }
+}

@@ -1,0 +1,95 @@
+import CKernels
+import Runtime
+import Tensors
+
+/// softmax(q k^T s) v with a causal mask, for heads whose keys and values are shown one token at a time.
+struct CausalAttention {
+    let precision: Precision
+    let heads: Int
+    /// Width of queries and keys, and of values.
+    let headSize: Int
+    let valueSize: Int
+    /// Multiplies the scores.
+    let scale: Float
+    /// Heads that are computed side by side, each with scratch of its own.
+    let workers: Int
+
+    /// Where a head's keys and values are.
+    struct Memory: Sendable {
+        /// Writes the key of a token: `headSize` values.
+        let key: @Sendable (_ head: Int, _ token: Int, _ target: UnsafeMutablePointer<Float>) -> Void
+        /// The value of a token: `valueSize` values.
+        let value: @Sendable (_ head: Int, _ token: Int) -> UnsafePointer<Float>
+    }
+
+    /// The outputs of all heads, [tokens, heads * valueSize], from queries [tokens, heads * headSize].
+    func apply(_ query: Activations, _ memory: Memory, sequences: [Range<Int>]) throws -> Activations {
+        let output = try Activations(rows: query.rows, columns: heads * valueSize)
+        try ParallelLoop.run(count: sequences.count * heads, workers: workers, state: {}) { index, _ in
+            try attend(query, memory, sequences[index / heads], head: index % heads, into: output)
+        }
+        if precision == .bf16 { precision.round(output) }
+        return output
+    }
+
+    /// One head over one sequence.
+    private func attend(_ query: Activations, _ memory: Memory, _ sequence: Range<Int>, head h: Int, into output: Activations) throws {
+        let length = sequence.count
+        let level = KernelLevel.active.rawValue
+        let width = Int(CK_PANEL)
+        let keys = try Activations(rows: length, columns: headSize)
+        for (row, token) in sequence.enumerated() { memory.key(h, token, keys[row]) }
+        let block = Int(CK_TOKEN_BLOCK)
+        let panels = ceilingDivide(length, width)
+        let keyPanels = try Activations(rows: panels * headSize, columns: width)
+        for panel in 0..<panels {
+            let first = panel * width
+            ck_pack_f32_panel(keys[first], headSize, min(width, length - first), headSize, keyPanels[panel * headSize])
+        }
+        let valuePanels = try Activations(rows: ceilingDivide(valueSize, width) * length, columns: width)
+        for (row, token) in sequence.enumerated() {
+            let value = memory.value(h, token)
+            for n in 0..<valueSize { valuePanels[n / width * length + row][n % width] = value[n] }
+        }
+        let scores = try Activations(rows: block, columns: length)
+        let packed = try Activations(rows: max(headSize, length), columns: block)
+        for first in stride(from: 0, to: length, by: block) {
+            let tokens = min(block, length - first)
+            // Keys after the block's last token are masked: they are neither computed nor summed.
+            let visible = first + tokens
+            for row in 0..<tokens { scores[row].update(repeating: 0, count: length) }
+            ck_pack_tokens(query[sequence.lowerBound + first] + h * headSize, query.columns, tokens, headSize, packed.base)
+            for panel in 0..<ceilingDivide(visible, width) {
+                ck_matrix_product(
+                    level, packed.base, tokens, keyPanels[panel * headSize], headSize, scores.base + panel * width, length,
+                    min(width, length - panel * width), 0)
+            }
+            precision.round(scores)
+            for row in 0..<tokens {
+                for column in 0...(first + row) { scores[row][column] = precision.round(scores[row][column] * scale) }
+                Self.softmax(scores[row], visible: first + row + 1, count: visible)
+            }
+            precision.round(scores)
+            ck_pack_tokens(scores.base, length, tokens, visible, packed.base)
+            for column in stride(from: 0, to: valueSize, by: width) {
+                ck_matrix_product(
+                    level, packed.base, tokens, valuePanels[column / width * length], visible,
+                    output[sequence.lowerBound + first] + h * valueSize + column, output.columns,
+                    min(width, valueSize - column), 0)
+            }
+        }
+    }
+
+    /// Softmax over the first `visible` scores; the rest becomes 0.
+    static func softmax(_ scores: UnsafeMutablePointer<Float>, visible: Int, count: Int) {
+        var largest = -Float.infinity
+        for i in 0..<visible { largest = max(largest, scores[i]) }
+        for i in 0..<visible { scores[i] -= largest }
+        ck_exp(KernelLevel.active.rawValue, scores, visible)
+        var sum = 0.0
+        for i in 0..<visible { sum += Double(scores[i]) }
+        let factor = Float(1 / sum)
+        for i in 0..<visible { scores[i] *= factor }
+        for i in visible..<max(visible, count) { scores[i] = 0 }
+    }
+}

@@ -1,0 +1,49 @@
+import Architectures
+import Tensors
+
+/// Grouped-query attention (arXiv 2305.13245): several query heads share a key and value head. Where the model has them, each head's queries and
+/// keys are normalised before they turn.
+struct GroupedAttention: Attention {
+    let context: AttentionContext
+    let sizes: ModelConfiguration.Attention.Grouped
+
+    private var heads: Int { context.configuration.heads }
+
+    var names: [String] { [.query, .key, .value, .output].map(context.name) }
+
+    func observe(_ observer: any WeightObserver, _ pieces: @escaping InputPieces, count: Int) throws {
+        try observer.willUse(
+            [.query, .key, .value].map(context.name),
+            inputs: ObservedInputs(columns: context.configuration.hiddenSize, count: count) { body in try pieces { x, _ in try body(x) } },
+            pooled: nil)
+        let outputs = ObservedInputs(columns: heads * sizes.headSize, count: count) { body in
+            try pieces { x, sequences in try body(attended(x, sequences: sequences)) }
+        }
+        try observer.willUse([context.name(.output)], inputs: outputs, pooled: nil)
+    }
+
+    func apply(_ x: Activations, sequences: [Range<Int>]) throws -> Activations {
+        try context.linear(.output, attended(x, sequences: sequences), outputs: context.configuration.hiddenSize)
+    }
+
+    /// The outputs of all heads before they are projected, [tokens, heads * head].
+    private func attended(_ x: Activations, sequences: [Range<Int>]) throws -> Activations {
+        let (heads, keyHeads, head) = (heads, sizes.keyHeads, sizes.headSize)
+        let query = try context.linear(.query, x, outputs: heads * head)
+        let key = try context.linear(.key, x, outputs: keyHeads * head)
+        let value = try context.linear(.value, x, outputs: keyHeads * head)
+        if sizes.hasHeadNorms {
+            let epsilon = context.configuration.epsilon
+            try context.weights.normaliseHeads(query, size: head, by: context.name(.queryHeadNorm), epsilon: epsilon)
+            try context.weights.normaliseHeads(key, size: head, by: context.name(.keyHeadNorm), epsilon: epsilon)
+        }
+        try context.rotate(sequences, pairs: head / 2) { token in
+            (0..<heads).map { query[token] + $0 * head } + (0..<keyHeads).map { key[token] + $0 * head }
+        }
+        let group = heads / keyHeads
+        let memory = CausalAttention.Memory(
+            key: { h, token, target in target.update(from: key[token] + h / group * head, count: head) },
+            value: { h, token in UnsafePointer(value[token] + h / group * head) })
+        return try context.causal.apply(query, memory, sequences: sequences)
+    }
+}

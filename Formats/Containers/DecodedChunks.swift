@@ -1,3 +1,4 @@
+import Runtime
 import Synchronization
 import Tensors
 
@@ -35,7 +36,7 @@ final class DecodedChunks: Sendable {
         var size = 0
     }
 
-    private let store = Mutex(Store())
+    private let store = Lock(Store())
     private let files = Atomic<Int>(0)
 
     func newFile() -> Int { files.add(1, ordering: .relaxed).newValue }

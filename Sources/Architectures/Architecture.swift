@@ -18,13 +18,13 @@ public struct Architecture: Sendable, Equatable, CustomStringConvertible {
     /// What compressed-tensors' `ignore` says of the modules that stay unquantized.
     public let ignorePatterns: [String]
     /// Reads `config.json`, and refuses what this family does not have.
-    let configuration: @Sendable (ConfigurationReader) throws -> ModelConfiguration
+    let configuration: @Sendable (ConfigurationReader, Architecture) throws -> ModelConfiguration
 
     private let roles: [String: ModuleRole]
 
     init(
         name: String, modelTypes: Set<String>, names: [ModuleRole: String], selectionBias: String? = nil, fused: [FusedModules], folds: [Fold],
-        ignorePatterns: [String], configuration: @escaping @Sendable (ConfigurationReader) throws -> ModelConfiguration
+        ignorePatterns: [String], configuration: @escaping @Sendable (ConfigurationReader, Architecture) throws -> ModelConfiguration
     ) {
         self.name = name
         self.modelTypes = modelTypes

@@ -20,6 +20,15 @@ struct ConfigurationReader {
         return number
     }
 
+    /// A number above 0 under one of two names; both may be there if they agree.
+    func required(either first: String, _ second: String) throws -> Int {
+        guard let number = try optional(first), let other = try optional(second) else {
+            return try required(try optional(first) == nil && optional(second) != nil ? second : first)
+        }
+        guard number == other else { throw ArchitectureFailure.badField(first, reason: "is \(number), but \(second) is \(other)") }
+        return try required(first)
+    }
+
     func flag(_ field: String) throws -> Bool? {
         guard let value = root[field], value != .null else { return nil }
         guard let flag = value.bool else { throw ArchitectureFailure.badField(field, reason: "is neither true nor false") }

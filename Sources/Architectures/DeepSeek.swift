@@ -44,7 +44,7 @@ extension Architecture {
             Fold(.up, into: [.down]), Fold(.expertUp, into: [.expertDown]), Fold(.sharedUp, into: [.sharedDown]),
         ],
         ignorePatterns: ["lm_head", "re:.*embed_tokens$", "re:.*mlp.gate$", "re:.*norm$", "re:.*eh_proj$", "re:.*shared_head.*"],
-        configuration: { try deepSeekConfiguration($0) })
+        configuration: { try deepSeekConfiguration($0, $1) })
 
     private static let deepSeekFields: Set<String> = [
         "model_type", "hidden_size", "num_hidden_layers", "first_k_dense_replace", "num_attention_heads", "num_key_value_heads", "q_lora_rank",
@@ -54,7 +54,7 @@ extension Architecture {
         "max_position_embeddings", "attention_bias", "rope_interleave", "tie_word_embeddings", "hidden_act", "moe_layer_freq",
     ]
 
-    private static func deepSeekConfiguration(_ config: ConfigurationReader) throws -> ModelConfiguration {
+    private static func deepSeekConfiguration(_ config: ConfigurationReader, _ architecture: Architecture) throws -> ModelConfiguration {
         let isV2 = config.root["model_type"]?.string == "deepseek_v2"
         try config.only("hidden_act", [.string("silu"), .string("swish")])
         try config.only("moe_layer_freq", [.int(1)])
@@ -85,7 +85,7 @@ extension Architecture {
         let rotary = try ModelConfiguration.Rotary(config, isInterleaved: config.flag("rope_interleave") ?? true)
         let router = try deepSeekRouter(config, isV2: isV2)
         var model = ModelConfiguration(
-            architecture: .deepSeek, hiddenSize: hiddenSize, layers: layers, heads: heads, attention: .latent(latent),
+            architecture: architecture, hiddenSize: hiddenSize, layers: layers, heads: heads, attention: .latent(latent),
             denseLayers: router == nil ? layers : denseLayers, vocabulary: vocabulary, epsilon: epsilon, router: router, rotary: rotary,
             tiesHead: tiesHead)
         (model.intermediateSize, model.expertSize, model.mtpModules) = (intermediate, expert, modules)

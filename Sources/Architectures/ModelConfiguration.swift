@@ -120,7 +120,7 @@ public struct ModelConfiguration: Sendable, Equatable {
         guard let architecture = Architecture.named(type) else {
             throw ArchitectureFailure.unknown(modelType: type ?? "an unknown model_type")
         }
-        self = try architecture.configuration(ConfigurationReader(root: root))
+        self = try architecture.configuration(ConfigurationReader(root: root), architecture)
     }
 
     init(

@@ -1,6 +1,6 @@
 import Checkpoints
 import Formats
-import Synchronization
+import Runtime
 import Tensors
 
 /// The inputs of some weights over the observed tokens. They are computed as they are asked for, piece by piece, with the weights as
@@ -29,7 +29,7 @@ public protocol WeightObserver: AnyObject {
 
 /// Weights that a forward pass uses in place of the checkpoint's, as stored parts in memory.
 public final class WeightOverlay: Sendable {
-    private let entries = Mutex<[String: WeightReplacement]>([:])
+    private let entries = Lock<[String: WeightReplacement]>([:])
 
     public init() {}
 

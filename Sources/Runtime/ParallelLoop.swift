@@ -39,6 +39,6 @@ public enum ParallelLoop {
 
     private final class Shared: Sendable {
         let next = Atomic<Int>(0)
-        let failure = Mutex<(any Error)?>(nil)
+        let failure = Lock<(any Error)?>(nil)
     }
 }

@@ -1,5 +1,5 @@
 import CHDF5Files
-import Synchronization
+import Runtime
 import Tensors
 
 /// How the chunks of an HDF5 file are compressed, after their bytes were shuffled.
@@ -23,7 +23,7 @@ public enum HDF5: Container {
     static let attachmentGroup = "__files__"
 
     /// libhdf5 keeps global state: one call at a time, and no child is forked while another thread is inside.
-    static let library = Mutex(())
+    static let library = Lock(())
 
     public static func recognises(_ start: [UInt8]) -> Bool { start.starts(with: [0x89, 0x48, 0x44, 0x46, 0x0D, 0x0A, 0x1A, 0x0A]) }
 

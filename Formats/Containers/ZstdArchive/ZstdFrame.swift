@@ -1,6 +1,5 @@
 import CZstd
 import Runtime
-import Synchronization
 import Tensors
 
 /// One zstd frame, compressed and restored whole, by facebook/zstd's library.
@@ -69,7 +68,7 @@ enum ZstdFrame {
 
     /// Contexts that wait for the next frame: making one costs as much as restoring a small frame.
     private final class Decompressors: Sendable {
-        private let idle = Mutex<[Context]>([])
+        private let idle = Lock<[Context]>([])
 
         private struct Context: @unchecked Sendable { var pointer: OpaquePointer }
 

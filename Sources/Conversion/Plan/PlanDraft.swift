@@ -1,7 +1,6 @@
 import Checkpoints
 import Formats
 import Runtime
-import Synchronization
 import Tensors
 
 /// A plan in the making: what becomes of every weight, before anything has a place in a file.
@@ -262,7 +261,7 @@ struct PlanDraft {
         guard !asked.isEmpty else { return }
         let work = asked
         let checkpoint = checkpoint
-        let found = Mutex<[Int: Proof]>([:])
+        let found = Lock<[Int: Proof]>([:])
         try ParallelLoop.run(count: work.count, workers: ProcessFigures.processorCount, state: {}) { number, _ in
             if stop.isStopped { throw ConversionFailure.interrupted(done: 0, total: work.count) }
             let (index, ways) = work[number]

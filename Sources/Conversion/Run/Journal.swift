@@ -1,6 +1,5 @@
 import Runtime
 import StrictJSON
-import Synchronization
 import Tensors
 
 /// What a run has finished, one JSON line an event, appended as it happens. A torn last line is as if it were never written.
@@ -19,7 +18,7 @@ final class Journal: Sendable {
 
     private struct Tail { var offset: Int }
     private let file: PositionedFile
-    private let tail: Mutex<Tail>
+    private let tail: Lock<Tail>
 
     /// Opens the journal at `path`, whose directory is locked. Events of a run with the same `identity` are returned; nil means it belongs to another run.
     /// - Parameter stop: is told of every event.
@@ -79,7 +78,7 @@ final class Journal: Sendable {
         self.known = known
         self.stop = stop
         self.file = file
-        tail = Mutex(Tail(offset: offset))
+        tail = Lock(Tail(offset: offset))
     }
 
     private func append(_ event: JSONObject) throws {

@@ -1,7 +1,6 @@
 import Checkpoints
 import Formats
 import Runtime
-import Synchronization
 import Tensors
 
 /// What the workers of a run share: which steps are left, the open files, and the records so far.
@@ -13,15 +12,15 @@ final class RunWork: Sendable {
     private let sourceDigests: SourceDigests
     /// Weights that an earlier run wrote and this one only audits: a crash may have taken their bytes.
     private let inherited: Set<Int>
-    private let openShards = Mutex<[Int: PositionedFile]>([:])
+    private let openShards = Lock<[Int: PositionedFile]>([:])
     /// Shards that were cloned whole from a source file: nothing is left to write.
-    private let cloned = Mutex<Set<Int>>([])
-    private let packed = Mutex<[Int: PackedShard]>([:])
+    private let cloned = Lock<Set<Int>>([])
+    private let packed = Lock<[Int: PackedShard]>([:])
     /// One shard is packed at a time, by as many threads as the run has.
-    private let packing = Mutex(())
-    private let recorded: Mutex<[Int: WeightRecord]>
+    private let packing = Lock(())
+    private let recorded: Lock<[Int: WeightRecord]>
     /// Weights that the calibration stage wrote, with the digests of their tensors.
-    private let calibratedDigests: Mutex<[Int: [String]]>
+    private let calibratedDigests: Lock<[Int: [String]]>
 
     /// A finished file of another container, and where its tensors lie.
     private struct PackedShard: Sendable {
@@ -40,7 +39,7 @@ final class RunWork: Sendable {
         self.run = run
         self.journal = journal
         sourceDigests = try SourceDigests(of: run.checkpoint)
-        calibratedDigests = Mutex(finished.calibrated)
+        calibratedDigests = Lock(finished.calibrated)
         let plan = run.plan
         let packs = plan.output.container.pack != nil
         var writes = Set<Int>()
@@ -77,7 +76,7 @@ final class RunWork: Sendable {
             }
         }
         bytesToWrite = toWrite
-        recorded = Mutex(kept)
+        recorded = Lock(kept)
         inherited = audits.subtracting(writes)
         schedule = RunSchedule(plan: plan, writes: writes, audits: audits, unfinished: unfinished)
     }

@@ -1,7 +1,6 @@
 import Conversion
 import ReferenceModels
 import Runtime
-import Synchronization
 import Tensors
 
 /// Next-token distributions of a reference for a run of rows.
@@ -110,7 +109,7 @@ struct GoldenReference: ForwardReference {
 func compareRows(
     _ reference: any ReferencePredictions, _ candidate: Activations, targets: [Int?], workers: Int
 ) throws -> [PositionDifference] {
-    let results = Mutex<[PositionDifference?]>(Array(repeating: nil, count: candidate.rows))
+    let results = Lock<[PositionDifference?]>(Array(repeating: nil, count: candidate.rows))
     let step = 8
     try ParallelLoop.run(count: ceilingDivide(candidate.rows, step), workers: workers, state: {}) { index, _ in
         for row in index * step..<min((index + 1) * step, candidate.rows) {

@@ -7,7 +7,6 @@ import Foundation
 import ReferenceModels
 import Runtime
 import StrictJSON
-import Synchronization
 import Tensors
 
 extension WeightAudit {
@@ -63,7 +62,7 @@ extension WeightAudit {
             throw ConversionFailure.memory(needed: needed, weight: reference.weights[largest].name, budget: options.memory)
         }
         let workers = max(1, min(options.jobs ?? ProcessFigures.processorCount, needed == 0 ? Int.max : options.memory / needed))
-        let results = Mutex<[Int: WeightComparison]>([:])
+        let results = Lock<[Int: WeightComparison]>([:])
         let work = pairs
         let hasTallTiles = (reference.weights + candidate.weights).contains { ($0.layout?.preferredRows ?? 1) > 1 }
         let preferred = hasTallTiles ? 64 << 20 : 4 << 20

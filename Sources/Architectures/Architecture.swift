@@ -42,7 +42,7 @@ public struct Architecture: Sendable, Equatable, CustomStringConvertible {
     public static func == (a: Architecture, b: Architecture) -> Bool { a.name == b.name }
 
     /// The registry: a line a family.
-    public static let known: [Architecture] = [.deepSeek]
+    public static let known: [Architecture] = [.deepSeek, .qwen3MoE]
 
     /// The family of a `model_type`.
     public static func named(_ modelType: String?) -> Architecture? { modelType.flatMap { type in known.first { $0.modelTypes.contains(type) } } }

@@ -18,7 +18,7 @@ for kind in "$@"; do
             ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 swift test -c release --scratch-path .build-address --sanitize=address \
                 -Xcc -fsanitize=undefined -Xcc -fno-sanitize=function -Xcc -fsanitize-trap=undefined --filter "$memory" ;;
         thread)
-            TSAN_OPTIONS="halt_on_error=1:suppressions=$PWD/Tests/Scripts/thread.suppressions" swift test -c release --scratch-path .build-thread --sanitize=thread --filter "$threads" ;;
+            TSAN_OPTIONS="halt_on_error=1:allocator_may_return_null=1:suppressions=$PWD/Tests/Scripts/thread.suppressions" swift test -c release --scratch-path .build-thread --sanitize=thread --filter "$threads" ;;
         *) echo "unknown sanitizer $kind" >&2; exit 64 ;;
     esac
 done

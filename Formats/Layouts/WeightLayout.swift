@@ -83,6 +83,12 @@ public protocol WeightLayout: Sendable {
     /// Whether a negative scale is nothing odd.
     var hasSignedScales: Bool { get }
 
+    /// Whether bytes stored as `other` already are of this layout: the same parts, and no stricter rule about scales.
+    func isStored(as other: any WeightLayout, shape: MatrixShape) -> Bool
+
+    /// Whether it puts together what the readers of one dialect keep apart: such a weight is stored under their names.
+    var isOfDialect: Dialect? { get }
+
     /// The stored tensors of a weight `[rows, columns]`, the values first.
     func parts(of shape: MatrixShape) -> [WeightPart]
 
@@ -108,6 +114,10 @@ extension WeightLayout {
     public var preferredRows: Int { 1 }
     public func groupColumns(of columns: Int) -> Int { columns }
     public var hasSignedScales: Bool { false }
+    public var isOfDialect: Dialect? { nil }
+    public func isStored(as other: any WeightLayout, shape: MatrixShape) -> Bool {
+        type(of: other) == Self.self && parts(of: shape) == other.parts(of: shape) && name == other.name
+    }
     public func obstacle(to shape: MatrixShape) -> String? { nil }
     public func fault(in part: WeightPart, _ bytes: UnsafeRawBufferPointer) -> StoredFault? { defaultFault(in: part, bytes) }
 }
@@ -116,6 +126,8 @@ extension WeightLayout {
 public protocol WholeRangeLayout: WeightLayout {
     /// This layout for weights whose largest magnitude is `amax`, as BF16 bits.
     func spanning(_ amax: UInt16) -> Self
+    /// The tensor's scale among the stored parts: a single F32.
+    var tensorScalePart: Int { get }
     /// Whether modules that engines fuse share their range as ModelOpt's exporter has it, otherwise as llm-compressor does.
     var sharesRangeAsModelOpt: Bool { get }
 }

@@ -88,7 +88,7 @@ extension WeightCalibrator {
     /// The weight as it acts on inputs that were not divided: its decoded values over the scales, which is exact.
     private func restored(_ replacement: WeightReplacement, _ shape: MatrixShape, _ scaling: ActivationScaling) throws -> WeightReplacement {
         guard scaling.scales.contains(where: { $0 != 1 }) else { return replacement }
-        let result = try WeightReplacement(layout: DenseLayout(.bf16), shape: shape)
+        let result = try WeightReplacement(layout: .dense(.bf16), shape: shape)
         let values = result.parts[0].bytes.assumingMemoryBound(to: UInt16.self)
         replacement.layout.decode(
             replacement.parts.enumerated().map { UnsafeRawBufferPointer($1.slice(0..<replacement.layout.parts(of: shape)[$0].byteCount)) },
@@ -105,7 +105,7 @@ extension WeightCalibrator {
     private func foldedNorm(_ position: Int, _ scaling: ActivationScaling) throws -> WeightReplacement {
         let weight = checkpoint.weights[plan.weights[position].source]
         let values = try checkpoint.values(of: weight, rows: 0..<weight.shape.rows)
-        let result = try WeightReplacement(layout: DenseLayout(.bf16), shape: weight.shape)
+        let result = try WeightReplacement(layout: .dense(.bf16), shape: weight.shape)
         let target = result.parts[0].bytes.assumingMemoryBound(to: UInt16.self)
         for (index, value) in values.enumerated() { target[index] = BFloat16(rounding: BFloat16(bits: value).value / scaling.scales[index]).bits }
         return result

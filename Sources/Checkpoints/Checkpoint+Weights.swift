@@ -110,7 +110,7 @@ extension Checkpoint {
         }
         let isDense = tensor.type.isDenseFloat && !isScale && codes == nil
         weights.append(
-            Weight(name: tensor.name, dimensions: tensor.shape, layout: isDense ? DenseLayout(tensor.type) : nil, stored: [tensor]))
+            Weight(name: tensor.name, dimensions: tensor.shape, layout: isDense ? .dense(tensor.type) : nil, stored: [tensor]))
     }
 
     /// Names in the same module, or near it, that could be a lost scale.

@@ -70,7 +70,7 @@ struct ConversionBenchmark: ParsableCommand {
     private func makeCheckpoint(_ path: String) throws {
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
         let shape = MatrixShape(rows: 2048, columns: 7168)
-        let layout = BlockScaledFP8Layout()
+        guard let layout = LayoutRegistry.target(named: "fp8-block")?.layout else { throw CleanExit.message("there is no fp8-block") }
         let count = max(1, size << 20 / shape.count)
         var state: UInt64 = 1
         let codes = (0..<shape.count).map { _ -> UInt8 in

@@ -83,7 +83,7 @@ public struct ModelWeights: Sendable {
         let count = rows.count * weight.shape.columns
         let (values, slices) = try read(weight, rows, buffer)
         let stored = slices.map { UnsafeRawBufferPointer($0) }
-        if let dense = weight.layout as? DenseLayout, dense.type != .bf16 {
+        if let dense = weight.layout as? any UncodedLayout, dense.type != .bf16 {
             dense.decodeFloats(stored[0], count: count, into: values.assumingMemoryBound(to: Float.self))
             body(values.baseAddress!, true)
         } else {
@@ -214,7 +214,7 @@ public struct ModelWeights: Sendable {
     func product(_ name: String, _ input: Activations, outputs: Int) throws -> Product {
         let weight = try weight(name, [outputs, input.columns])
         var product = Product(weight: weight, input: input, output: try Activations(rows: input.rows, columns: outputs))
-        if precision == .fp8, let layout = weight.layout as? BlockScaledFP8Layout {
+        if precision == .fp8, let layout = weight.layout as? any ScaledBlockLayout {
             guard layout.blockColumns == 128 else { throw ReferenceFailure.activations(weight: name, columns: layout.blockColumns) }
             (product.input, product.inputScales) = try input.quantized()
         }
@@ -284,7 +284,7 @@ public struct ModelWeights: Sendable {
         _ packed: UnsafeMutablePointer<Float>,
         _ packedTokens: UnsafeMutablePointer<Float>
     ) throws {
-        guard let layout = product.weight.layout as? BlockScaledFP8Layout else { return }
+        guard let layout = product.weight.layout as? any ScaledBlockLayout else { return }
         let depth = product.weight.shape.columns
         let width = Int(CK_PANEL)
         let level = KernelLevel.active.rawValue
@@ -315,7 +315,7 @@ public struct ModelWeights: Sendable {
 
     /// The E4M3 codes of some rows as BF16 values (each E4M3 value is one), and the scale of each (row block, column block) of the tile.
     private func withCodes(
-        _ weight: Weight, _ layout: BlockScaledFP8Layout, _ rows: Range<Int>, _ buffer: AlignedBuffer,
+        _ weight: Weight, _ layout: any ScaledBlockLayout, _ rows: Range<Int>, _ buffer: AlignedBuffer,
         _ body: (UnsafePointer<UInt16>, (Int, Int) -> Float) -> Void
     ) throws {
         let count = rows.count * weight.shape.columns

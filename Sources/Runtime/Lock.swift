@@ -9,8 +9,8 @@
 /// The system's own lock: the thread sanitizer sees who waited for whom, which it does not where `Synchronization.Mutex` waits inside its library.
 package final class Lock<Value>: @unchecked Sendable {
     // Invariant: `value` is touched between lock and unlock only, and the mutex stays where it was made.
-    private var value: Value
     private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
+    private var value: Value
 
     package init(_ value: sending Value) {
         self.value = value

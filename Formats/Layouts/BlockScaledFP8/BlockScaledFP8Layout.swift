@@ -6,7 +6,7 @@ import Tensors
 /// Reference: deepseek-ai/DeepSeek-V3:inference/kernel.py (`weight_dequant`, `act_quant`) and README_WEIGHTS.md.
 /// Decoding is round_bf16(F32(code) * scale). Encoding takes scale = max(amax, 1e-4) / 448 over the block in F32
 /// (rounded up to a power of two if ``roundsScaleUp``) and code = E4M3(F32(w) / scale).
-public struct BlockScaledFP8Layout: FloatCodedLayout, Equatable {
+public struct BlockScaledFP8Layout: FloatCodedLayout, ScaledBlockLayout, Equatable {
     public var blockRows: Int
     public var blockColumns: Int
     /// F32, BF16, F16 or F8_E8M0.
@@ -33,6 +33,13 @@ public struct BlockScaledFP8Layout: FloatCodedLayout, Equatable {
     }
 
     public var rowAlignment: Int { blockRows }
+
+    /// Scales that are powers of two are scales like any other; the other way round they must be.
+    public func isStored(as other: any WeightLayout, shape: MatrixShape) -> Bool {
+        guard let other = other as? BlockScaledFP8Layout, parts(of: shape) == other.parts(of: shape) else { return false }
+        return !roundsScaleUp || other.roundsScaleUp
+    }
+
     public func groupColumns(of columns: Int) -> Int { blockColumns }
 
     public func parts(of shape: MatrixShape) -> [WeightPart] {

@@ -2,7 +2,7 @@ import CKernels
 import Tensors
 
 /// One number a value: BF16, F16, F32 or F64.
-public struct DenseLayout: WeightLayout {
+public struct DenseLayout: UncodedLayout {
     public let type: ScalarType
 
     public init(_ type: ScalarType) { self.type = type }
@@ -44,20 +44,20 @@ public struct DenseLayout: WeightLayout {
         if overflow { throw .overflowsF16(row: rows.lowerBound) }
     }
 
-    /// Converts straight from another dense type without passing through BF16: every value is rounded once.
     public func convert(
-        from source: DenseLayout, _ bytes: UnsafeRawBufferPointer, count: Int, rows: Range<Int>, into target: UnsafeMutableRawBufferPointer
+        from source: any UncodedLayout, _ bytes: UnsafeRawBufferPointer, count: Int, rows: Range<Int>, into target: UnsafeMutableRawBufferPointer
     ) throws(EncodingFault) {
         var overflow = false
         Self.inPieces(count) { start, piece in
-            source.floats(bytes, start, piece) {
-                overflow = store(UnsafeBufferPointer(start: $0, count: piece), in: target, at: start) || overflow
+            withUnsafeTemporaryAllocation(of: Float.self, capacity: piece) { floats in
+                let width = source.type.bitWidth / 8
+                source.decodeFloats(UnsafeRawBufferPointer(rebasing: bytes[(start * width)..<((start + piece) * width)]), count: piece, into: floats)
+                overflow = store(UnsafeBufferPointer(floats), in: target, at: start) || overflow
             }
         }
         if overflow { throw .overflowsF16(row: rows.lowerBound) }
     }
 
-    /// The stored values as F32.
     public func decodeFloats(_ bytes: UnsafeRawBufferPointer, count: Int, into target: UnsafeMutableBufferPointer<Float>) {
         Self.inPieces(count) { start, piece in
             floats(bytes, start, piece) { (target.baseAddress! + start).update(from: $0, count: piece) }

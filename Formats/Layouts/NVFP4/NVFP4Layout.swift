@@ -29,6 +29,7 @@ public struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
 
     public var name: String { isModelOpt ? "nvfp4-modelopt" : "nvfp4" }
 
+    public var tensorScalePart: Int { 2 }
     public func groupColumns(of columns: Int) -> Int { 16 }
 
     public func spanning(_ amax: UInt16) -> Self { NVFP4Layout(naming: naming, globalShape: globalShape, amax: amax) }

@@ -148,9 +148,10 @@ struct ConfigRewrite {
 
     /// The dtype of the dense weights, if the conversion settles it.
     private static func denseType(_ weights: [PlannedWeight]) -> JSONValue? {
-        guard let dense = weights.first(where: { ($0.road == .cast || $0.road == .dequantize) && $0.layout?.isDense == true })?.layout as? DenseLayout
-        else { return nil }
+        guard let type = weights.lazy.filter({ $0.road == .cast || $0.road == .dequantize }).compactMap({ $0.layout?.denseType }).first else {
+            return nil
+        }
         let names = ["BF16": "bfloat16", "F16": "float16", "F32": "float32"]
-        return names[dense.type.rawValue].map(JSONValue.string)
+        return names[type.rawValue].map(JSONValue.string)
     }
 }

@@ -154,7 +154,7 @@ struct PlanDraft {
                 let planned = member.weight
                 scaled[planned.module] = planned.isCalibrated && planned.quantizer == .awq
                 let weight = checkpoint.weights[planned.source]
-                if planned.module.hasSuffix("norm"), (weight.layout as? DenseLayout)?.type == .bf16, planned.road == .passthrough,
+                if planned.module.hasSuffix("norm"), weight.layout?.isPlainBF16 == true, planned.road == .passthrough,
                     planned.split == nil,
                     planned.carried == nil, planned.view == nil
                 {
@@ -216,7 +216,7 @@ struct PlanDraft {
             throw ConversionFailure.usage(
                 "\(weight.name): \(weight.dimensions) cannot be divided among \(split.count) ranks; give a smaller --model-parallel")
         }
-        if let blocks = planned.layout as? BlockScaledFP8Layout {
+        if let blocks = planned.layout as? any ScaledBlockLayout {
             let block = split.axis == 0 ? blocks.blockRows : blocks.blockColumns
             guard size / split.count % block == 0 else {
                 throw ConversionFailure.usage(
@@ -235,7 +235,7 @@ struct PlanDraft {
 
     /// Kernels for BF16 and FP8 blocks are all that DeepSeek's inference code has.
     private func refuseUnreadable(_ weight: Weight, _ layout: (any WeightLayout)?) throws {
-        guard let layout, !layout.isDense, !(layout is BlockScaledFP8Layout) else { return }
+        guard let layout, !layout.isDense, !(layout is any ScaledBlockLayout) else { return }
         throw ConversionFailure.usage(
             "\(weight.name): DeepSeek's inference code reads BF16 and FP8 blocks, not \(layout.name); give --to bf16 or fp8-block")
     }
@@ -491,16 +491,5 @@ struct PlanDraft {
             filled += unit.byteCount
         }
         return shards
-    }
-}
-
-extension WeightLayout {
-    /// Whether bytes stored as `other` already are of this layout: the same parts, and no stricter rule about scales.
-    func isStored(as other: any WeightLayout, shape: MatrixShape) -> Bool {
-        guard type(of: other) == Self.self, parts(of: shape) == other.parts(of: shape) else { return false }
-        if let mine = self as? BlockScaledFP8Layout, let stored = other as? BlockScaledFP8Layout {
-            return !mine.roundsScaleUp || stored.roundsScaleUp
-        }
-        return name == other.name
     }
 }

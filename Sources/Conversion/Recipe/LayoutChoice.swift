@@ -91,7 +91,7 @@ public struct LayoutChoice: Sendable {
         if target.isDense { return decideDense(weight, stored, target, roles) }
         if let kept = Self.keptReason(weight, roles, dialect) {
             // As in the BF16 checkpoint that the peers would start from.
-            var decision = decideDense(weight, stored, DenseLayout(.bf16), roles)
+            var decision = decideDense(weight, stored, .dense(.bf16), roles)
             decision.reason = "kept unquantized: \(kept.reason)"
             decision.isUnquantizedLinear =
                 !kept.isImplied && (weight.dimensions.count == 2 && WeightName.leaf(weight.name) == "weight" || Self.isStack(weight))
@@ -157,7 +157,7 @@ public struct LayoutChoice: Sendable {
             return Decision(layout: layout, reason: reason, quantizer: quantizer)
         }
         return Decision(
-            layout: DenseLayout(.bf16), reason: "left unquantized: \(obstacle)", isException: true, isUnquantizedLinear: true,
+            layout: .dense(.bf16), reason: "left unquantized: \(obstacle)", isException: true, isUnquantizedLinear: true,
             isLeftUnquantized: true)
     }
 }

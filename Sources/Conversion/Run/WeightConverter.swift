@@ -84,7 +84,7 @@ struct WeightConverter {
             decoded: take(planned.road == .quantize ? valueBytes : 0))
     }
 
-    var isPlainBF16: Bool { (planned.layout as? DenseLayout)?.type == .bf16 }
+    var isPlainBF16: Bool { planned.layout?.isPlainBF16 == true }
 
     /// The least working memory that this weight can be converted in.
     var minimumBytes: Int {
@@ -283,7 +283,7 @@ struct WeightConverter {
                 try encode(values, rows, layout, targets)
             } else if let repacking {
                 repacking.repack(bytes, rows: rows, shape: shape, into: targets)
-            } else if let from = stored as? DenseLayout, let to = layout as? DenseLayout {
+            } else if let from = stored as? any UncodedLayout, let to = layout as? any UncodedLayout {
                 try to.convert(from: from, bytes[0], count: count, rows: rows, into: targets[0])
             } else if isPlainBF16 {
                 stored.decode(bytes, rows: rows, shape: shape, into: targets[0].assumingMemoryBound(to: UInt16.self))

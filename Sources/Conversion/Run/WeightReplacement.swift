@@ -29,7 +29,7 @@ extension WeightReplacement {
         }
         // Parts under names of their own: their values, put together again.
         let shape = checkpoint.weights[planned[0].source].shape
-        try self.init(layout: DenseLayout(.bf16), shape: shape)
+        try self.init(layout: .dense(.bf16), shape: shape)
         let values = parts[0].bytes.assumingMemoryBound(to: UInt16.self)
         for part in planned {
             guard let view = part.view, let layout = part.layout else { continue }

@@ -45,7 +45,7 @@ public struct ConsumerContract {
         }
         if consumer == .vllm || consumer == .sglang {
             rules.append(("modules that are fused share a layout", fused))
-            if checkpoint.weights.contains(where: { $0.layout is NVFP4Layout }) {
+            if checkpoint.weights.contains(where: { $0.layout is any WholeRangeLayout }) {
                 rules.append(("modules that are fused share one tensor scale", sharedTensorScales))
             }
         }
@@ -111,7 +111,7 @@ public struct ConsumerContract {
     }
 
     private func ownNames() -> String? {
-        list(checkpoint.weights.filter { $0.layout is LatentSplitLayout }.map(\.name), "weights are stored under MLX's names")
+        list(checkpoint.weights.filter { $0.layout?.isOfDialect == .mlx }.map(\.name), "weights are stored under MLX's names")
     }
 
     // MARK: Quantization
@@ -161,7 +161,7 @@ public struct ConsumerContract {
         let misnamed = quantized.filter { !$0.stored.contains { $0.name.hasSuffix(".weight_scale_inv") } }.map(\.name)
         if let failure = list(misnamed, "weights have no weight_scale_inv") { return failure }
         let block = checkpoint.quantization?.block ?? []
-        let others = quantized.filter { ($0.layout as? BlockScaledFP8Layout).map { [$0.blockRows, $0.blockColumns] != block } ?? true }
+        let others = quantized.filter { ($0.layout as? any ScaledBlockLayout).map { [$0.blockRows, $0.blockColumns] != block } ?? true }
         return list(others.map { "\($0.name) (\($0.layoutName))" }, "weights are not in blocks of \(block)")
     }
 
@@ -301,8 +301,9 @@ public struct ConsumerContract {
     /// Gate and up projections are one matrix in the engines, with one tensor scale: the first one's, or the largest.
     private func sharedTensorScales() -> String? {
         func scale(_ weight: Weight) -> UInt32? {
-            guard weight.layout is NVFP4Layout, weight.stored.count > 2, weight.stored[2].byteCount == 4 else { return nil }
-            let tensor = weight.stored[2]
+            guard let layout = weight.layout as? any WholeRangeLayout, weight.stored.count > layout.tensorScalePart else { return nil }
+            let tensor = weight.stored[layout.tensorScalePart]
+            guard tensor.byteCount == 4 else { return nil }
             return try? checkpoint.files[tensor.file].read(4, at: tensor.offset).reversed().reduce(0) { $0 << 8 | UInt32($1) }
         }
         let different = checkpoint.weights.filter { weight in

@@ -234,7 +234,7 @@ private struct PairComparer: Sendable {
                     let target = values[index].assumingMemoryBound(to: Float.self)
                     if coded.count == 2, let base = target.baseAddress {
                         coded[index].decodeExactly(stored, rows: rows, shape: side.weight.shape, into: base)
-                    } else if let dense = side.weight.layout as? DenseLayout {
+                    } else if let dense = side.weight.layout as? any UncodedLayout {
                         dense.decodeFloats(stored[0], count: rows.count * columns, into: target)
                     } else if let base = target.baseAddress {
                         // The BF16 values in the second half of their room, widened from its beginning: no value is overwritten before it is read.
@@ -276,7 +276,7 @@ private struct PairComparer: Sendable {
     private static func step(_ layouts: any WeightLayout...) -> (relative: Float, smallest: Float) {
         var step: (relative: Float, smallest: Float) = (0x1p-23, 0x1p-149)
         for layout in layouts {
-            switch (layout as? DenseLayout)?.type {
+            switch layout.denseType {
             case .f32, .f64: continue
             case .f16: step = (max(step.relative, 0x1p-10), max(step.smallest, 0x1p-24))
             default: step = (max(step.relative, 0x1p-7), max(step.smallest, 0x1p-133))

@@ -98,8 +98,15 @@ public protocol LayoutFamily: Sendable {
     /// ``WeightLayout/parts(of:)``; a family only throws where the shape itself cannot be worked out.
     static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight?
 
+    /// The exact ways between two layouts that this folder knows.
+    static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer
+
     /// Which consumer configuration describes `layout`; nil if the layout is not of this family or needs none.
     static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration?
+}
+
+extension LayoutFamily {
+    public static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer { .unrelated }
 }
 
 /// The part of `quantization_config` that one layout contributes.

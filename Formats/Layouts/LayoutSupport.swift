@@ -17,7 +17,7 @@ public struct LayoutSupport: Sendable, Equatable {
         return listed.map { target in
             // Variants of other group sizes count too; the format's second version is the first's twin.
             let repacks = LayoutRegistry.targets.filter { !$0.name.hasSuffix("-v2") }.filter { other in
-                guard other.name != target.name, case .possible = Repacking.offer(from: target.layout, to: other.layout, shape: shape) else {
+                guard other.name != target.name, case .possible = LayoutRegistry.repacking(from: target.layout, to: other.layout, shape: shape) else {
                     return false
                 }
                 return true

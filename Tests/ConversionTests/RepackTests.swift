@@ -202,8 +202,8 @@ import Testing
                     layout.store(codes: codes, groups: groups, rows: rows, shape: shape, into: targets)
                 }
             }
-            guard case .possible(let ways) = Repacking.offer(from: a, to: b, shape: shape),
-                case .possible(let backwards) = Repacking.offer(from: b, to: a, shape: shape)
+            guard case .possible(let ways) = LayoutRegistry.repacking(from: a, to: b, shape: shape),
+                case .possible(let backwards) = LayoutRegistry.repacking(from: b, to: a, shape: shape)
             else {
                 Issue.record("\(a.name) and \(b.name) have no repacking")
                 return
@@ -211,7 +211,7 @@ import Testing
             let original = stored(a)
             let unit = leastCommonMultiple(a.rowAlignment, b.rowAlignment)
             for step in [unit, 1 << 20] {
-                func carry(_ way: Repacking, _ from: [[UInt8]], _ source: any WeightLayout, _ target: any WeightLayout) -> [[UInt8]] {
+                func carry(_ way: any Repacking, _ from: [[UInt8]], _ source: any WeightLayout, _ target: any WeightLayout) -> [[UInt8]] {
                     storedTiles(target, shape, step: step) { rows, targets in
                         withStoredTile(source, shape, from, rows) { parts in
                             #expect(way.obstacle(parts, rows: rows, shape: shape) == nil)

@@ -53,6 +53,11 @@ public enum BlockScaledFP8Family: LayoutFamily {
         return block
     }
 
+    public static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer {
+        guard let from = source as? BlockScaledFP8Layout, let to = target as? BlockScaledFP8Layout else { return .unrelated }
+        return BlockScaleRepacking.offer(from: from, to: to)
+    }
+
     public static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
         guard let layout = layout as? BlockScaledFP8Layout else { return nil }
         let block = [layout.blockRows, layout.blockColumns]

@@ -62,6 +62,13 @@ public enum MXFP4Family: LayoutFamily {
             leaf: leaf)
     }
 
+    public static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer {
+        guard let from = source as? MXFP4Layout else { return .unrelated }
+        if let to = target as? MXFP4Layout { return from == to ? .unrelated : .possible([Renaming(source: from, target: to)]) }
+        guard let to = target as? BlockScaledFP8Layout, to.blockColumns % 32 == 0 else { return .unrelated }
+        return .possible([MXFP4Widening(from: from, to: to)])
+    }
+
     public static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
         guard let layout = layout as? MXFP4Layout else { return nil }
         switch layout.naming {

@@ -28,6 +28,11 @@ public enum NVFP4Family: LayoutFamily {
         return RecognisedWeight(NVFP4Layout(naming: isModelOpt ? .modelOpt : .compressedTensors, globalShape: global.shape), shape)
     }
 
+    public static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer {
+        guard let from = source as? NVFP4Layout, let to = target as? NVFP4Layout else { return .unrelated }
+        return NVFP4Repacking.offer(from: from, to: to)
+    }
+
     public static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
         guard let layout = layout as? NVFP4Layout else { return nil }
         guard layout.naming == .modelOpt else {

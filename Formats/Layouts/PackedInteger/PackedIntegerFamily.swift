@@ -92,6 +92,12 @@ public enum PackedIntegerFamily: LayoutFamily {
         return Int(numbers[1])
     }
 
+    public static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer {
+        // Of all layouts of integers, whichever folder they are in.
+        guard let from = source as? any IntegerCodedLayout, let to = target as? any IntegerCodedLayout else { return .unrelated }
+        return IntegerRepacking.offer(from: from, to: to, shape: shape)
+    }
+
     public static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
         guard let layout = layout as? PackedIntegerLayout else { return nil }
         return .compressedTensors(

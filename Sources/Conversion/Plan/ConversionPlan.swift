@@ -43,6 +43,8 @@ public struct PlannedWeight: Sendable {
     public var tensors: [PlannedTensor]
     /// The module's name in the output.
     public var module: String
+    /// The exact way that was proven, where codes and scales are put into another order.
+    public var repacking: (any Repacking)?
     /// The part of the source weight that this is; nil for all of it.
     public var view: WeightView?
     /// Which of the source's stored tensors are carried, where the bytes pass through and lie in several files; nil for all.

@@ -202,6 +202,7 @@ struct PlanDraft {
             planned.road = stored.isDense ? .cast : .dequantize
         } else if let repacking = repacking(weight, index, stored, layout, shape) {
             planned.layout = repacking.target
+            planned.repacking = repacking
             planned.road = repacking.target.isStored(as: stored, shape: shape) ? .passthrough : .repack
         } else {
             planned.road = .quantize
@@ -242,19 +243,20 @@ struct PlanDraft {
 
     /// Whether a way from one layout to another holds every scale of a weight.
     private enum Proof: Sendable {
-        case holds(Repacking)
+        case holds(any Repacking)
         case fails(String)
     }
 
     /// Reads the scales of every weight whose exact way hangs on them, on all processors.
     private mutating func proveRepackings(_ stop: StopToken) throws {
-        var asked: [(index: Int, ways: [Repacking])] = []
+        var asked: [(index: Int, ways: [any Repacking])] = []
         var unused = Set<Int>()
         for (index, weight) in checkpoint.weights.enumerated() {
             guard let stored = weight.layout, !stored.isDense,
                 let layout = try choice.decide(weight, roles: checkpoint.roles, used: &unused).layout, !layout.isDense,
                 !layout.isStored(as: stored, shape: weight.shape),
-                case .possible(let ways) = Repacking.offer(from: stored, to: layout, shape: weight.shape), ways.contains(where: \.needsScales)
+                case .possible(let ways) = LayoutRegistry.repacking(from: stored, to: layout, shape: weight.shape),
+                ways.contains(where: \.needsScales)
             else { continue }
             asked.append((index, ways))
         }
@@ -283,8 +285,8 @@ struct PlanDraft {
     /// The exact way from one layout to another, if there is one; why not is remembered.
     private mutating func repacking(
         _ weight: Weight, _ index: Int, _ stored: any WeightLayout, _ layout: any WeightLayout, _ shape: MatrixShape
-    ) -> Repacking? {
-        switch Repacking.offer(from: stored, to: layout, shape: shape) {
+    ) -> (any Repacking)? {
+        switch LayoutRegistry.repacking(from: stored, to: layout, shape: shape) {
         case .unrelated: return nil
         case .obstacle(let reason):
             refuseRepacking(weight, layout, reason)
@@ -306,7 +308,7 @@ struct PlanDraft {
     }
 
     /// Reads the scales of the whole weight, and the codes of those tiles of which the scales alone do not tell.
-    private static func obstacle(_ repacking: Repacking, _ weight: Weight, in checkpoint: Checkpoint) throws -> String? {
+    private static func obstacle(_ repacking: any Repacking, _ weight: Weight, in checkpoint: Checkpoint) throws -> String? {
         let shape = weight.shape
         let parts = weight.parts
         let unit = leastCommonMultiple(repacking.source.rowAlignment, repacking.target.rowAlignment)

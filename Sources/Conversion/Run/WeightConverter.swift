@@ -23,7 +23,7 @@ struct WeightConverter {
     /// Whether NaN and infinities are carried.
     let allowsNonFinite: Bool
     private let alignment: Int
-    private let repacking: Repacking?
+    private let repacking: (any Repacking)?
 
     init(
         _ checkpoint: Checkpoint, _ planned: PlannedWeight, sourceDigests: SourceDigests = .none, statistics: InputStatistics? = nil,
@@ -42,13 +42,7 @@ struct WeightConverter {
         source = PartLayout(parts: weight.parts, shape: weight.shape)
         target = PartLayout(parts: planned.layout?.parts(of: shape) ?? [], shape: shape)
         alignment = leastCommonMultiple(weight.layout?.rowAlignment ?? 1, planned.layout?.rowAlignment ?? 1)
-        if planned.road == .repack, planned.view == nil, let from = weight.layout, let to = planned.layout,
-            case .possible(let found) = Repacking.offer(from: from, to: to, shape: shape)
-        {
-            repacking = found.first
-        } else {
-            repacking = nil
-        }
+        repacking = planned.road == .repack && planned.view == nil ? planned.repacking : nil
     }
 
     /// The rows of the source that some rows of the output are made of, cut as the source's layout asks.

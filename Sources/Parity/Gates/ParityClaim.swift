@@ -96,7 +96,7 @@ public struct ParityClaims: Sendable, Equatable {
         // Bytes that are no numbers to us are carried or they are not.
         guard let left = a.layout, let right = b.layout else { return .repack }
         if left.name == right.name, a.stored.map(\.type) == b.stored.map(\.type) { return .repack }
-        if case .possible = Repacking.offer(from: left, to: right, shape: a.shape) { return .repack }
+        if case .possible = LayoutRegistry.repacking(from: left, to: right, shape: a.shape) { return .repack }
         if right.isDense { return Self.dense(left, right) }
         let bits = Double(b.storedBytes) * 8 / Double(b.count)
         return bits >= 7.5 ? .eightBit : bits >= 3.9 ? .fourBit : .lowBit

@@ -7,6 +7,9 @@ let formatFolders = [
     "Containers/Safetensors",
     "Containers/TorchArchive",
     "Containers/ZstdArchive",
+    "Dialects/DeepSeekRanks",
+    "Dialects/HuggingFace",
+    "Dialects/MLX",
     "Layouts/AWQ",
     "Layouts/BlockScaledFP8",
     "Layouts/CompressedTensors",
@@ -51,7 +54,8 @@ let package = Package(
             name: "Tensors", dependencies: ["CKernels", "Runtime", .product(name: "SystemPackage", package: "swift-system")], swiftSettings: strict),
         .target(name: "Architectures", dependencies: ["Runtime", "StrictJSON"], swiftSettings: strict),
         .target(
-            name: "Formats", dependencies: ["CHDF5Files", "CKernels", "CZlib", "CZstd", "Runtime", "StrictJSON", "Tensors"], path: "Formats",
+            name: "Formats", dependencies: ["Architectures", "CHDF5Files", "CKernels", "CZlib", "CZstd", "Runtime", "StrictJSON", "Tensors"],
+            path: "Formats",
             exclude: formatFolders.map { $0 + "/FORMAT.md" }, swiftSettings: strict),
         .target(name: "Checkpoints", dependencies: ["Architectures", "Formats", "Runtime", "StrictJSON", "Tensors"], swiftSettings: strict),
         .target(

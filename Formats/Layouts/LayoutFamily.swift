@@ -43,22 +43,12 @@ public struct RecognisedWeight {
     }
 }
 
-/// How tensors are named, stacked and split by those who read them.
-public enum Dialect: Sendable, Equatable {
-    case huggingFace
-    /// ml-explore/mlx-lm: experts stacked as `switch_mlp`, `kv_b_proj` split into `embed_q` and `unembed_out`, no
-    /// multi-token-prediction module.
-    case mlx
-    /// deepseek-ai/DeepSeek-V3:inference/convert.py: other names, weights divided among so many ranks, no multi-token-prediction module.
-    case deepSeek(ranks: Int)
-}
-
 /// A layout that can be asked for by name.
 public struct LayoutTarget: Sendable {
     /// The name on the command line.
     public var name: String
     public var layout: any WeightLayout
-    public var dialect: Dialect
+    public var dialect: any Dialect
     /// Where the layout is for routed experts only: the name of the layout that the other linear weights take.
     public var besideExperts: String?
     /// Whether help and lists name it; variants of a listed one are understood without being listed.
@@ -77,7 +67,7 @@ public struct LayoutTarget: Sendable {
     }
 
     public init(
-        _ name: String, _ layout: any WeightLayout, dialect: Dialect = .huggingFace, besideExperts: String? = nil, isListed: Bool = true,
+        _ name: String, _ layout: any WeightLayout, dialect: any Dialect = HuggingFace(), besideExperts: String? = nil, isListed: Bool = true,
         peers: Peers = Peers()
     ) {
         self.peers = peers

@@ -86,8 +86,8 @@ public protocol WeightLayout: Sendable {
     /// Whether bytes stored as `other` already are of this layout: the same parts, and no stricter rule about scales.
     func isStored(as other: any WeightLayout, shape: MatrixShape) -> Bool
 
-    /// Whether it puts together what the readers of one dialect keep apart: such a weight is stored under their names.
-    var isOfDialect: Dialect? { get }
+    /// Whether it puts together what the readers of a dialect keep apart: such a weight is stored under their names, not under its own.
+    var isJoinedFromParts: Bool { get }
 
     /// The stored tensors of a weight `[rows, columns]`, the values first.
     func parts(of shape: MatrixShape) -> [WeightPart]
@@ -114,7 +114,7 @@ extension WeightLayout {
     public var preferredRows: Int { 1 }
     public func groupColumns(of columns: Int) -> Int { columns }
     public var hasSignedScales: Bool { false }
-    public var isOfDialect: Dialect? { nil }
+    public var isJoinedFromParts: Bool { false }
     public func isStored(as other: any WeightLayout, shape: MatrixShape) -> Bool {
         type(of: other) == Self.self && parts(of: shape) == other.parts(of: shape) && name == other.name
     }

@@ -7,8 +7,6 @@ public struct Architecture: Sendable, Equatable, CustomStringConvertible {
     public let name: String
     /// `model_type` of the configurations that it reads.
     public let modelTypes: Set<String>
-    /// Canonical module names; `#` stands for the layer, a second one for the expert.
-    let names: [ModuleRole: String]
     /// The router's parameter that takes part in the choice of experts only, not in their weights.
     let selectionBias: String?
     /// Modules that engines load as one matrix.
@@ -20,7 +18,7 @@ public struct Architecture: Sendable, Equatable, CustomStringConvertible {
     /// Reads `config.json`, and refuses what this family does not have.
     let configuration: @Sendable (ConfigurationReader, Architecture) throws -> ModelConfiguration
 
-    private let roles: [String: ModuleRole]
+    private let table: NameTable
 
     init(
         name: String, modelTypes: Set<String>, names: [ModuleRole: String], selectionBias: String? = nil, fused: [FusedModules], folds: [Fold],
@@ -28,13 +26,12 @@ public struct Architecture: Sendable, Equatable, CustomStringConvertible {
     ) {
         self.name = name
         self.modelTypes = modelTypes
-        self.names = names
         self.selectionBias = selectionBias
         self.fused = fused
         self.folds = folds
         self.ignorePatterns = ignorePatterns
         self.configuration = configuration
-        roles = Dictionary(names.map { ($0.value, $0.key) }) { first, _ in first }
+        table = NameTable(names)
     }
 
     public var description: String { name }
@@ -51,31 +48,11 @@ public struct Architecture: Sendable, Equatable, CustomStringConvertible {
 
     /// The canonical name of a module; nil if the family has none of this role.
     public func module(_ role: ModuleRole, layer: Int? = nil, expert: Int? = nil) -> String? {
-        guard let template = names[role] else { return nil }
-        var numbers = [layer, expert].compactMap { $0 }[...]
-        return template.split(separator: ".", omittingEmptySubsequences: false)
-            .map { $0 == "#" ? numbers.popFirst().map(String.init) ?? "#" : String($0) }.joined(separator: ".")
+        table.module(ModulePlace(role, layer: layer, expert: expert))
     }
 
     /// The place of a module by its canonical name; nil if the family knows none of this name.
-    public func place(of module: some StringProtocol) -> ModulePlace? {
-        var numbers: [Int] = []
-        let kind = module.split(separator: ".", omittingEmptySubsequences: false).map { word -> String in
-            guard let number = Self.number(word) else { return String(word) }
-            numbers.append(number)
-            return "#"
-        }.joined(separator: ".")
-        guard let role = roles[kind] else { return nil }
-        return ModulePlace(role, layer: numbers.first, expert: numbers.count > 1 ? numbers[1] : nil)
-    }
-
-    /// A whole number as module names spell it: no sign, no leading zero.
-    private static func number(_ word: some StringProtocol) -> Int? {
-        guard let first = word.utf8.first, (0x30...0x39).contains(first), word.utf8.allSatisfy({ (0x30...0x39).contains($0) }),
-            first != 0x30 || word.utf8.count == 1
-        else { return nil }
-        return Int(word)
-    }
+    public func place(of module: some StringProtocol) -> ModulePlace? { table.place(of: module) }
 }
 
 /// Modules that engines load as one matrix, so that all must have one layout (and one scale of the tensor, where there is one).

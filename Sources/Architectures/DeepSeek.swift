@@ -5,7 +5,7 @@ extension Architecture {
     /// token more.
     ///
     /// Sources: huggingface/transformers:src/transformers/models/deepseek_v3 and deepseek_v2, deepseek-ai/DeepSeek-V3:inference/model.py.
-    static let deepSeek = Architecture(
+    package static let deepSeek = Architecture(
         name: "DeepSeek-V3", modelTypes: ["deepseek_v3", "deepseek_v2", "kimi_k2"],
         names: [
             .embedding: "model.embed_tokens", .finalNorm: "model.norm", .head: "lm_head",

@@ -16,6 +16,11 @@ public struct ModelRoles: Sendable {
         public let reason: String
         /// Whether ``ignorePatterns`` or the consumers' own model code exempt the module already.
         public let isImplied: Bool
+
+        public init(reason: String, isImplied: Bool) {
+            self.reason = reason
+            self.isImplied = isImplied
+        }
     }
 
     /// Why a module stays unquantized by default, as DeepSeek's releases and llm-compressor's recipes have it; nil if it is quantized.
@@ -26,6 +31,9 @@ public struct ModelRoles: Sendable {
 
     /// What compressed-tensors' `ignore` says of the modules that stay unquantized.
     public var ignorePatterns: [String] { architecture?.ignorePatterns ?? Architecture.deepSeek.ignorePatterns }
+
+    /// The module that puts out logits, as most families call it where the architecture is not known.
+    public var head: String { architecture?.module(.head) ?? InferredRoles.leaves[.head] ?? "" }
 
     // MARK: What belongs together
 

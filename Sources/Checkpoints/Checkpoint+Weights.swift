@@ -1,3 +1,4 @@
+import Architectures
 import Formats
 import Tensors
 
@@ -13,7 +14,7 @@ extension Checkpoint {
         weights.reserveCapacity(tensors.count)
         for index in tensors.indices where !claimed[index] {
             let name = WeightName.module(tensors[index].name)
-            if WeightName.leaf(String(name)) == "embed_q" || WeightName.leaf(String(name)) == "unembed_out",
+            if MLX.halves.contains(where: { $0 == WeightName.leaf(String(name)) }),
                 let weight = try latentProjection(String(WeightName.module(String(name))), modules, tensors, &claimed)
             {
                 weights.append(weight)
@@ -36,13 +37,14 @@ extension Checkpoint {
     private func latentProjection(
         _ parent: String, _ modules: [Substring: [Int]], _ tensors: [StoredTensor], _ claimed: inout [Bool]
     ) throws -> Weight? {
-        let members = ["embed_q", "unembed_out"].flatMap { modules[Substring(parent + "." + $0)] ?? [] }
+        let members = MLX.halves.flatMap { modules[Substring(parent + "." + $0)] ?? [] }
         do {
-            let weight = try MLXDialect.latentProjection(
+            let found = try MLX.latentProjection(
                 parent, members.map { tensors[$0] }, quantization: quantization,
                 read: { [files] in try files[$0.file].read($0.byteCount, at: $0.offset) })
-            if weight != nil { for index in members { claimed[index] = true } }
-            return weight
+            guard let found else { return nil }
+            for index in members { claimed[index] = true }
+            return Weight(name: found.name, dimensions: found.dimensions, layout: found.layout, stored: found.stored)
         } catch let fault as LayoutFault {
             throw CheckpointFailure.contradiction(tensor: fault.tensor, file: fileNames[tensors[members[0]].file], reason: fault.reason)
         }

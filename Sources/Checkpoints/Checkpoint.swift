@@ -87,7 +87,7 @@ public struct Checkpoint: Sendable {
             attachments += file.attachments.map { SideFile(name: $0.name, bytes: file.bytes, range: $0.offset..<$0.offset + $0.byteCount) }
         }
         let joined: [StoredTensor]
-        if let ranks = DeepSeekShards.ranks(of: fileNames) {
+        if let ranks = DeepSeekRanks.ranks(of: fileNames) {
             joined = try joinShards(held, ranks)
             isDivided = true
         } else {
@@ -124,7 +124,8 @@ public struct Checkpoint: Sendable {
         describedAt = descriptions.first?.place
         if let obstacle = quantization?.obstacle { findings.append(Finding(describedAt ?? "", obstacle)) }
         self.isUnstacked = isUnstacked
-        let tensors = isUnstacked ? FusedExperts(config).unstacked(MLXDialect.unstacked(joined), &findings) : joined
+        var tensors = joined
+        if isUnstacked { tensors = DialectRegistry.unstacked(joined, config: config) { findings.append(Finding($0, $1)) } }
         isAsStored = tensors.count == joined.count
         try recogniseWeights(tensors)
         try requireUniqueNames()

@@ -1,3 +1,4 @@
+import Architectures
 import Formats
 import StrictJSON
 import Tensors
@@ -175,7 +176,7 @@ struct ModelFiles {
 
     /// - Throws: ``CheckpointFailure/ambiguousFiles(path:_:_:)`` if two may be.
     init(among names: [String], in directory: String) throws {
-        if DeepSeekShards.ranks(of: names) != nil {
+        if DeepSeekRanks.ranks(of: names) != nil {
             (files, others) = (names, [])
             return
         }

@@ -1,3 +1,4 @@
+import Architectures
 import Formats
 import StrictJSON
 import Tensors

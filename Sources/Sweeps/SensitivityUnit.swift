@@ -10,7 +10,7 @@ public struct SensitivityUnit: Sendable, Equatable {
     public var layer: Int
     /// The multi-token-prediction layer that shares the unit's layout, at the last layer: no divergence tells anything about it.
     public var companion: Int?
-    /// `self_attn.q_b_proj`, `mlp.experts.*.gate_proj|up_proj`, ...
+    /// The module inside its layer, numbers as `*` and modules that are fused joined by `|`: `mlp.experts.*.gate_proj|up_proj`.
     public var kind: String
 
     /// Nil for weights outside the layers.

@@ -109,7 +109,7 @@ import Testing
     /// deepseek-ai/DeepSeek-V3.2-Exp:inference/convert.py: every rank has the whole indexer, under its own names.
     @Test func namesAreThoseOfTheInferenceCode() {
         let layer = "model.layers.3."
-        let names: [(String, String, DeepSeekShards.Division)] = [
+        let names: [(String, String, DeepSeekRanks.Division)] = [
             ("model.embed_tokens.weight", "embed.weight", .rows), ("lm_head.weight", "head.weight", .rows),
             ("model.norm.weight", "norm.weight", .whole),
             (layer + "self_attn.q_b_proj.weight", "layers.3.attn.wq_b.weight", .rows),
@@ -123,11 +123,11 @@ import Testing
             (layer + "self_attn.indexer.weights_proj.weight", "layers.3.attn.indexer.weights_proj.weight", .whole),
         ]
         for (tensor, name, division) in names {
-            #expect(DeepSeekShards.name(of: tensor)?.name == name)
-            #expect(DeepSeekShards.name(of: tensor)?.division == division, "\(tensor)")
-            #expect(DeepSeekShards.huggingFaceName(of: name)?.name == tensor)
-            #expect(DeepSeekShards.huggingFaceName(of: name)?.division == division, "\(name)")
+            #expect(DeepSeekRanks.name(of: tensor)?.name == name)
+            #expect(DeepSeekRanks.name(of: tensor)?.division == division, "\(tensor)")
+            #expect(DeepSeekRanks.canonicalName(of: name)?.name == tensor)
+            #expect(DeepSeekRanks.canonicalName(of: name)?.division == division, "\(name)")
         }
-        #expect(DeepSeekShards.name(of: "model.layers.61.eh_proj.weight") == nil)
+        #expect(DeepSeekRanks.name(of: "model.layers.61.eh_proj.weight") == nil)
     }
 }

@@ -1,18 +1,19 @@
 """Feed every reader of untrusted bytes with mutated input, guided by coverage: it may refuse, and never trap, hang or allocate without bound.
 
-usage: fuzz.py [--seconds 5] [--reader NAME]... [--build-path .build-fuzz] [--seed 1] [--address] [--jobs N] [--no-build] [--corpus DIR]
+usage: fuzz.py [--seconds 5 | --executions N] [--reader NAME]... [--build-path .build-fuzz] [--seed 1] [--address] [--jobs N] [--no-build] [--corpus DIR]
 
 Builds Tests/Fuzzing, a package of its own, with libFuzzer's coverage in all of Recast (`swift build --sanitize fuzzer`; a toolchain of
 swift.org on Linux has it), and runs each reader for some seconds from the seeds in Tests/Fuzzing/Corpus. A finding is a trap, a report of a
 sanitizer, an input that takes longer than 10 s or more than 1 GB, and an error that is no Failure or an internal one. Inputs with findings are
 kept under the build path, each with the command that shows it again; the run goes on without them. Exit status 1 if there are any.
 
-The same seed gives the same inputs as long as the program is the same; how many of them depends on the machine. --address adds the address
+The same seed gives the same inputs as long as the program is the same; how many of them depends on the machine, unless --executions says it. --address adds the address
 sanitizer, which sees what C and unsafe Swift read and write beside their memory, at half the speed. --corpus keeps the inputs that reached
 something new, and goes on from those of earlier runs. Tests/Fuzzing/seeds.py writes the seeds.
 """
 import argparse
 import collections
+import math
 import os
 import re
 import shutil
@@ -28,7 +29,7 @@ SEEDS = os.path.join(PACKAGE, 'Corpus')
 DICTIONARIES = {
     'yaml': ['recipe', 'policy'], 'pickle': ['pickle'], 'binary': ['torch', 'hdf5', 'zstd'],
 }  # of all others: json
-SHARES = {'hdf5': 0.5}  # it makes a process for each input
+SHARES = {'hdf5': 0.1}  # it makes a process for each input
 LIMITS = ['-timeout=10', '-rss_limit_mb=1500', '-malloc_limit_mb=1000', '-max_len=16384', '-detect_leaks=0']
 MOST_FINDINGS = 20  # of one reader; after so many it is given up
 
@@ -93,11 +94,14 @@ def fuzz(program, reader, options, scratch):
     executions = coverage = runs = 0
     findings = {}
     end = time.monotonic() + seconds
-    while runs == 0 or time.monotonic() < end - 0.5 and len(findings) < MOST_FINDINGS:
+    if options.executions:
+        end = time.monotonic() + 600
+    while runs == 0 or time.monotonic() < end - 0.5 and len(findings) < MOST_FINDINGS and executions < (options.executions or math.inf):
         left = max(1, round(end - time.monotonic()))
+        most = [f'-runs={round((options.executions - executions) * SHARES.get(reader, 1))}'] if options.executions else []
         output, status = launch(
             [program, kept, seeds, f'-max_total_time={left}', f'-seed={options.seed + runs}', f'-artifact_prefix={inputs}/',
-             f'-dict={PACKAGE}/Dictionaries/{dictionary}.dict', '-print_final_stats=1', *LIMITS], environment(reader, scratch), left)
+             f'-dict={PACKAGE}/Dictionaries/{dictionary}.dict', '-print_final_stats=1', *most, *LIMITS], environment(reader, scratch), left)
         runs += 1
         executions += int((re.findall(r'number_of_executed_units: (\d+)', output) or re.findall(r'^#(\d+)\s', output, re.M) or [0])[-1])
         coverage = max([coverage] + [int(number) for number in re.findall(r'\bcov: (\d+)', output)])
@@ -133,6 +137,7 @@ def drop(path, folders):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--seconds', type=float, default=5)
+    parser.add_argument('--executions', type=int)
     parser.add_argument('--reader', action='append', choices=sorted(os.listdir(SEEDS)))
     parser.add_argument('--build-path')
     parser.add_argument('--seed', type=int, default=1)

@@ -9,6 +9,7 @@ struct ConfigRewrite {
     var sideFiles: [(name: String, json: JSONObject)] = []
 
     private let ignorePatterns: [String]
+    private let head: String
 
     private struct Group {
         var configuration: ConsumerConfiguration
@@ -18,10 +19,11 @@ struct ConfigRewrite {
 
     /// - Parameter keepsDescription: whether codes and scales stay what they are, so that what describes them does too.
     init(
-        checkpoint: Checkpoint, weights: [PlannedWeight], unquantizedLinears: [String], dialect: Dialect, dropsMTP: Bool, keepsDescription: Bool
+        checkpoint: Checkpoint, weights: [PlannedWeight], unquantizedLinears: [String], dropsMTP: Bool, keepsDescription: Bool
     ) throws {
         config = checkpoint.config
         ignorePatterns = checkpoint.roles.ignorePatterns
+        head = checkpoint.roles.head
         guard var object = config.object else { return }
         if dropsMTP, object["num_nextn_predict_layers"] != nil { object["num_nextn_predict_layers"] = .int(0) }
         config = .object(object)
@@ -44,7 +46,7 @@ struct ConfigRewrite {
             places[layout.name] = known ?? groups.count - 1
         }
         object = QuantizationDescription.removed(from: object)
-        if dialect == .mlx, let first = groups.first {
+        if let first = groups.first, case .mlx = first.configuration {
             let quantization = try JSONValue.object(Self.mlx(groups, first))
             object["quantization"] = quantization
             // Its loader looks here for a method unless `quantization` is there too; the field's tools read it.
@@ -105,7 +107,7 @@ struct ConfigRewrite {
         var object = method.json
         if let key = method.exemptions {
             // The output head is no linear layer to some readers and one to others.
-            object[key] = .array((["lm_head"] + unquantized.filter { $0 != "lm_head" }).map(JSONValue.string))
+            object[key] = .array(([head] + unquantized.filter { $0 != head }).map(JSONValue.string))
         }
         if method.hasDynamicExemptions, !unquantized.isEmpty {
             var dynamic = JSONObject()

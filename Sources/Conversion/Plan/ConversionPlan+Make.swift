@@ -1,3 +1,4 @@
+import Architectures
 import Checkpoints
 import Formats
 import StrictJSON
@@ -33,7 +34,7 @@ extension ConversionPlan {
         if output.isSingleFile, !output.container.isSingleFile {
             throw ConversionFailure.usage("a checkpoint cannot be one \(output.container.name) file; give a directory")
         }
-        if case .deepSeek = choice.dialect, output.container != Safetensors.self || output.shardSize != nil {
+        if choice.dialect.ranks != nil, output.container != Safetensors.self || output.shardSize != nil {
             throw ConversionFailure.usage("--model-parallel makes one safetensors file a rank; leave out --container and --shard-size")
         }
 
@@ -97,10 +98,10 @@ extension ConversionPlan {
                     name: name, header: place.header, size: place.size, copiedFile: copied, tensorCount: declarations.count,
                     weights: first..<weights.count))
         }
-        try Self.checkNames(weightMap, isDivided: { if case .deepSeek = choice.dialect { true } else { false } }())
+        try Self.checkNames(weightMap, isDivided: choice.dialect.ranks != nil)
 
         texts = []
-        if cuts.count > 1, case .deepSeek = choice.dialect {
+        if cuts.count > 1, choice.dialect.ranks != nil {
             // The ranks' file names say it all.
         } else if cuts.count > 1 {
             let map = weightMap.map { ($0.tensor, output.container.listedName(of: $0.file)) }
@@ -112,7 +113,7 @@ extension ConversionPlan {
             choice.isCopy || planned.allSatisfy { $0.road == .passthrough } && planned.contains { $0.layout?.isDense == false }
         if checkpoint.config.object?.members.isEmpty == false {
             let rewrite = try ConfigRewrite(
-                checkpoint: checkpoint, weights: weights, unquantizedLinears: draft.unquantizedLinears, dialect: choice.dialect,
+                checkpoint: checkpoint, weights: weights, unquantizedLinears: draft.unquantizedLinears,
                 dropsMTP: draft.dropsMTP, keepsDescription: describes)
             texts.append(("config.json", Array((rewrite.config.text() + "\n").utf8)))
             for file in rewrite.sideFiles {
@@ -142,10 +143,10 @@ extension ConversionPlan {
 
     /// The header of a shard and the places of its tensors: the source file's own where it is copied.
     private static func place(
-        _ declarations: [SafetensorsHeader.Declaration], _ copied: Int?, _ checkpoint: Checkpoint, _ dialect: Dialect
+        _ declarations: [SafetensorsHeader.Declaration], _ copied: Int?, _ checkpoint: Checkpoint, _ dialect: any Dialect
     ) throws -> (header: [UInt8], offsets: [Int], size: Int)? {
         guard let copied, let held = checkpoint.safetensors[copied] else {
-            return SafetensorsHeader.layout(declarations, metadata: [("format", dialect == .mlx ? "mlx" : "pt")])
+            return SafetensorsHeader.layout(declarations, metadata: [("format", dialect.format)])
         }
         let offsets = Dictionary(
             checkpoint.weights.lazy.flatMap(\.stored).filter { $0.file == copied }.map { ($0.name, $0.offset) },
@@ -154,9 +155,8 @@ extension ConversionPlan {
         return (header, declarations.map { offsets[$0.name] ?? 0 }, try checkpoint.files[copied].size())
     }
 
-    static func shardName(_ number: Int, of count: Int, _ dialect: Dialect, _ output: OutputOptions) -> String {
-        if case .deepSeek(let ranks) = dialect { return DeepSeekShards.fileName(rank: number, of: ranks) }
-        return output.container.fileName(count == 1 ? nil : (fiveDigits(number + 1), fiveDigits(count)))
+    static func shardName(_ number: Int, of count: Int, _ dialect: any Dialect, _ output: OutputOptions) -> String {
+        dialect.fileName(number) ?? output.container.fileName(count == 1 ? nil : (fiveDigits(number + 1), fiveDigits(count)))
     }
 
     private static func checkNames(_ weightMap: [(tensor: String, file: String)], isDivided: Bool) throws {

@@ -1,3 +1,4 @@
+import Architectures
 import Checkpoints
 import Formats
 import Runtime
@@ -46,7 +47,7 @@ struct PlanDraft {
 
     mutating func decide(stop: StopToken = StopToken()) throws {
         try proveRepackings(stop)
-        let model = DialectModel(checkpoint)
+        let model = DialectModel(checkpoint.languageConfig, roles: checkpoint.roles)
         let places = Dictionary(checkpoint.weights.indices.map { (checkpoint.weights[$0].module, $0) }) { first, _ in first }
         var used = Set<Int>()
         var exceptions: [String: [String]] = [:]
@@ -59,7 +60,7 @@ struct PlanDraft {
                 companions.append(index)
                 continue
             }
-            let pieces = try choice.dialect.pieces(of: weight, model)
+            let pieces = try choice.dialect.pieces(of: LogicalTensor(name: weight.name, dimensions: weight.dimensions), in: model)
             if pieces.isEmpty { dropped.append(weight.name) }
             for piece in pieces {
                 let shape = piece.view?.shape ?? weight.shape
@@ -86,8 +87,7 @@ struct PlanDraft {
         for (_, found) in inexact.sorted(by: { $0.key < $1.key }) { note(found.names, found.reason) }
         if !dropped.isEmpty {
             dropsMTP = dropped.contains { WeightName.layer($0).map { $0 >= model.layers } ?? false }
-            let reader = choice.dialect == .mlx ? "mlx-lm" : "DeepSeek's inference code"
-            note(dropped, "left out: \(reader) has no multi-token-prediction module and no stored rotary frequencies")
+            note(dropped, "left out: \(choice.dialect.readers) has no multi-token-prediction module and no stored rotary frequencies")
         }
         try checkStacks()
         markFolds()
@@ -120,7 +120,7 @@ struct PlanDraft {
     /// otherwise their readers would take them in another unit, or not know them, so they are left out and named.
     private mutating func carryCompanions(_ indices: [Int], _ used: inout Set<Int>) throws {
         guard let first = indices.first else { return }
-        let isUnchanged = choice.dialect == .huggingFace && units.allSatisfy { $0.members.allSatisfy { $0.weight.road == .passthrough } }
+        let isUnchanged = choice.dialect.isCanonical && units.allSatisfy { $0.members.allSatisfy { $0.weight.road == .passthrough } }
         let named = choice.recipe.rules.indices.filter { rule in
             indices.contains { choice.recipe.rules[rule].pattern.matches(checkpoint.weights[$0].name) }
         }
@@ -137,7 +137,7 @@ struct PlanDraft {
         var stacks: [String: Int] = [:]
         for index in indices {
             let weight = checkpoint.weights[index]
-            let piece = OutputPiece(module: String(weight.module))
+            let piece = StoredPiece(module: String(weight.module))
             let planned = PlannedWeight(
                 source: index, road: .passthrough, layout: weight.layout, reason: "carried beside its weight", shard: 0, tensors: [],
                 module: piece.module)
@@ -180,12 +180,14 @@ struct PlanDraft {
     // MARK: Roads
 
     private mutating func planned(
-        _ weight: Weight, _ index: Int, _ piece: OutputPiece, _ decision: LayoutChoice.Decision, _ shape: MatrixShape
+        _ weight: Weight, _ index: Int, _ piece: StoredPiece, _ decision: LayoutChoice.Decision, _ shape: MatrixShape
     ) throws -> PlannedWeight {
         var planned = PlannedWeight(
             source: index, road: .passthrough, layout: weight.layout, reason: decision.reason, shard: 0, tensors: [], module: piece.module,
             view: piece.view)
-        if case .deepSeek = choice.dialect { try refuseUnreadable(weight, decision.layout ?? weight.layout) }
+        if let layout = decision.layout ?? weight.layout, let obstacle = choice.dialect.obstacle(to: layout) {
+            throw ConversionFailure.usage("\(weight.name): \(obstacle)")
+        }
         guard let layout = decision.layout, let stored = weight.layout else { return planned }
         planned.layout = layout
         // A part of a weight under a name of its own has other inputs, or none.
@@ -230,15 +232,8 @@ struct PlanDraft {
         case .repack:
             throw ConversionFailure.usage(
                 "\(weight.name): convert to \(planned.layout?.name ?? "") first, then divide with --to keep --model-parallel")
-        case .cast, .dequantize, .quantize, .fold: planned.view = WeightView(split, of: weight)
+        case .cast, .dequantize, .quantize, .fold: planned.view = WeightView(split, of: weight.shape)
         }
-    }
-
-    /// Kernels for BF16 and FP8 blocks are all that DeepSeek's inference code has.
-    private func refuseUnreadable(_ weight: Weight, _ layout: (any WeightLayout)?) throws {
-        guard let layout, !layout.isDense, !(layout is any ScaledBlockLayout) else { return }
-        throw ConversionFailure.usage(
-            "\(weight.name): DeepSeek's inference code reads BF16 and FP8 blocks, not \(layout.name); give --to bf16 or fp8-block")
     }
 
     /// Whether a way from one layout to another holds every scale of a weight.
@@ -358,15 +353,11 @@ struct PlanDraft {
 
     // MARK: Tensors
 
-    private mutating func add(_ planned: PlannedWeight, _ weight: Weight, _ piece: OutputPiece, _ shape: MatrixShape, _ stacks: inout [String: Int])
+    private mutating func add(_ planned: PlannedWeight, _ weight: Weight, _ piece: StoredPiece, _ shape: MatrixShape, _ stacks: inout [String: Int])
         throws
     {
         var declarations = Self.declarations(of: planned, weight, planned.view?.shape ?? shape)
-        if case .deepSeek = choice.dialect {
-            for index in declarations.indices {
-                declarations[index].name = DeepSeekShards.name(of: declarations[index].name)?.name ?? declarations[index].name
-            }
-        }
+        for index in declarations.indices { declarations[index].name = choice.dialect.storedName(of: declarations[index].name) }
         guard let stack = piece.stack else {
             if let files = scattered(planned, weight) {
                 for carried in files {
@@ -401,7 +392,7 @@ struct PlanDraft {
     /// The stored tensors of a weight by file, if it passes through from several and the source's cuts are kept: a scale stays in the file
     /// that it was in.
     private func scattered(_ planned: PlannedWeight, _ weight: Weight) -> [[Int]]? {
-        guard planned.road == .passthrough, keepsCuts, choice.dialect == .huggingFace, Set(weight.stored.map(\.file)).count > 1 else { return nil }
+        guard planned.road == .passthrough, keepsCuts, Set(weight.stored.map(\.file)).count > 1 else { return nil }
         var files: [(file: Int, parts: [Int])] = []
         for (index, tensor) in weight.stored.enumerated() {
             if let place = files.firstIndex(where: { $0.file == tensor.file }) {
@@ -414,7 +405,7 @@ struct PlanDraft {
     }
 
     /// Whether shards follow the source's files.
-    private var keepsCuts: Bool { output.shardSize == nil && !output.isSingleFile && choice.dialect == .huggingFace && !checkpoint.isDivided }
+    private var keepsCuts: Bool { output.shardSize == nil && !output.isSingleFile && choice.dialect.isCanonical && !checkpoint.isDivided }
 
     private func checkStacks() throws {
         for unit in units where unit.members[0].count > 1 && Set(unit.members.map(\.index)).count != unit.members[0].count {
@@ -450,7 +441,7 @@ struct PlanDraft {
 
     /// The source file that a shard would be a copy of: all its tensors, all passed through, under their names.
     func copiedFile(_ cut: [Int]) -> Int? {
-        guard let first = cut.first, output.container.wrapsSafetensors, choice.dialect == .huggingFace
+        guard let first = cut.first, output.container.wrapsSafetensors, choice.dialect.isCanonical
         else { return nil }
         let leader = units[first].members[0].weight
         guard let file = leader.passed(of: checkpoint.weights[leader.source]).first?.file else { return nil }
@@ -471,7 +462,7 @@ struct PlanDraft {
 
     /// Which units share a shard: the source's cuts, or runs of at most `shardSize` bytes.
     func cut() -> [[Int]] {
-        if case .deepSeek(let ranks) = choice.dialect { return (0..<ranks).map { rank in units.indices.filter { units[$0].rank == rank } } }
+        if let ranks = choice.dialect.ranks { return (0..<ranks).map { rank in units.indices.filter { units[$0].rank == rank } } }
         if output.isSingleFile { return [Array(units.indices)] }
         if keepsCuts {
             var files = [[Int]](repeating: [], count: checkpoint.files.count)

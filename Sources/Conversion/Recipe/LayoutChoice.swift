@@ -30,7 +30,7 @@ public struct LayoutChoice: Sendable {
     private let besideExperts: (any WeightLayout)?
     public let recipe: Recipe
     /// Who reads the output.
-    public let dialect: Dialect
+    public let dialect: any Dialect
     /// Of weights for which the recipe names none.
     public let quantizer: QuantizerName
     /// What quantizers learn from (tokens, statistics, settings), in words or digests: it identifies the output with all else.
@@ -48,17 +48,17 @@ public struct LayoutChoice: Sendable {
         target = found?.layout
         besideExperts = found?.besideExperts.flatMap { LayoutRegistry.target(named: $0)?.layout }
         self.recipe = recipe
-        let readers = found?.dialect ?? .huggingFace
+        let readers = found?.dialect ?? HuggingFace()
         if let modelParallel {
-            guard readers == .huggingFace else { throw ConversionFailure.usage("--model-parallel divides BF16 and FP8 weights, not \(name)") }
-            dialect = .deepSeek(ranks: modelParallel)
+            guard readers.isCanonical else { throw ConversionFailure.usage("--model-parallel divides BF16 and FP8 weights, not \(name)") }
+            dialect = DeepSeekRanks(modelParallel)
         } else {
             dialect = readers
         }
         // Dense weights are the same to everyone; codes are not.
         for rule in recipe.rules {
             guard let other = LayoutRegistry.target(named: rule.target), !other.layout.isDense else { continue }
-            if other.dialect != readers, target?.isDense == false || other.dialect == .mlx {
+            if other.dialect.name != readers.name, target?.isDense == false || !other.dialect.isCanonical {
                 throw ConversionFailure.mixedDialects(name, rule.target)
             }
         }
@@ -89,7 +89,7 @@ public struct LayoutChoice: Sendable {
         guard let target else { return Decision(layout: nil, reason: "keep: as stored") }
         guard let stored = weight.layout else { return Decision(layout: nil, reason: "not a floating weight: as stored") }
         if target.isDense { return decideDense(weight, stored, target, roles) }
-        if let kept = Self.keptReason(weight, roles, dialect) {
+        if let kept = Self.exemption(of: weight, roles, dialect) {
             // As in the BF16 checkpoint that the peers would start from.
             var decision = decideDense(weight, stored, .dense(.bf16), roles)
             decision.reason = "kept unquantized: \(kept.reason)"
@@ -116,22 +116,11 @@ public struct LayoutChoice: Sendable {
     }
 
     /// Why the default rules leave a weight unquantized; nil if they quantize it.
-    static func keptReason(_ weight: Weight, _ roles: ModelRoles, _ dialect: Dialect = .huggingFace) -> (reason: String, isImplied: Bool)? {
-        if WeightName.leaf(weight.name) != "weight" {
-            return isStack(weight) ? ("stacked experts", false) : ("not a linear weight", true)
+    private static func exemption(of weight: Weight, _ roles: ModelRoles, _ dialect: any Dialect = HuggingFace()) -> ModelRoles.Exemption? {
+        guard WeightName.leaf(weight.name) == "weight" else {
+            return isStack(weight) ? .init(reason: "stacked experts", isImplied: false) : .init(reason: "not a linear weight", isImplied: true)
         }
-        let module = String(weight.module)
-        if dialect == .mlx {
-            // mlx-lm quantizes every linear and every embedding; its router gate is neither.
-            if roles.place(of: module)?.role == .router { return ("router gate", true) }
-            return weight.dimensions.count == 2 ? nil : ("not a matrix", true)
-        }
-        if let kept = roles.exemption(of: module) { return (kept.reason, kept.isImplied) }
-        if weight.dimensions.count != 2 {
-            return weight.dimensions.count < 2 ? ("not a matrix", true) : ("stacked weights", false)
-        }
-        if WeightName.layer(weight.name) == nil { return ("outside the decoder layers", false) }
-        return nil
+        return dialect.exemption(of: String(weight.module), dimensions: weight.dimensions, roles: roles)
     }
 
     /// Whether a tensor holds the matrices of several experts, under a name of its own or as a weight.
@@ -141,7 +130,7 @@ public struct LayoutChoice: Sendable {
         return weight.dimensions.count == 2 && weight.name.contains("experts") && !["weight", "bias"].contains(WeightName.leaf(weight.name))
     }
 
-    private static func isLinear(_ weight: Weight, _ roles: ModelRoles) -> Bool { keptReason(weight, roles) == nil }
+    private static func isLinear(_ weight: Weight, _ roles: ModelRoles) -> Bool { exemption(of: weight, roles) == nil }
 
     private func fit(
         _ weight: Weight, _ layout: any WeightLayout, _ reason: String, _ dimensions: [Int], _ quantizer: QuantizerName,

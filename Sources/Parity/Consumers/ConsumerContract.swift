@@ -111,7 +111,7 @@ public struct ConsumerContract {
     }
 
     private func ownNames() -> String? {
-        list(checkpoint.weights.filter { $0.layout?.isOfDialect == .mlx }.map(\.name), "weights are stored under MLX's names")
+        list(checkpoint.weights.filter { $0.layout?.isJoinedFromParts == true }.map(\.name), "weights are stored under MLX's names")
     }
 
     // MARK: Quantization

@@ -27,7 +27,7 @@ extension FuzzReader {
             let parts = input.parts(3)
             let folder = FuzzDirectory.empty("checkpoint")
             for rank in 0..<2 {
-                let file = folder + "/" + DeepSeekShards.fileName(rank: rank, of: 2)
+                let file = folder + "/" + DeepSeekRanks.fileName(rank: rank, of: 2)
                 FuzzDirectory.write(FuzzTensorFile.bytes(header: parts[rank], pattern: parts[2]), to: file)
             }
             convert(folder, input)

@@ -20,7 +20,7 @@ public struct LatentSplitLayout: WeightLayout {
 
     public var name: String { keys.name == values.name ? "\(keys.name) by head" : "\(keys.name) and \(values.name) by head" }
     public var rowAlignment: Int { nope + value }
-    public var isOfDialect: Dialect? { .mlx }
+    public var isJoinedFromParts: Bool { true }
     public var hasSignedScales: Bool { keys.hasSignedScales || values.hasSignedScales }
 
     private func shapes(_ heads: Int, _ rank: Int) -> (keys: MatrixShape, values: MatrixShape) {

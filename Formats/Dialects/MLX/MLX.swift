@@ -1,14 +1,63 @@
-import Formats
+import Architectures
 import StrictJSON
 import Tensors
 
-/// MLX's names and stacks undone, so that a checkpoint in its dialect has the same weights as any other.
-enum MLXDialect {
+/// ml-explore/mlx-lm: experts stacked as `switch_mlp`, `kv_b_proj` split by head into `embed_q` and `unembed_out`, no multi-token-prediction module.
+///
+/// Source: mlx_lm/models/deepseek_v3.py and qwen3_moe.py (`sanitize`).
+public struct MLX: StackedDialect {
+    public init() {}
+
+    public var name: String { "MLX" }
+    public var readers: String { "mlx-lm" }
+    public var format: String { "mlx" }
+
+    /// What the two parts of a latent's projection are called: the keys' part of each head transposed, the values' part as it is.
+    public static let halves = ["embed_q", "unembed_out"]
+
+    /// mlx-lm quantizes every linear and every embedding; its router gate is neither.
+    public func exemption(of module: String, dimensions: [Int], roles: ModelRoles) -> ModelRoles.Exemption? {
+        if roles.place(of: module)?.role == .router { return .init(reason: "router gate", isImplied: true) }
+        return dimensions.count == 2 ? nil : .init(reason: "not a matrix", isImplied: true)
+    }
+
+    public func pieces(of weight: LogicalTensor, in model: DialectModel) -> [StoredPiece] {
+        let module = weight.module
+        if model.isBeyondLayers(weight.name) { return [] }
+        if model.roles.place(of: module)?.role == .keyValueUp, weight.dimensions.count == 2, model.heads > 0,
+            weight.dimensions[0] == model.heads * (model.nope + model.value)
+        {
+            let parent = WeightName.module(module) + "."
+            return (0..<model.heads).flatMap { head in
+                let start = head * (model.nope + model.value)
+                let middle = start + model.nope
+                return [
+                    StoredPiece(
+                        module: parent + Self.halves[0], view: WeightView(rows: start..<middle, of: weight.shape, isTransposed: true),
+                        stack: (head, model.heads)),
+                    StoredPiece(
+                        module: parent + Self.halves[1],
+                        view: WeightView(rows: middle..<middle + model.value, of: weight.shape, isTransposed: false), stack: (head, model.heads)),
+                ]
+            }
+        }
+        let words = module.split(separator: ".")
+        if let place = words.firstIndex(of: "experts"), place > 0, place + 2 < words.count, words[place - 1] == "mlp",
+            let expert = Int(words[place + 1]), expert >= 0, model.experts > 0
+        {
+            let stacked = (words[..<place] + ["switch_mlp"] + words[(place + 2)...]).joined(separator: ".")
+            return [StoredPiece(module: stacked, stack: (expert, model.experts))]
+        }
+        return [StoredPiece(module: module)]
+    }
+
+    // MARK: Back
+
     /// More experts than any model has.
-    static let stackLimit = 1 << 16
+    private static let stackLimit = 1 << 16
 
     /// Every `switch_mlp` tensor as the tensors of its experts, each a slice of the stored bytes.
-    static func unstacked(_ tensors: [StoredTensor]) -> [StoredTensor] {
+    static func unstacked(_ tensors: [StoredTensor], config: JSONValue, note: (_ tensor: String, _ text: String) -> Void) -> [StoredTensor] {
         guard tensors.contains(where: { $0.name.contains(".switch_mlp.") }) else { return tensors }
         return tensors.flatMap { tensor -> [StoredTensor] in
             guard let place = tensor.name.range(of: ".switch_mlp."), tensor.shape.count >= 2, tensor.byteCount > 0,
@@ -28,9 +77,9 @@ enum MLXDialect {
     }
 
     /// `kv_b_proj` out of `embed_q` and `unembed_out`; nil if the tensors are not those of a split projection.
-    static func latentProjection(
+    public static func latentProjection(
         _ parent: String, _ members: [StoredTensor], quantization: QuantizationConfig?, read: @escaping (StoredTensor) throws -> [UInt8]
-    ) throws -> Weight? {
+    ) throws -> (name: String, dimensions: [Int], layout: any WeightLayout, stored: [StoredTensor])? {
         func half(_ name: String) throws -> (layout: any WeightLayout, stored: [StoredTensor], heads: Int, rows: Int, columns: Int)? {
             let module = parent + "." + name
             let mine = members.filter { WeightName.module($0.name) == module }
@@ -56,7 +105,7 @@ enum MLXDialect {
             }
             return nil
         }
-        guard let keys = try half("embed_q"), let values = try half("unembed_out"), keys.heads == values.heads, keys.rows == values.columns,
+        guard let keys = try half(Self.halves[0]), let values = try half(Self.halves[1]), keys.heads == values.heads, keys.rows == values.columns,
             keys.layout.rowAlignment == 1, values.layout.rowAlignment == 1
         else { return nil }
         let layout = LatentSplitLayout(nope: keys.columns, value: values.rows, keys: keys.layout, values: values.layout)
@@ -66,6 +115,10 @@ enum MLXDialect {
         guard parts.count == stored.count,
             zip(parts, stored).allSatisfy({ $0.type == $1.type && $0.shape == $1.shape && $0.byteCount == $1.byteCount })
         else { return nil }
-        return Weight(name: parent + ".kv_b_proj.weight", dimensions: dimensions, layout: layout, stored: stored)
+        return (parent + ".kv_b_proj.weight", dimensions, layout, stored)
     }
+}
+
+extension Dialect where Self == MLX {
+    public static var mlx: MLX { MLX() }
 }

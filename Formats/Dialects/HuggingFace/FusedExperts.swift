@@ -1,5 +1,6 @@
-import Formats
+import Architectures
 import StrictJSON
+import Tensors
 
 /// The routed experts of a layer as transformers 5 keeps them: `experts.gate_up_proj` [experts, 2 * inner, hidden] with the rows of the
 /// gate before those of the up projection, and `experts.down_proj` [experts, hidden, inner]. Each expert is a slice of the stored bytes,
@@ -26,7 +27,7 @@ struct FusedExperts {
     private static let limit = 1 << 16
 
     /// Every fused tensor as the weights of its experts; what cannot be taken apart stays and is named.
-    func unstacked(_ tensors: [StoredTensor], _ findings: inout [Finding]) -> [StoredTensor] {
+    func unstacked(_ tensors: [StoredTensor], note: (_ tensor: String, _ text: String) -> Void) -> [StoredTensor] {
         let fused = tensors.filter { Self.place(of: $0.name) != nil && $0.shape.count == 3 }
         guard !fused.isEmpty else { return tensors }
         let names = Set(tensors.map(\.name))
@@ -46,11 +47,8 @@ struct FusedExperts {
             return slices
         }
         if let first = left.first {
-            findings.append(
-                Finding(
-                    first,
-                    "is a stack of experts whose orientation or number config.json does not explain, so it is not taken apart\(left.count > 1 ? " (\(left.count) such tensors)" : "")"
-                ))
+            let count = left.count > 1 ? " (\(left.count) such tensors)" : ""
+            note(first, "is a stack of experts whose orientation or number config.json does not explain, so it is not taken apart\(count)")
         }
         return result
     }

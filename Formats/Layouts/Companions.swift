@@ -1,0 +1,6 @@
+import Architectures
+
+extension WeightName {
+    /// Whether this is no weight but what lies beside one: scales of activations, of the cache, of outputs.
+    public static func isCompanion(_ name: String) -> Bool { LayoutRegistry.activationLeaves.contains(String(leaf(name))) }
+}

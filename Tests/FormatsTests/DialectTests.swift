@@ -11,7 +11,7 @@ import Testing
             return (0..<layers).flatMap { layer in
                 (0..<(isExpert ? experts : 1)).compactMap { expert -> LogicalTensor? in
                     guard let module = architecture.module(role, layer: layer, expert: expert) else { return nil }
-                    return LogicalTensor(name: module + ".weight", dimensions: role == .keyValueUp ? [20, 6] : role.isLinear ? [12, 6] : [8])
+                    return LogicalTensor(name: module + ".weight", dimensions: role == .keyValueUp ? [20, 8] : role.isLinear ? [12, 8] : [8])
                 }
             }
         }.reduce(into: []) { all, tensor in if !all.contains(where: { $0.name == tensor.name }) { all.append(tensor) } }

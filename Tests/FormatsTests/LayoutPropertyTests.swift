@@ -9,9 +9,12 @@ import Testing
 
     /// A shape that the layout can hold: some multiple of its units, and edges that do not divide where it allows them.
     private static func shapes(_ layout: any WeightLayout, _ random: inout SeededGenerator) -> [MatrixShape] {
-        (0..<200).lazy.map { _ in
-            MatrixShape(rows: 1 + Int(random.next() % 300), columns: 8 * (1 + Int(random.next() % 80)))
-        }.filter { layout.obstacle(to: $0) == nil }.prefix(4) + [MatrixShape(rows: 256, columns: 512)]
+        var shapes = [MatrixShape(rows: 256, columns: 512)]
+        for _ in 0..<200 where shapes.count < 5 {
+            let shape = MatrixShape(rows: 1 + Int(random.next() % 300), columns: 8 * (1 + Int(random.next() % 80)))
+            if layout.obstacle(to: shape) == nil { shapes.append(shape) }
+        }
+        return shapes
     }
 
     private static func tiles(_ layout: any WeightLayout, _ shape: MatrixShape, _ random: inout SeededGenerator) -> [Range<Int>] {

@@ -73,18 +73,19 @@ let package = Package(
             dependencies: ["Architectures", "Checkpoints", "Conversion", "Formats", "Quantization", "ReferenceModels", "Runtime", "Tensors"],
             swiftSettings: strict),
         .target(
+            name: "Consumers", dependencies: ["Architectures", "Checkpoints", "Formats", "Runtime", "StrictJSON", "Tensors"], swiftSettings: strict),
+        .target(
             name: "Parity",
             dependencies: [
-                "Architectures", "CKernels", "Checkpoints", "Conversion", "Formats", "ReferenceModels", "Runtime", "StrictJSON", "Tensors",
-                .product(name: "Crypto", package: "swift-crypto"), "Yams",
+                "Architectures", "CKernels", "Checkpoints", "Consumers", "Conversion", "Formats", "ReferenceModels", "Runtime", "StrictJSON",
+                "Tensors", .product(name: "Crypto", package: "swift-crypto"), "Yams",
             ],
             swiftSettings: strict),
         .target(
             name: "Sweeps",
             dependencies: [
                 "Architectures", "Calibration", "Checkpoints", "Conversion", "Formats", "Parity", "Quantization", "ReferenceModels", "Runtime",
-                "StrictJSON",
-                "Tensors",
+                "StrictJSON", "Tensors",
             ],
             swiftSettings: strict),
         .target(
@@ -96,9 +97,9 @@ let package = Package(
         .target(
             name: "Recast",
             dependencies: [
-                "Architectures", "Calibration", "Checkpoints", "Conversion", "Formats", "Parity", "Quantization", "ReferenceModels", "Runtime",
-                "StrictJSON", "Sweeps",
-                "Tensors", "Tokenizers",
+                "Architectures", "Calibration", "Checkpoints", "Consumers", "Conversion", "Formats", "Parity", "Quantization",
+                "ReferenceModels", "Runtime", "StrictJSON", "Sweeps", "Tensors",
+                "Tokenizers",
             ],
             swiftSettings: strict),
         .executableTarget(

@@ -1,3 +1,4 @@
+import Consumers
 import Conversion
 import StrictJSON
 

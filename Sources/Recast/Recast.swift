@@ -2,6 +2,7 @@
 @_exported import Architectures
 @_exported import Calibration
 @_exported import Checkpoints
+@_exported import Consumers
 @_exported import Conversion
 @_exported import Formats
 @_exported import Parity

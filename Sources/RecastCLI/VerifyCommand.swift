@@ -29,7 +29,7 @@ struct VerifyCommand: ParsableCommand {
         ))
     var claim: ParityClaim?
     @Flag(name: .customLong("without-mtp"), help: "The candidate may lack the reference's multi-token-prediction modules.") var withoutMTP = false
-    @Option(name: .customLong("for"), help: "Check the contract of a consumer: \(Consumer.allCases.map(\.rawValue).joined(separator: ", ")).")
+    @Option(name: .customLong("for"), help: "Check the contract of a consumer: \(Consumer.all.map(\.name).joined(separator: ", ")).")
     var consumer: Consumer?
     @Flag(inversion: .prefixedNo, help: "Also run the reference in another precision, to show what difference is mere rounding.")
     var noiseFloor = true
@@ -132,7 +132,14 @@ struct VerifyCommand: ParsableCommand {
 
 extension Precision: ExpressibleByArgument {}
 extension ParityClaim: ExpressibleByArgument {}
-extension Consumer: ExpressibleByArgument {}
+extension Consumer: ExpressibleByArgument {
+    public init?(argument: String) {
+        guard let known = Consumer.named(argument) else { return nil }
+        self = known
+    }
+
+    public static var allValueStrings: [String] { all.map(\.name) }
+}
 
 extension [String] {
     /// A command as one would type it: the program by its name, arguments quoted where a shell would split them.

@@ -44,7 +44,7 @@ import Testing
     /// From the ground up; a floor imports only what stands before it.
     static let floors = [
         "CKernels", "StrictJSON", "Runtime", "Tensors", "Architectures", "Formats", "Checkpoints", "Quantization", "Conversion", "ReferenceModels",
-        "Calibration", "Parity", "Sweeps", "Tokenizers", "Recast", "RecastCLI",
+        "Calibration", "Consumers", "Parity", "Sweeps", "Tokenizers", "Recast", "RecastCLI",
     ]
 
     @Test func floorsImportDownwards() throws {

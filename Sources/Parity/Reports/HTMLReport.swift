@@ -158,7 +158,7 @@ package struct HTMLReport {
     private var consumer: String {
         guard let report = verdict.consumer else { return "" }
         let lines = report.lines.map { "<li>\($0.escaped)</li>" }.joined(separator: "\n")
-        return "<section><h2>For \(report.consumer.rawValue.escaped)</h2><ul>\(lines)</ul></section>"
+        return "<section><h2>For \(report.consumer.name.escaped)</h2><ul>\(lines)</ul></section>"
     }
 
     package static let style = """

@@ -1,16 +1,10 @@
 import Architectures
 import Checkpoints
-import Conversion
 import Formats
-import ReferenceModels
 import StrictJSON
 import Tensors
 
 /// The contract of a consumer, as its loader's source has it.
-///
-/// Sources: vllm-project/vllm:vllm/model_executor/models/deepseek_v2.py and layers/quantization, sgl-project/sglang the same,
-/// huggingface/transformers:src/transformers/quantizers, ggml-org/llama.cpp:convert_hf_to_gguf.py, ml-explore/mlx-lm:mlx_lm/utils.py
-/// and models/deepseek_v3.py.
 public struct ConsumerContract {
     let consumer: Consumer
     let checkpoint: Checkpoint
@@ -43,15 +37,15 @@ public struct ConsumerContract {
         if let method = checkpoint.quantization?.method, method != "mlx" {
             rules.append(("every unquantized linear is exempt from quantization", exempt))
         }
-        if consumer == .vllm || consumer == .sglang {
+        if consumer.fusesModules {
             rules.append(("modules that are fused share a layout", fused))
             if checkpoint.weights.contains(where: { $0.layout is any WholeRangeLayout }) {
                 rules.append(("modules that are fused share one tensor scale", sharedTensorScales))
             }
         }
-        if consumer != .mlx { rules.append(("tensors have the names of the released model", ownNames)) }
-        if consumer == .mlx { rules.append(("multi-token-prediction weights are where it drops them", droppedMTP)) }
-        if consumer == .llamaCpp || consumer == .transformers { rules.append(("a tokenizer lies beside the weights", tokenizer)) }
+        if consumer.readsReleasedNames { rules.append(("tensors have the names of the released model", ownNames)) }
+        if let dropped = consumer.droppedModules { rules.append((dropped.rule, { try dropped.check(checkpoint) })) }
+        if consumer.needsTokenizer { rules.append(("a tokenizer lies beside the weights", tokenizer)) }
         return ConsumerReport(
             consumer: consumer,
             checks: rules.map { rule in
@@ -61,7 +55,7 @@ public struct ConsumerContract {
     }
 
     /// "3 weights ..., first A, B, C", or nil for none.
-    private func list(_ names: [String], _ text: String) -> String? {
+    static func list(_ names: [String], _ text: String) -> String? {
         names.isEmpty ? nil : "\(names.count) \(text), first \(names.prefix(3).joined(separator: ", "))"
     }
 
@@ -80,18 +74,18 @@ public struct ConsumerContract {
 
     private func promised() throws -> String? {
         guard let model = try model() else { return nil }
-        return list(ExpectedWeights(model).required.filter { weights[$0] == nil }, "weights are missing")
+        return Self.list(ExpectedWeights(model).required.filter { weights[$0] == nil }, "weights are missing")
     }
 
     private func unknown() throws -> String? {
         guard let model = try model() else { return nil }
         let expected = ExpectedWeights(model)
         let known = Set(expected.required + expected.optional)
-        return list(checkpoint.weights.map(\.name).filter { !known.contains($0) }, "tensors have names that are not in the model")
+        return Self.list(checkpoint.weights.map(\.name).filter { !known.contains($0) }, "tensors have names that are not in the model")
     }
 
     private func selectionBias() -> String? {
-        list(
+        Self.list(
             checkpoint.weights.filter { ModelRoles.isSelectionBias($0.name) && $0.layoutName != "f32" }.map {
                 "\($0.name) (\($0.layoutName))"
             },
@@ -103,66 +97,33 @@ public struct ConsumerContract {
             ? nil : "there is no tokenizer.json, tokenizer.model or tiktoken.model"
     }
 
-    private func droppedMTP() throws -> String? {
-        // mlx-lm's DeepSeek-V3 drops names that begin with model.layers.61, whatever num_hidden_layers says.
-        guard checkpoint.config["model_type"]?.string == "deepseek_v3", let model = try model() else { return nil }
-        let extra = checkpoint.weights.map(\.name).filter { (WeightName.layer($0) ?? 0) >= model.layers && !$0.hasPrefix("model.layers.61.") }
-        return list(extra, "multi-token-prediction weights are not in layer 61, the only one it drops")
-    }
-
     private func ownNames() -> String? {
-        list(checkpoint.weights.filter { $0.layout?.isJoinedFromParts == true }.map(\.name), "weights are stored under MLX's names")
+        Self.list(checkpoint.weights.filter { $0.layout?.isJoinedFromParts == true }.map(\.name), "weights are stored under MLX's names")
     }
 
     // MARK: Quantization
 
-    private static let methods: [Consumer: Set<String>] = [
-        .vllm: ["fp8", "compressed-tensors", "awq", "gptq", "modelopt", "modelopt_fp4", "mxfp4", "w4afp8"],
-        .sglang: ["fp8", "compressed-tensors", "awq", "gptq", "modelopt", "modelopt_fp4", "w4afp8", "mxfp4"],
-        .transformers: ["fp8", "compressed-tensors", "awq", "gptq", "mxfp4"],
-        .llamaCpp: ["fp8", "compressed-tensors", "gptq", "modelopt"],
-        .mlx: ["fp8", "compressed-tensors", "awq", "gptq", "modelopt", "mxfp4", "mlx"],
-    ]
-
     private func method() -> String? {
         let quantized = checkpoint.weights.filter { $0.layout?.isDense == false }
         guard let quantization = checkpoint.quantization else {
-            return list(quantized.map(\.name), "weights are quantized but config.json has no quantization_config")
+            return Self.list(quantized.map(\.name), "weights are quantized but config.json has no quantization_config")
         }
-        if quantization.method == "mlx" { return consumer == .mlx ? nil : "config.json describes MLX's own quantization, which only MLX reads" }
+        if quantization.method == "mlx" {
+            return consumer.methods.contains("mlx") ? nil : "config.json describes MLX's own quantization, which only MLX reads"
+        }
         guard !quantized.isEmpty else { return "quantization_config says \(quantization.method), but no weight is quantized" }
-        guard Self.methods[consumer]?.contains(quantization.method) == true else { return "quant_method \"\(quantization.method)\" is not read" }
+        guard consumer.methods.contains(quantization.method) else { return "quant_method \"\(quantization.method)\" is not read" }
         guard quantization.method == "compressed-tensors" else { return nil }
-        let format = quantization.json["format"]?.string ?? ""
-        switch consumer {
-        case .llamaCpp:
-            if quantization.groups.count > 1 { return "more than one config group is not read" }
-            guard let group = quantization.groups.first else { return nil }
-            if format == "pack-quantized", group.strategy != "group" { return "pack-quantized weights must be in groups, not by \(group.strategy)" }
-            if format == "float-quantized", group.strategy != "channel" && group.strategy != "block" {
-                return "float-quantized weights must be by channel or block, not by \(group.strategy)"
-            }
-            return ["pack-quantized", "float-quantized", "int-quantized", "naive-quantized", "nvfp4-pack-quantized"].contains(format)
-                ? nil : "the format \(format) is not read"
-        case .mlx:
-            guard ["pack-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized"].contains(format) else {
-                return "the format \(format) is not read"
-            }
-            guard format == "pack-quantized", let group = quantization.groups.first else { return nil }
-            // It takes any pack-quantized checkpoint for 4 bits in groups of 32 without zero points.
-            return quantization.groups.count == 1 && group.bits == 4 && group.groupSize == 32 && group.symmetric
-                ? nil : "pack-quantized is read as symmetric 4-bit in groups of 32 only"
-        default: return nil
-        }
+        return consumer.obstacle(quantization)
     }
 
     private func blockScales() -> String? {
         let quantized = checkpoint.weights.filter { $0.layout?.isDense == false }
         let misnamed = quantized.filter { !$0.stored.contains { $0.name.hasSuffix(".weight_scale_inv") } }.map(\.name)
-        if let failure = list(misnamed, "weights have no weight_scale_inv") { return failure }
+        if let failure = Self.list(misnamed, "weights have no weight_scale_inv") { return failure }
         let block = checkpoint.quantization?.block ?? []
         let others = quantized.filter { ($0.layout as? any ScaledBlockLayout).map { [$0.blockRows, $0.blockColumns] != block } ?? true }
-        return list(others.map { "\($0.name) (\($0.layoutName))" }, "weights are not in blocks of \(block)")
+        return Self.list(others.map { "\($0.name) (\($0.layoutName))" }, "weights are not in blocks of \(block)")
     }
 
     /// A target or `ignore` entry of compressed-tensors: a name, a class, or a regular expression from the name's start.
@@ -201,7 +162,7 @@ public struct ConsumerContract {
         }
         let json = checkpoint.quantization?.json
         let lists = ["ignore", "exclude_modules"].compactMap { json?[$0]?.array }
-        let exclusions = lists.joined().compactMap(\.string).map { Exclusion(text: $0, takesParts: consumer != .sglang) }
+        let exclusions = lists.joined().compactMap(\.string).map { Exclusion(text: $0, takesParts: consumer.exemptsByParts) }
         let roles = checkpoint.roles
         return { module in
             // What exempts one of the modules that the engines read from the same inputs exempts all.
@@ -214,7 +175,7 @@ public struct ConsumerContract {
     private func notExempt() -> String? {
         let isExempt = isExempt
         let wrong = checkpoint.weights.filter { $0.layout?.isDense == false && isExempt(String($0.module)) }
-        return list(wrong.map { String($0.module) }, "quantized weights are on the list of those that are not")
+        return Self.list(wrong.map { String($0.module) }, "quantized weights are on the list of those that are not")
     }
 
     private var ignored: [Target] {
@@ -251,7 +212,7 @@ public struct ConsumerContract {
                 wrong.append("\(module) (\(layout.name), but its group has another \(key))")
             }
         }
-        return list(wrong, "weights are not as their config group says")
+        return Self.list(wrong, "weights are not as their config group says")
     }
 
     /// Linears that the consumers' model code never quantizes.
@@ -276,7 +237,7 @@ public struct ConsumerContract {
             if isNeverQuantized(module) || isExempt(module) { return false }
             return targets.isEmpty || targets.contains { $0.matches(module) }
         }
-        return list(bare.map { String($0.module) }, "unquantized linears would be loaded as quantized ones")
+        return Self.list(bare.map { String($0.module) }, "unquantized linears would be loaded as quantized ones")
     }
 
     /// The engines join these into one matrix each, which can have one layout only.
@@ -293,7 +254,7 @@ public struct ConsumerContract {
             }
         }
         let mixed = parts.filter { Set($0.value.values).count > 1 }.keys.sorted()
-        return list(
+        return Self.list(
             mixed.map { "\($0) (\(Set(parts[$0]?.values.map { $0 } ?? []).sorted().joined(separator: " and ")))" },
             "fused modules have more than one layout")
     }
@@ -314,6 +275,6 @@ public struct ConsumerContract {
                 String(weight.module) < partner && weights[partner + ".weight"].flatMap(scale).map { $0 != mine } ?? false
             }
         }
-        return list(different.map(\.name), "gate projections have another tensor scale than their up projections")
+        return Self.list(different.map(\.name), "gate projections have another tensor scale than their up projections")
     }
 }

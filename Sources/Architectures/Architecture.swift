@@ -7,7 +7,7 @@ public struct Architecture: Sendable, Equatable, CustomStringConvertible {
     public let name: String
     /// `model_type` of the configurations that it reads.
     public let modelTypes: Set<String>
-    /// The router's parameter that takes part in the choice of experts only, not in their weights.
+    /// The name, `#` for the layer, of the parameter that takes part in the choice of experts only, not in their weights; nil if there is none.
     let selectionBias: String?
     /// Modules that engines load as one matrix.
     let fused: [FusedModules]
@@ -39,7 +39,7 @@ public struct Architecture: Sendable, Equatable, CustomStringConvertible {
     public static func == (a: Architecture, b: Architecture) -> Bool { a.name == b.name }
 
     /// The registry: a line a family.
-    public static let known: [Architecture] = [.deepSeek, .qwen3MoE]
+    public static let known: [Architecture] = [.deepSeek, .qwen3MoE, .qwen3, .llama, .glm4MoE, .miniMaxM2]
 
     /// The family of a `model_type`.
     public static func named(_ modelType: String?) -> Architecture? { modelType.flatMap { type in known.first { $0.modelTypes.contains(type) } } }

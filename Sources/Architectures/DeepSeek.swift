@@ -27,7 +27,7 @@ extension Architecture {
             .predictionStateNorm: "model.layers.#.hnorm", .predictionEmbedding: "model.layers.#.embed_tokens",
             .predictionNorm: "model.layers.#.shared_head.norm", .predictionHead: "model.layers.#.shared_head.head",
         ],
-        selectionBias: "e_score_correction_bias",
+        selectionBias: "model.layers.#.mlp.gate.e_score_correction_bias",
         fused: [
             FusedModules("fused_qkv_a_proj", [.queryDown, .keyValueDown]),
             FusedModules("gate_up_proj", [.gate, .up], sharesRange: .always),

@@ -30,7 +30,7 @@ package struct ExpectedWeights {
             roles += latent.queryRank == nil ? [.query] : [.queryDown, .queryLatentNorm, .queryUp]
         case .grouped(let grouped):
             roles += [.query, .key, .value, .output]
-            if grouped.hasHeadNorms { roles += [.queryHeadNorm, .keyHeadNorm] }
+            if grouped.norms != .none { roles += [.queryHeadNorm, .keyHeadNorm] }
         }
         var names: [String] = []
         var buffers = c.biased.map { c.module($0, layer: layer) + ".bias" }
@@ -51,6 +51,6 @@ package struct ExpectedWeights {
 extension ModelConfiguration {
     /// The canonical name of the bias that takes part in the choice of experts.
     public func selectionBias(layer: Int) -> String {
-        module(.router, layer: layer) + "." + (architecture.selectionBias ?? "selection bias of \(architecture.name)")
+        architecture.selectionBias?.replacing("#", with: "\(layer)") ?? "selection bias of \(architecture.name)"
     }
 }

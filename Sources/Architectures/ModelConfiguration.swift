@@ -45,8 +45,18 @@ public struct ModelConfiguration: Sendable, Equatable {
         public struct Grouped: Sendable, Equatable {
             public var keyHeads: Int
             public var headSize: Int
-            /// Whether each head's queries and keys are normalised before they turn.
-            public var hasHeadNorms: Bool
+            /// How much of a head turns, from its first channel.
+            public var ropeSize: Int
+            public var norms: Norms
+
+            /// How queries and keys are normalised before they turn.
+            public enum Norms: Sendable, Equatable {
+                case none
+                /// Each head by itself.
+                case perHead
+                /// All heads of a token at once.
+                case overHeads
+            }
         }
 
         /// Width of a head's queries and keys.
@@ -69,7 +79,7 @@ public struct ModelConfiguration: Sendable, Equatable {
         public var ropeSize: Int {
             switch self {
             case .latent(let latent): latent.ropeSize
-            case .grouped(let grouped): grouped.headSize
+            case .grouped(let grouped): grouped.ropeSize
             }
         }
     }
@@ -100,8 +110,18 @@ public struct ModelConfiguration: Sendable, Equatable {
     public struct Rotary: Sendable, Equatable {
         public var base: Double
         public var yarn: YaRN?
+        public var llama3: Llama3?
         /// Whether pairs (2i, 2i + 1) turn together, as DeepSeek's released weights have them, or the halves (i, i + n/2).
         public var isInterleaved: Bool
+
+        /// Llama 3.1: long waves are stretched, short ones stay, those between are mixed
+        /// (huggingface/transformers:modeling_rope_utils.py, `_compute_llama3_parameters`).
+        public struct Llama3: Sendable, Equatable {
+            public var factor: Double
+            public var lowFrequencyFactor: Double
+            public var highFrequencyFactor: Double
+            public var originalLength: Double
+        }
 
         public struct YaRN: Sendable, Equatable {
             public var factor: Double

@@ -3,7 +3,8 @@ import StrictJSON
 extension ModelConfiguration.Rotary {
     /// Older configurations say `rope_scaling` and `rope_theta`, newer ones `rope_parameters` with both inside; one may hold both if they agree.
     /// - Parameter isInterleaved: whether pairs lie side by side.
-    init(_ reader: ConfigurationReader, isInterleaved: Bool) throws {
+    ///   - others: fields of the description that the architecture reads by itself.
+    init(_ reader: ConfigurationReader, isInterleaved: Bool, others: Set<String> = []) throws {
         let root = reader.root
         for name in ["rope_parameters", "rope_scaling"] {
             guard let value = root[name], value != .null else { continue }
@@ -41,17 +42,30 @@ extension ModelConfiguration.Rotary {
         if let one = parameters?["rope_type"]?.string, let other = parameters?["type"]?.string, one != other {
             throw ArchitectureFailure.badField("rope_scaling", reason: "says rope_type \(one) and type \(other)")
         }
-        let known: Set<String> = [
+        let known = Set<String>([
             "rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
-            "attention_factor",
-        ]
+            "attention_factor", "low_freq_factor", "high_freq_factor",
+        ]).union(others)
         if let field = parameters?.members.first(where: { !known.contains($0.key) && $0.value != .null && $0.value != .bool(false) })?.key {
             throw ArchitectureFailure.badField("rope_scaling.\(field)", reason: "is not known here")
         }
         guard parameters != nil, kind != "default" else { return }
-        guard kind == "yarn" else { throw ArchitectureFailure.badField("rope_scaling", reason: "is of the unknown type \(kind)") }
+        guard kind == "yarn" || kind == "llama3" else { throw ArchitectureFailure.badField("rope_scaling", reason: "is of the unknown type \(kind)") }
         guard let factor = try number("factor") else { throw ArchitectureFailure.missingField("rope_scaling.factor") }
         guard factor > 0 else { throw ArchitectureFailure.badField("rope_scaling.factor", reason: "is \(factor)") }
+        if kind == "llama3" {
+            guard let low = try number("low_freq_factor"), let high = try number("high_freq_factor"),
+                let length = try number("original_max_position_embeddings")
+            else { throw ArchitectureFailure.missingField("rope_scaling.low_freq_factor, high_freq_factor or original_max_position_embeddings") }
+            guard low > 0, high > low, length > 0 else {
+                throw ArchitectureFailure.badField("rope_scaling", reason: "holds a length or a factor that cannot be")
+            }
+            llama3 = Llama3(factor: factor, lowFrequencyFactor: low, highFrequencyFactor: high, originalLength: length)
+            return
+        }
+        if let field = ["low_freq_factor", "high_freq_factor"].first(where: { parameters?[$0] != nil }) {
+            throw ArchitectureFailure.badField("rope_scaling.\(field)", reason: "is not known of yarn")
+        }
         yarn = YaRN(
             factor: factor,
             originalLength: try number("original_max_position_embeddings") ?? reader.number("max_position_embeddings") ?? 4096,

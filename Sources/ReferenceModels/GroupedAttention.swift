@@ -32,12 +32,14 @@ struct GroupedAttention: Attention {
         let query = try context.linear(.query, x, outputs: heads * head)
         let key = try context.linear(.key, x, outputs: keyHeads * head)
         let value = try context.linear(.value, x, outputs: keyHeads * head)
-        if sizes.hasHeadNorms {
-            let epsilon = context.configuration.epsilon
-            try context.weights.normaliseHeads(query, size: head, by: context.name(.queryHeadNorm), epsilon: epsilon)
-            try context.weights.normaliseHeads(key, size: head, by: context.name(.keyHeadNorm), epsilon: epsilon)
+        if sizes.norms != .none {
+            let epsilon = context.configuration.epsilon, isPerHead = sizes.norms == .perHead
+            try context.weights.normaliseHeads(
+                query, size: isPerHead ? head : heads * head, by: context.name(.queryHeadNorm), epsilon: epsilon)
+            try context.weights.normaliseHeads(
+                key, size: isPerHead ? head : keyHeads * head, by: context.name(.keyHeadNorm), epsilon: epsilon)
         }
-        try context.rotate(sequences, pairs: head / 2) { token in
+        try context.rotate(sequences, pairs: sizes.ropeSize / 2) { token in
             (0..<heads).map { query[token] + $0 * head } + (0..<keyHeads).map { key[token] + $0 * head }
         }
         let group = heads / keyHeads

@@ -23,7 +23,7 @@ struct RotaryEmbedding: Sendable {
         let plain = (0..<configuration.attention.ropeSize / 2).map { pow(base, -2 * Double($0) / dimension) }
         var scale = 1 / Double(configuration.attention.headSize).squareRoot()
         guard let yarn = configuration.rotary.yarn else {
-            frequencies = plain.map { Float($0) }
+            frequencies = plain.map { Float(configuration.rotary.llama3?.stretched($0) ?? $0) }
             attentionFactor = 1
             softmaxScale = Float(scale)
             return
@@ -72,5 +72,16 @@ struct RotaryEmbedding: Sendable {
             x[first] = precision.round(precision.round(a * cosines[i]) - precision.round(b * sines[i]))
             x[second] = precision.round(precision.round(b * cosines[i]) + precision.round(a * sines[i]))
         }
+    }
+}
+
+extension ModelConfiguration.Rotary.Llama3 {
+    /// The frequency that takes the place of a plain one.
+    fileprivate func stretched(_ frequency: Double) -> Double {
+        let wave = 2 * Double.pi / frequency
+        if wave > originalLength / lowFrequencyFactor { return frequency / factor }
+        if wave < originalLength / highFrequencyFactor { return frequency }
+        let share = (originalLength / wave - lowFrequencyFactor) / (highFrequencyFactor - lowFrequencyFactor)
+        return (1 - share) * frequency / factor + share * frequency
     }
 }

@@ -368,7 +368,7 @@ enum RecastBinary {
         #expect(try String(contentsOfFile: folder.file("r.json"), encoding: .utf8) == result.output)
         let xml = try String(contentsOfFile: folder.file("r.xml"), encoding: .utf8)
         func count(_ text: String) -> Int { xml.components(separatedBy: text).count - 1 }
-        #expect(count("<testcase ") == 5 && count("</testcase>") == 5 && count("<failure message=\"mean KLD") == 1 && count("failures=\"1\"") == 2)
+        #expect(count("<testcase ") == 6 && count("</testcase>") == 6 && count("<failure message=\"mean KLD") == 1 && count("failures=\"1\"") == 2)
         #expect(try RecastBinary.run("verify", Fixtures.fp8Model, Fixtures.fp8Model, "--report", folder.file("r.pdf")).status == 64)
     }
 

@@ -33,7 +33,7 @@ import Testing
                 #expect(DeepSeekRanks.canonicalName(of: name)?.division == division)
             }
         }
-        #expect(found > 30)
+        #expect(found >= 20)
     }
 
     /// Every row and column of a divided weight lies on one rank.

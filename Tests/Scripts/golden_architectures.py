@@ -1,18 +1,23 @@
-"""Small random models of the architectures beside DeepSeek's, and what transformers computes of them.
+"""What transformers computes of small models of the architectures beside DeepSeek's.
 
-usage: golden_architectures.py OUT_DIR      (pip install 'torch==2.13.0' transformers==5.17.0 safetensors)
+usage: golden_architectures.py OUT_DIR      (pip install 'torch==2.13.0' transformers==5.17.0 safetensors numpy)
 
-Each NAME gets a folder as transformers saves it, NAME.tokens.json, and NAME.golden.safetensors: the float32 logits of every
-sequence, one tensor each.
+NAME.json holds config.json, the names, types and shapes of the tensors as transformers saves them, and the tokens; NAME.safetensors the float32 logits
+of every sequence. The weights themselves are made anew by whoever needs them (`weights` below, and ArchitectureTests.swift): value i of a tensor is
+a hash of its name and i.
 """
 import json
 import os
 import sys
+import tempfile
 
+import numpy as np
 import torch
 import transformers
+from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (AutoModelForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM, LlamaConfig, LlamaForCausalLM, MiniMaxM2Config, MiniMaxM2ForCausalLM,
+                          Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 transformers.logging.set_verbosity_error()
 MODELS = {
@@ -20,25 +25,58 @@ MODELS = {
         vocab_size=160, hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
         moe_intermediate_size=128, num_experts=4, num_experts_per_tok=2, norm_topk_prob=True, mlp_only_layers=[1], max_position_embeddings=512,
         rope_parameters=dict(rope_type='default', rope_theta=1e6))),
+    'qwen3': (Qwen3Config, Qwen3ForCausalLM, dict(
+        vocab_size=160, hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
+        max_position_embeddings=512, tie_word_embeddings=True, rope_parameters=dict(rope_type='default', rope_theta=1e6))),
+    'llama': (LlamaConfig, LlamaForCausalLM, dict(
+        vocab_size=160, hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=1,
+        max_position_embeddings=512, rope_parameters=dict(
+            rope_type='llama3', rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32))),
+    'glm4-moe': (Glm4MoeConfig, Glm4MoeForCausalLM, dict(
+        vocab_size=160, hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
+        moe_intermediate_size=128, n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=1, use_qk_norm=True,
+        attention_bias=True, routed_scaling_factor=2.5, num_nextn_predict_layers=0, max_position_embeddings=512,
+        rope_parameters=dict(rope_type='default', rope_theta=1e6, partial_rotary_factor=0.5))),
+    'minimax-m2': (MiniMaxM2Config, MiniMaxM2ForCausalLM, dict(
+        vocab_size=160, hidden_size=128, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
+        num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=512,
+        rope_parameters=dict(rope_type='default', rope_theta=5e6, partial_rotary_factor=0.5))),
 }
 
+
+def weights(name, shape):
+    """Values in [-1, 1) by the finaliser of splitmix64, times a power of two about 1 / sqrt(columns); norms lie about 1."""
+    seed = np.uint64(0xCBF29CE484222325)
+    with np.errstate(over='ignore'):
+        for byte in name.encode():
+            seed = (seed ^ np.uint64(byte)) * np.uint64(0x100000001B3)
+        z = (np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) + seed
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    values = ((z >> np.uint64(40)).astype(np.int64) - (1 << 23)).astype(np.float32) * np.float32(2 ** -23)
+    if len(shape) > 1:
+        return torch.from_numpy(values * np.float32(0.125)).reshape(shape)
+    return torch.from_numpy(values * np.float32(0.25) + np.float32('norm' in name)).reshape(shape)
+
+
+os.makedirs(sys.argv[1], exist_ok=True)
 for name, (Config, Model, options) in MODELS.items():
     torch.manual_seed(7)
-    folder = os.path.join(sys.argv[1], name)
-    os.makedirs(folder, exist_ok=True)
-    model = Model(Config(**options))
-    with torch.no_grad():
-        for key, tensor in model.named_parameters():
-            if tensor.dim() > 1:
-                tensor.normal_(0, tensor.shape[-1] ** -0.5)
-            elif 'norm' in key:
-                tensor.normal_(1, 0.1)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    os.remove(folder + '/generation_config.json')
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation='eager').eval()
+    with tempfile.TemporaryDirectory() as folder:
+        Model(Config(**options)).to(torch.bfloat16).save_pretrained(folder)
+        with safe_open(folder + '/model.safetensors', 'pt') as file:
+            saved = {key: file.get_tensor(key) for key in file.keys()}
+        save_file({key: weights(key, tensor.shape).to(tensor.dtype) for key, tensor in saved.items()}, folder + '/model.safetensors',
+                  metadata={'format': 'pt'})
+        with open(folder + '/config.json') as file:
+            config = json.load(file)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation='eager').eval()
     sequences = [torch.randint(0, options['vocab_size'], (length,)).tolist() for length in (40, 17, 1)]
-    with open(folder + '.tokens.json', 'w') as file:
-        json.dump({'sequences': sequences}, file)
+    types = {torch.bfloat16: 'BF16', torch.float32: 'F32'}
+    with open(f'{sys.argv[1]}/{name}.json', 'w') as file:
+        json.dump({'config': config, 'tensors': {key: [types[tensor.dtype], list(tensor.shape)] for key, tensor in sorted(saved.items())},
+                   'sequences': sequences}, file, indent=1)
     with torch.no_grad():
-        logits = [reference(torch.tensor([sequence]), use_cache=False).logits[0].float().contiguous() for sequence in sequences]
-    save_file({f'logits.{index}': tensor for index, tensor in enumerate(logits)}, folder + '.golden.safetensors')
+        logits = [model(torch.tensor([sequence]), use_cache=False).logits[0].float().contiguous() for sequence in sequences]
+    save_file({f'logits.{index}': tensor for index, tensor in enumerate(logits)}, f'{sys.argv[1]}/{name}.safetensors')

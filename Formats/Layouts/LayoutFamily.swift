@@ -84,6 +84,12 @@ public protocol LayoutFamily: Sendable {
     /// What `--to` and recipes can name.
     static var targets: [LayoutTarget] { get }
 
+    /// Leaf names of its tensors that only make sense together; left alone they are orphans. Names that dense weights have, too, are not among them.
+    static var companionLeaves: Set<String> { get }
+
+    /// Those of ``companionLeaves`` that hold codes, not what decodes them.
+    static var codeLeaves: Set<String> { get }
+
     /// The weight that these tensors make, if they are of this family. The caller checks types and shapes against
     /// ``WeightLayout/parts(of:)``; a family only throws where the shape itself cannot be worked out.
     static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight?
@@ -96,6 +102,8 @@ public protocol LayoutFamily: Sendable {
 }
 
 extension LayoutFamily {
+    public static var companionLeaves: Set<String> { [] }
+    public static var codeLeaves: Set<String> { [] }
     public static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer { .unrelated }
 }
 
@@ -151,10 +159,10 @@ public enum LayoutRegistry {
     public static func target(named name: String) -> LayoutTarget? { targets.first { $0.name == name } }
 
     /// Leaf names that only make sense beside a quantized weight; left alone they are orphans.
-    public static let companionLeaves: Set<String> = [
-        "weight_scale_inv", "weight_scale", "weight_packed", "weight_shape", "weight_zero_point", "weight_g_idx", "weight_global_scale",
-        "weight_scale_2", "qweight", "qzeros", "g_idx", "qscale_weight",
-    ]
+    public static let companionLeaves = families.reduce(into: Set<String>()) { $0.formUnion($1.companionLeaves) }
+
+    /// Those of them that hold codes.
+    public static let codeLeaves = families.reduce(into: Set<String>()) { $0.formUnion($1.codeLeaves) }
 
     /// Leaf names of what lies beside a weight without being part of its values: scales of activations, of the cache of keys and values and of
     /// outputs, and orders of columns. They belong to the layout of the weight beside them and lose their meaning with it.

@@ -164,7 +164,7 @@ private enum StoredCodes {
 
     init?(_ tensor: StoredTensor, leaf: Substring) {
         let count = Shape.count(tensor.shape) ?? 0
-        if leaf == "weight_packed" || leaf == "qweight" || leaf == "qzeros" || tensor.type.isNarrowFloat {
+        if LayoutRegistry.codeLeaves.contains(String(leaf)) || tensor.type.isNarrowFloat {
             self = .unpaired
         } else if leaf.hasSuffix("_packed") || leaf.hasSuffix("_blocks") && tensor.type == .u8 || Self.names.contains(leaf) {
             self = .unknown

@@ -9,6 +9,9 @@ public enum AWQFamily: LayoutFamily {
             layout.name, layout, isListed: group == 128, peers: .init(encoder: "AutoAWQ 0.2.9", readers: "AutoAWQ 0.2.9, GPTQModel 7.7"))
     }
 
+    public static let companionLeaves: Set<String> = ["qweight", "qzeros"]
+    public static let codeLeaves: Set<String> = ["qweight", "qzeros"]
+
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let weight = module["qweight"], module["g_idx"] == nil, config?.method != "gptq" else { return nil }
         guard let zeros = module["qzeros"], let scales = module["scales"] else {

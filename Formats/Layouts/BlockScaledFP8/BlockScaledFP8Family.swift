@@ -8,6 +8,8 @@ public enum BlockScaledFP8Family: LayoutFamily {
         LayoutTarget("fp8-block-ue8m0", BlockScaledFP8Layout(roundsScaleUp: true), peers: .init(encoder: "PyTorch 2.13, DeepSeek's formula")),
     ]
 
+    public static let companionLeaves: Set<String> = ["weight_scale_inv", "weight_scale"]
+
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let weight = module["weight"], weight.type == .f8E4M3, weight.shape.count == 2 else { return nil }
         let leaves = ["weight_scale_inv", "scale", "weight_scale"]

@@ -4,6 +4,8 @@ import Tensors
 public enum FloatQuantizedFamily: LayoutFamily {
     public static let targets = [LayoutTarget("fp8-channel", FloatQuantizedLayout(), peers: CompressedTensorsConfig.peers)]
 
+    public static let companionLeaves: Set<String> = ["weight_scale", "qscale_weight"]
+
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let weight = module["weight"], weight.type == .f8E4M3, weight.shape.count == 2 else { return nil }
         let shape = MatrixShape(weight.shape)

@@ -24,6 +24,9 @@ public enum GPTQFamily: LayoutFamily {
         return targets
     }()
 
+    public static let companionLeaves: Set<String> = ["qweight", "qzeros", "g_idx"]
+    public static let codeLeaves: Set<String> = ["qweight", "qzeros"]
+
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let weight = module["qweight"], module["g_idx"] != nil || config?.method == "gptq" else { return nil }
         guard config?.method != "awq" else {

@@ -8,6 +8,9 @@ public enum MXFP4Family: LayoutFamily {
             "mlx-mxfp4", MXFP4Layout(naming: .mlx), dialect: .mlx, peers: .init(encoder: "mlx-lm 0.32", readers: "MLX 0.32, mlx-lm 0.32")),
     ]
 
+    public static let companionLeaves: Set<String> = ["weight_packed", "weight_scale"]
+    public static let codeLeaves: Set<String> = ["weight_packed"]
+
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         if let found = try stackedExperts(module) { return found }
         if let packed = module["weight_packed"], packed.type == .u8, module["weight_global_scale"] == nil, let scale = module["weight_scale"] {

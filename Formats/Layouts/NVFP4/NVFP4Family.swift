@@ -10,6 +10,9 @@ public enum NVFP4Family: LayoutFamily {
             peers: .init(encoder: "ModelOpt 0.47", readers: "ModelOpt 0.47")),
     ]
 
+    public static let companionLeaves: Set<String> = ["weight_packed", "weight_scale", "weight_global_scale", "weight_scale_2"]
+    public static let codeLeaves: Set<String> = ["weight_packed"]
+
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         let isModelOpt = module["weight_scale_2"] != nil
         guard let codes = module[isModelOpt ? "weight" : "weight_packed"], codes.type == .u8, codes.shape.count == 2,

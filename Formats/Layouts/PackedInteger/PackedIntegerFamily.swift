@@ -23,6 +23,9 @@ public enum PackedIntegerFamily: LayoutFamily {
         }
     }()
 
+    public static let companionLeaves: Set<String> = ["weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"]
+    public static let codeLeaves: Set<String> = ["weight_packed"]
+
     public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let packed = module["weight_packed"], packed.type == .i32 else { return nil }
         if let order = module["weight_g_idx"], try !saysNothing(order, module, groupCount: module["weight_scale"]?.shape.last ?? 1) {

@@ -39,7 +39,7 @@ public struct Architecture: Sendable, Equatable, CustomStringConvertible {
     public static func == (a: Architecture, b: Architecture) -> Bool { a.name == b.name }
 
     /// The registry: a line a family.
-    public static let known: [Architecture] = [.deepSeek, .qwen3MoE, .qwen3, .llama, .glm4MoE, .miniMaxM2]
+    public static let known: [Architecture] = [.deepSeek, .qwen3MoE, .qwen3, .llama, .glm4MoE, .miniMaxM2, .deepSeekV32, .glm5]
 
     /// The family of a `model_type`.
     public static func named(_ modelType: String?) -> Architecture? { modelType.flatMap { type in known.first { $0.modelTypes.contains(type) } } }

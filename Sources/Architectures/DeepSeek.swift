@@ -7,46 +7,52 @@ extension Architecture {
     /// Sources: huggingface/transformers:src/transformers/models/deepseek_v3 and deepseek_v2, deepseek-ai/DeepSeek-V3:inference/model.py.
     package static let deepSeek = Architecture(
         name: "DeepSeek-V3", modelTypes: ["deepseek_v3", "deepseek_v2", "kimi_k2"],
-        names: [
-            .embedding: "model.embed_tokens", .finalNorm: "model.norm", .head: "lm_head",
-            .inputNorm: "model.layers.#.input_layernorm", .postAttentionNorm: "model.layers.#.post_attention_layernorm",
-            .query: "model.layers.#.self_attn.q_proj", .queryDown: "model.layers.#.self_attn.q_a_proj",
-            .queryLatentNorm: "model.layers.#.self_attn.q_a_layernorm", .queryUp: "model.layers.#.self_attn.q_b_proj",
-            .keyValueDown: "model.layers.#.self_attn.kv_a_proj_with_mqa", .keyValueNorm: "model.layers.#.self_attn.kv_a_layernorm",
-            .keyValueUp: "model.layers.#.self_attn.kv_b_proj", .output: "model.layers.#.self_attn.o_proj",
-            .indexerQuery: "model.layers.#.self_attn.indexer.wq_b", .indexerKey: "model.layers.#.self_attn.indexer.wk",
-            .indexerKeyNorm: "model.layers.#.self_attn.indexer.k_norm",
-            .indexerHeadWeights: "model.layers.#.self_attn.indexer.weights_proj", .rotaryFrequencies: "model.layers.#.self_attn.rotary_emb",
-            .gate: "model.layers.#.mlp.gate_proj", .up: "model.layers.#.mlp.up_proj", .down: "model.layers.#.mlp.down_proj",
-            .expertGate: "model.layers.#.mlp.experts.#.gate_proj", .expertUp: "model.layers.#.mlp.experts.#.up_proj",
-            .expertDown: "model.layers.#.mlp.experts.#.down_proj",
-            .sharedGate: "model.layers.#.mlp.shared_experts.gate_proj", .sharedUp: "model.layers.#.mlp.shared_experts.up_proj",
-            .sharedDown: "model.layers.#.mlp.shared_experts.down_proj",
-            .router: "model.layers.#.mlp.gate",
-            .predictionJoin: "model.layers.#.eh_proj", .predictionEmbeddingNorm: "model.layers.#.enorm",
-            .predictionStateNorm: "model.layers.#.hnorm", .predictionEmbedding: "model.layers.#.embed_tokens",
-            .predictionNorm: "model.layers.#.shared_head.norm", .predictionHead: "model.layers.#.shared_head.head",
-        ],
+        names: deepSeekNames,
         selectionBias: "model.layers.#.mlp.gate.e_score_correction_bias",
-        fused: [
-            FusedModules("fused_qkv_a_proj", [.queryDown, .keyValueDown]),
-            FusedModules("gate_up_proj", [.gate, .up], sharesRange: .always),
-            FusedModules("gate_up_proj", [.sharedGate, .sharedUp], sharesRange: .byModelOpt),
-            FusedModules("gate_up_proj", [.expertGate, .expertUp], sharesRange: .byModelOpt),
-        ],
-        // casper-hansen/AutoAWQ:awq/models/deepseek_v3.py, vllm-project/llm-compressor:modifiers/transform/awq/mappings.py. The norm before a mixture of
-        // experts is left alone here: it leads into the router as well. An indexer reads the same inputs, and is not scaled.
-        folds: [
-            Fold(.inputNorm, into: [.queryDown, .query, .keyValueDown], beside: [.indexerKey, .indexerHeadWeights]),
-            Fold(.queryLatentNorm, into: [.queryUp], beside: [.indexerQuery]),
-            Fold(.keyValueNorm, into: [.keyValueUp]),
-            Fold(.postAttentionNorm, into: [.gate, .up], beside: [.router, .sharedGate]),
-            Fold(.up, into: [.down]), Fold(.expertUp, into: [.expertDown]), Fold(.sharedUp, into: [.sharedDown]),
-        ],
+        fused: deepSeekFused,
+        folds: deepSeekFolds,
         ignorePatterns: ["lm_head", "re:.*embed_tokens$", "re:.*mlp.gate$", "re:.*norm$", "re:.*eh_proj$", "re:.*shared_head.*"],
         configuration: { try deepSeekConfiguration($0, $1) })
 
-    private static let deepSeekFields: Set<String> = [
+    static let deepSeekNames: [ModuleRole: String] = [
+        .embedding: "model.embed_tokens", .finalNorm: "model.norm", .head: "lm_head",
+        .inputNorm: "model.layers.#.input_layernorm", .postAttentionNorm: "model.layers.#.post_attention_layernorm",
+        .query: "model.layers.#.self_attn.q_proj", .queryDown: "model.layers.#.self_attn.q_a_proj",
+        .queryLatentNorm: "model.layers.#.self_attn.q_a_layernorm", .queryUp: "model.layers.#.self_attn.q_b_proj",
+        .keyValueDown: "model.layers.#.self_attn.kv_a_proj_with_mqa", .keyValueNorm: "model.layers.#.self_attn.kv_a_layernorm",
+        .keyValueUp: "model.layers.#.self_attn.kv_b_proj", .output: "model.layers.#.self_attn.o_proj",
+        .indexerQuery: "model.layers.#.self_attn.indexer.wq_b", .indexerKey: "model.layers.#.self_attn.indexer.wk",
+        .indexerKeyNorm: "model.layers.#.self_attn.indexer.k_norm",
+        .indexerHeadWeights: "model.layers.#.self_attn.indexer.weights_proj", .rotaryFrequencies: "model.layers.#.self_attn.rotary_emb",
+        .gate: "model.layers.#.mlp.gate_proj", .up: "model.layers.#.mlp.up_proj", .down: "model.layers.#.mlp.down_proj",
+        .expertGate: "model.layers.#.mlp.experts.#.gate_proj", .expertUp: "model.layers.#.mlp.experts.#.up_proj",
+        .expertDown: "model.layers.#.mlp.experts.#.down_proj",
+        .sharedGate: "model.layers.#.mlp.shared_experts.gate_proj", .sharedUp: "model.layers.#.mlp.shared_experts.up_proj",
+        .sharedDown: "model.layers.#.mlp.shared_experts.down_proj",
+        .router: "model.layers.#.mlp.gate",
+        .predictionJoin: "model.layers.#.eh_proj", .predictionEmbeddingNorm: "model.layers.#.enorm",
+        .predictionStateNorm: "model.layers.#.hnorm", .predictionEmbedding: "model.layers.#.embed_tokens",
+        .predictionNorm: "model.layers.#.shared_head.norm", .predictionHead: "model.layers.#.shared_head.head",
+    ]
+
+    static let deepSeekFused = [
+        FusedModules("fused_qkv_a_proj", [.queryDown, .keyValueDown]),
+        FusedModules("gate_up_proj", [.gate, .up], sharesRange: .always),
+        FusedModules("gate_up_proj", [.sharedGate, .sharedUp], sharesRange: .byModelOpt),
+        FusedModules("gate_up_proj", [.expertGate, .expertUp], sharesRange: .byModelOpt),
+    ]
+
+    // casper-hansen/AutoAWQ:awq/models/deepseek_v3.py, vllm-project/llm-compressor:modifiers/transform/awq/mappings.py. The norm before a mixture of
+    // experts is left alone here: it leads into the router as well. An indexer reads the same inputs, and is not scaled.
+    static let deepSeekFolds = [
+        Fold(.inputNorm, into: [.queryDown, .query, .keyValueDown], beside: [.indexerKey, .indexerHeadWeights]),
+        Fold(.queryLatentNorm, into: [.queryUp], beside: [.indexerQuery]),
+        Fold(.keyValueNorm, into: [.keyValueUp]),
+        Fold(.postAttentionNorm, into: [.gate, .up], beside: [.router, .sharedGate]),
+        Fold(.up, into: [.down]), Fold(.expertUp, into: [.expertDown]), Fold(.sharedUp, into: [.sharedDown]),
+    ]
+
+    static let deepSeekFields: Set<String> = [
         "model_type", "hidden_size", "num_hidden_layers", "first_k_dense_replace", "num_attention_heads", "num_key_value_heads", "q_lora_rank",
         "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "intermediate_size", "moe_intermediate_size", "vocab_size",
         "rms_norm_eps", "num_nextn_predict_layers", "n_routed_experts", "num_experts_per_tok", "n_group", "topk_group", "n_shared_experts",
@@ -54,7 +60,10 @@ extension Architecture {
         "max_position_embeddings", "attention_bias", "rope_interleave", "tie_word_embeddings", "hidden_act", "moe_layer_freq",
     ]
 
-    private static func deepSeekConfiguration(_ config: ConfigurationReader, _ architecture: Architecture) throws -> ModelConfiguration {
+    /// - Parameter others: fields that a family with the same code reads beside these.
+    static func deepSeekConfiguration(
+        _ config: ConfigurationReader, _ architecture: Architecture, others: Set<String> = []
+    ) throws -> ModelConfiguration {
         let isV2 = config.root["model_type"]?.string == "deepseek_v2"
         try config.only("hidden_act", [.string("silu"), .string("swish")])
         try config.only("moe_layer_freq", [.int(1)])
@@ -66,7 +75,7 @@ extension Architecture {
             throw ArchitectureFailure.badField(
                 "num_key_value_heads", reason: "is not num_attention_heads; latent attention has one key for each head")
         }
-        try config.refuseOthers(than: deepSeekFields)
+        try config.refuseOthers(than: deepSeekFields.union(others))
         let hasBias = try config.flag("attention_bias") ?? false
         let tiesHead = try config.flag("tie_word_embeddings") ?? false
         let hiddenSize = try config.required("hidden_size")

@@ -10,6 +10,10 @@ package struct ExpectedWeights {
         if c.tiesHead { optional.append(c.weight(.head)) } else { required.append(c.weight(.head)) }
         for layer in 0..<min(c.layers, 1 << 12) {
             required += Self.layer(c, layer)
+            // Some layers share another's choice of tokens, and have no indexer.
+            if c.keptTokens != nil {
+                optional += ModelConfiguration.indexer.map { c.weight($0, layer: layer) } + [c.module(.indexerKeyNorm, layer: layer) + ".bias"]
+            }
             if let frequencies = c.architecture.module(.rotaryFrequencies, layer: layer) { optional.append(frequencies + ".inv_freq") }
         }
         let prediction: [ModuleRole] = [
@@ -19,6 +23,9 @@ package struct ExpectedWeights {
             // Releases without the module exist although the configuration counts it; `verify` against the source names a loss.
             let layer = c.layers + module
             optional += Self.layer(c, layer) + prediction.map { c.weight($0, layer: layer) }
+            if c.keptTokens != nil {
+                optional += ModelConfiguration.indexer.map { c.weight($0, layer: layer) } + [c.module(.indexerKeyNorm, layer: layer) + ".bias"]
+            }
         }
     }
 

@@ -25,6 +25,11 @@ public struct ModelConfiguration: Sendable, Equatable {
     public var tiesHead: Bool
     /// Multi-token-prediction modules stored after the layers.
     public var mtpModules = 0
+    /// Tokens that sparse attention keeps for each query. A sequence that is no longer is attended to as a whole: there the indexer, whose weights are
+    /// ``indexer``, changes nothing; nil where attention is dense.
+    public var keptTokens: Int?
+    /// The roles of weights that choose those tokens.
+    public static let indexer: [ModuleRole] = [.indexerQuery, .indexerKey, .indexerKeyNorm, .indexerHeadWeights]
 
     /// How tokens see each other.
     public enum Attention: Sendable, Equatable {

@@ -39,6 +39,11 @@ public final class ForwardPass {
         weights = try ModelWeights(
             checkpoint, workers: max(1, options.jobs ?? ProcessFigures.processorCount), precision: precision, overlay: overlay)
         try Self.refuseUnknown(checkpoint, configuration)
+        if let kept = configuration.keptTokens {
+            // The indexer changes nothing as long as it may keep every token.
+            if let longest = tokens.ranges.map(\.count).max(), longest > kept { throw ReferenceFailure.sparse(tokens: longest, kept: kept) }
+            if observer != nil { throw ReferenceFailure.sparseCalibration }
+        }
         self.tokens = tokens
         try tokens.check(vocabulary: configuration.vocabulary)
         let budget = try ActivationBudget(configuration, tokens, passes: passes, workers: weights.workerCount, memory: options.memory)

@@ -14,12 +14,14 @@ public enum ReferenceFailure: Failure, Equatable {
     case memory(needed: Int, budget: Int)
     case batches(Int, budget: Int)
     case activations(weight: String, columns: Int)
+    case sparse(tokens: Int, kept: Int)
+    case sparseCalibration
     case tooManyLogits
     case interrupted
 
     public var kind: FailureKind {
         switch self {
-        case .memory, .batches, .activations: .usage
+        case .memory, .batches, .activations, .sparse, .sparseCalibration: .usage
         case .interrupted: .interrupted
         default: .badData
         }
@@ -45,6 +47,10 @@ public enum ReferenceFailure: Failure, Equatable {
             "these tokens need \(count) batches within \(budget >> 20) MiB; a forward pass runs one"
         case .activations(let weight, let columns):
             "--precision fp8 quantizes activations by 128 channels, but \(weight) has blocks of \(columns) columns; use f32 or bf16"
+        case .sparse(let tokens, let kept):
+            "a sequence has \(tokens) tokens, of which the model's sparse attention keeps \(kept) (index_topk); the indexer that chooses them is not run here, give shorter sequences"
+        case .sparseCalibration:
+            "the indexer of the model's sparse attention is not run here, so its weights cannot be calibrated; give another --quantizer"
         case .tooManyLogits: "the file of logits would be larger than can be addressed; give fewer tokens"
         case .interrupted: "stopped on request; nothing was written"
         }

@@ -5,7 +5,7 @@ import Testing
 
 /// What is known of each architecture, held against itself and against transformers (Tests/Scripts/golden_architectures.py).
 @Suite struct ArchitectureTests {
-    static let models = ["qwen3-moe", "qwen3", "llama", "glm4-moe", "minimax-m2"]
+    static let models = ["qwen3-moe", "qwen3", "llama", "glm4-moe", "minimax-m2", "deepseek-v32", "glm5"]
 
     /// The model, its tokens and golden logits.
     private struct Golden {
@@ -85,6 +85,16 @@ import Testing
             }
         }
         #expect(worst <= 5e-4, "largest difference \(worst)")
+    }
+
+    /// Where the indexer may keep every token, attention is dense; where it may not, the forward pass says so.
+    @Test(arguments: ["deepseek-v32", "glm5"]) func sequencesBeyondTheIndexerAreRefused(_ model: String) throws {
+        let golden = try Golden(model)
+        let checkpoint = try Checkpoint(opening: golden.path)
+        _ = try ForwardPass(checkpoint, tokens: TokenBatch([Array(repeating: 1, count: 64)]))
+        #expect(throws: ReferenceFailure.sparse(tokens: 65, kept: 64)) {
+            try ForwardPass(checkpoint, tokens: TokenBatch([[1], Array(repeating: 1, count: 65)]))
+        }
     }
 
     /// Linear weights are quantized, everything else stays, and what was written is the same model.

@@ -16,10 +16,16 @@ import torch
 import transformers
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import (AutoModelForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM, LlamaConfig, LlamaForCausalLM, MiniMaxM2Config, MiniMaxM2ForCausalLM,
+from transformers import (AutoModelForCausalLM, DeepseekV32Config, DeepseekV32ForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM, GlmMoeDsaConfig,
+                          GlmMoeDsaForCausalLM, LlamaConfig, LlamaForCausalLM, MiniMaxM2Config, MiniMaxM2ForCausalLM,
                           Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 transformers.logging.set_verbosity_error()
+SPARSE = dict(
+    vocab_size=160, hidden_size=128, intermediate_size=128, moe_intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=4, q_lora_rank=128, kv_lora_rank=128, qk_rope_head_dim=16, qk_nope_head_dim=16, v_head_dim=32, n_routed_experts=4,
+    num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=1, index_topk=64, index_head_dim=32, index_n_heads=2,
+    max_position_embeddings=512)
 MODELS = {
     'qwen3-moe': (Qwen3MoeConfig, Qwen3MoeForCausalLM, dict(
         vocab_size=160, hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
@@ -41,6 +47,12 @@ MODELS = {
         vocab_size=160, hidden_size=128, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
         num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=512,
         rope_parameters=dict(rope_type='default', rope_theta=5e6, partial_rotary_factor=0.5))),
+    # As many tokens as the indexer keeps: it is dense attention.
+    'deepseek-v32': (DeepseekV32Config, DeepseekV32ForCausalLM, dict(SPARSE, n_group=2, topk_group=1, rope_parameters=dict(
+        rope_type='yarn', rope_theta=10000.0, factor=8.0, original_max_position_embeddings=64, beta_fast=32, beta_slow=1, mscale=1.0,
+        mscale_all_dim=1.0))),
+    'glm5': (GlmMoeDsaConfig, GlmMoeDsaForCausalLM, dict(SPARSE, n_group=1, topk_group=1, indexer_types=['full', 'shared'], rope_parameters=dict(
+        rope_type='default', rope_theta=1e6))),
 }
 
 

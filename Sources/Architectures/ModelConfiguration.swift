@@ -179,6 +179,9 @@ public struct ModelConfiguration: Sendable, Equatable {
         module(role, layer: layer, expert: expert) + ".weight"
     }
 
+    /// The canonical name of the weight that puts out logits: the embedding where the two are tied.
+    public var headWeight: String { weight(tiesHead ? .embedding : .head) }
+
     /// What two configurations compute differently, field by field; multi-token-prediction modules are for the weights to show.
     public func differences(from other: ModelConfiguration) -> [String] {
         var mine = self

@@ -137,7 +137,7 @@ size_t ck_f32_apart(const float *reference, const float *candidate, size_t count
         float r = reference[i], c = candidate[i], room = fabsf(r) * step;
         if (room < smallest) room = smallest;
         int same = r == c || (r != r && c != c);
-        apart += !same && !(fabsf(r - c) <= room);
+        apart += !same && !(fabsf(r - c) <= room && room < INFINITY);
     }
     return apart;
 }

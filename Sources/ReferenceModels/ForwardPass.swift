@@ -138,13 +138,10 @@ public final class ForwardPass {
         try weights.normalise(x, rows: rows, by: name, epsilon: configuration.epsilon)
     }
 
-    /// The output head: the embedding where the two are tied.
-    private var head: String { configuration.weight(configuration.tiesHead ? .embedding : .head) }
-
     /// Logits of some tokens, [rows, vocabulary], from the finished residual stream.
     public func logits(_ rows: Range<Int>) throws -> Activations {
         try weights.linear(
-            head, norm(configuration.weight(.finalNorm), hidden, rows),
+            configuration.headWeight, norm(configuration.weight(.finalNorm), hidden, rows),
             outputs: configuration.vocabulary)
     }
 
@@ -175,6 +172,6 @@ public final class ForwardPass {
         _ = try run(layer: c.layers, on: z, sequences: sequences)
         return MultiTokenPrediction(
             sequences: sequences, hidden: z, weights: weights, configuration: c,
-            head: weights.contains(name(.predictionHead)) ? name(.predictionHead) : head, norm: name(.predictionNorm))
+            head: weights.contains(name(.predictionHead)) ? name(.predictionHead) : c.headWeight, norm: name(.predictionNorm))
     }
 }

@@ -107,7 +107,7 @@ final class SweepEvaluator {
         } catch is CancellationError {
             throw ReferenceFailure.interrupted
         }
-        return try calibrator.replacing([configuration.weight(.finalNorm), configuration.weight(.head)]) {
+        return try calibrator.replacing([configuration.weight(.finalNorm), configuration.headWeight]) {
             var tally = PredictionTally(reference)
             try tally.add(pass, from: tokens.count - evaluation.count, position: 0)
             return tally.comparison

@@ -3,18 +3,21 @@ import PackageDescription
 
 // Adding a format adds one line here: its folder holds a FORMAT.md, which is documentation and not a source.
 let formatFolders = [
+    "Containers/GGUF",
     "Containers/HDF5",
     "Containers/Safetensors",
     "Containers/TorchArchive",
     "Containers/ZstdArchive",
     "Dialects/DeepSeekRanks",
     "Dialects/HuggingFace",
+    "Dialects/LlamaCpp",
     "Dialects/MLX",
     "Layouts/AWQ",
     "Layouts/BlockScaledFP8",
     "Layouts/CompressedTensors",
     "Layouts/Dense",
     "Layouts/FloatQuantized",
+    "Layouts/GGMLBlocks",
     "Layouts/GPTQ",
     "Layouts/MLX",
     "Layouts/MXFP4",
@@ -54,12 +57,17 @@ let package = Package(
             name: "Tensors", dependencies: ["CKernels", "Runtime", .product(name: "SystemPackage", package: "swift-system")], swiftSettings: strict),
         .target(name: "Architectures", dependencies: ["Runtime", "StrictJSON"], swiftSettings: strict),
         .target(
-            name: "Formats", dependencies: ["Architectures", "CHDF5Files", "CKernels", "CZlib", "CZstd", "Runtime", "StrictJSON", "Tensors"],
+            name: "Formats",
+            dependencies: [
+                "Architectures", "CHDF5Files", "CKernels", "CZlib", "CZstd", "Runtime", "StrictJSON", "Tensors", "Tokenizers",
+                .product(name: "Crypto", package: "swift-crypto"),
+            ],
             path: "Formats",
             exclude: formatFolders.map { $0 + "/FORMAT.md" }, swiftSettings: strict),
         .target(name: "Checkpoints", dependencies: ["Architectures", "Formats", "Runtime", "StrictJSON", "Tensors"], swiftSettings: strict),
         .target(
-            name: "Quantization", dependencies: ["CKernels", "Formats", "Runtime", "Tensors"], exclude: ["QUANTIZERS.md"], swiftSettings: strict),
+            name: "Quantization", dependencies: ["Architectures", "CKernels", "Formats", "Runtime", "Tensors"], exclude: ["QUANTIZERS.md"],
+            swiftSettings: strict),
         .target(
             name: "Conversion",
             dependencies: [
@@ -126,3 +134,12 @@ let package = Package(
         .testTarget(name: "CommandLineTests", dependencies: ["Recast", "RecastCLI", "TestSupport"], swiftSettings: strict),
     ]
 )
+
+// The readers of untrusted bytes for libFuzzer, which brings the main function: Tests/Scripts/fuzz.py builds them, with coverage in all of Recast,
+// which no other build wants.
+if Context.environment["RECAST_FUZZING"] != nil {
+    package.targets.append(
+        .executableTarget(
+            name: "RecastFuzz", dependencies: ["Recast"], path: "Tests/Fuzzing/Sources/RecastFuzz",
+            swiftSettings: [.enableUpcomingFeature("ExistentialAny"), .unsafeFlags(["-parse-as-library"])]))
+}

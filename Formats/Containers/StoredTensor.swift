@@ -1,17 +1,17 @@
 import Tensors
 
 /// A named tensor as a container stores it: type, shape and the bytes it occupies in a file.
-public struct StoredTensor: Sendable, Equatable {
-    public var name: String
-    public var type: ScalarType
-    public var shape: [Int]
+package struct StoredTensor: Sendable, Equatable {
+    package var name: String
+    package var type: ScalarType
+    package var shape: [Int]
     /// Index of the file among the files of its checkpoint.
-    public var file: Int
+    package var file: Int
     /// First byte, counted from the start of the file.
-    public var offset: Int
-    public var byteCount: Int
+    package var offset: Int
+    package var byteCount: Int
 
-    public init(name: String, type: ScalarType, shape: [Int], file: Int = 0, offset: Int, byteCount: Int) {
+    package init(name: String, type: ScalarType, shape: [Int], file: Int = 0, offset: Int, byteCount: Int) {
         self.name = name
         self.type = type
         self.shape = shape
@@ -21,5 +21,18 @@ public struct StoredTensor: Sendable, Equatable {
     }
 
     /// "F8_E4M3 [256, 1024]"
-    public var summary: String { "\(type.rawValue) \(shape)" }
+    package var summary: String { "\(type.rawValue) \(shape)" }
+}
+
+/// A tensor to be stored; its container decides where.
+package struct TensorDeclaration: Sendable, Equatable {
+    package var name: String
+    package var type: ScalarType
+    package var shape: [Int]
+
+    package init(name: String, type: ScalarType, shape: [Int]) {
+        self.name = name
+        self.type = type
+        self.shape = shape
+    }
 }

@@ -7,7 +7,7 @@ import Tensors
 ///
 /// Canonical names are Hugging Face's, whatever a checkpoint calls its tensors. A dialect is a bijection: what it stores, it reads back as the same
 /// weights under the same names. One folder a dialect, listed in ``DialectRegistry``.
-public protocol Dialect: Sendable {
+package protocol Dialect: Sendable {
     /// "Hugging Face"
     var name: String { get }
     /// Who reads it, in a sentence: "mlx-lm".
@@ -19,12 +19,18 @@ public protocol Dialect: Sendable {
     /// For one file a rank: how many.
     var ranks: Int? { get }
 
+    /// The container that its readers take; nil for any.
+    var container: String? { get }
+    /// Whether its files say all of themselves: no index, no config.json and no tokenizer lie beside them.
+    var isSelfDescribing: Bool { get }
+
     /// What becomes of a weight; nothing if the dialect's readers have no use for it.
     /// - Throws: ``DialectFailure`` if they have no place for it.
     func pieces(of weight: LogicalTensor, in model: DialectModel) throws(DialectFailure) -> [StoredPiece]
 
     /// The stored name of a tensor of a piece, from its canonical one.
-    func storedName(of tensor: String) -> String
+    /// - Parameter isStacked: whether the tensor holds a stack of pieces.
+    func storedName(of tensor: String, isStacked: Bool) -> String
 
     /// The name of a file; nil where the container names it.
     func fileName(_ number: Int) -> String?
@@ -32,20 +38,70 @@ public protocol Dialect: Sendable {
     /// Why its readers cannot take weights of a layout; nil if they can.
     func obstacle(to layout: any WeightLayout) -> String?
 
+    /// The form in which its readers take a weight of a layout, where that hangs on the piece.
+    /// - Throws: ``DialectFailure`` if they take it in none.
+    func arranged(_ layout: any WeightLayout, of piece: StoredPiece, leaf: String, in model: DialectModel) throws(DialectFailure) -> any WeightLayout
+
     /// Why its readers leave a module unquantized; nil if they quantize it.
     func exemption(of module: String, dimensions: [Int], roles: ModelRoles) -> ModelRoles.Exemption?
+
+    /// The layout that its readers' rules give a piece, and the rule in words; nil where the choice is free.
+    func layout(of piece: StoredPiece, leaf: String, as dimensions: [Int], in model: DialectModel) -> (layout: any WeightLayout, reason: String)?
+
+    /// What each file of an output says of itself beside its tensors.
+    func descriptions(of model: DescribedModel, files: Int) throws -> [FileMetadata]
+
+    /// The order in which a file's tensors are declared.
+    func order(_ tensors: [TensorDeclaration]) -> [Int]
+}
+
+/// A model that a file is to describe.
+package struct DescribedModel {
+    /// Of the language model.
+    package var config: JSONValue
+    package var roles: ModelRoles
+    /// The name of the directory that it came in.
+    package var name: String
+    /// All tensors of the output.
+    package var tensors: [TensorDeclaration]
+    /// The bytes of a small file beside the source; nil if there is none, an error if it cannot be read.
+    package var sideFile: (String) throws -> [UInt8]?
+
+    package init(
+        config: JSONValue, roles: ModelRoles, name: String, tensors: [TensorDeclaration], sideFile: @escaping (String) throws -> [UInt8]?
+    ) {
+        self.config = config
+        self.roles = roles
+        self.name = name
+        self.tensors = tensors
+        self.sideFile = sideFile
+    }
 }
 
 extension Dialect {
-    public var format: String { "pt" }
-    public var isCanonical: Bool { false }
-    public var ranks: Int? { nil }
-    public func storedName(of tensor: String) -> String { tensor }
-    public func fileName(_ number: Int) -> String? { nil }
-    public func obstacle(to layout: any WeightLayout) -> String? { nil }
+    package var format: String { "pt" }
+    package var isCanonical: Bool { false }
+    package var ranks: Int? { nil }
+    package var container: String? { nil }
+    package var isSelfDescribing: Bool { false }
+    package func layout(of piece: StoredPiece, leaf: String, as dimensions: [Int], in model: DialectModel) -> (
+        layout: any WeightLayout, reason: String
+    )? {
+        nil
+    }
+    package func descriptions(of model: DescribedModel, files: Int) throws -> [FileMetadata] {
+        [FileMetadata](repeating: FileMetadata(texts: [("format", format)]), count: files)
+    }
+    package func order(_ tensors: [TensorDeclaration]) -> [Int] { Array(tensors.indices) }
+    package func storedName(of tensor: String, isStacked: Bool) -> String { tensor }
+    package func fileName(_ number: Int) -> String? { nil }
+    package func arranged(_ layout: any WeightLayout, of piece: StoredPiece, leaf: String, in model: DialectModel) throws(DialectFailure)
+        -> any WeightLayout
+    { layout }
+    package func obstacle(to layout: any WeightLayout) -> String? { nil }
 
     /// As the field has it: what is exempt by its role, and what is no matrix in a layer.
-    public func exemption(of module: String, dimensions: [Int], roles: ModelRoles) -> ModelRoles.Exemption? {
+    package func exemption(of module: String, dimensions: [Int], roles: ModelRoles) -> ModelRoles.Exemption? {
         if let known = roles.exemption(of: module) { return known }
         if dimensions.count != 2 {
             return dimensions.count < 2
@@ -56,13 +112,13 @@ extension Dialect {
 }
 
 /// Every dialect that checkpoints are found in. Adding one adds a line here.
-public enum DialectRegistry {
+package enum DialectRegistry {
     /// In the order in which stacks are taken apart.
     static let readers: [any StackedDialect.Type] = [MLX.self, HuggingFace.self]
 
     /// Tensors that hold the matrices of several experts as the tensors of each: slices of the stored bytes.
     /// - Parameter note: is told what could not be taken apart, and why.
-    public static func unstacked(_ tensors: [StoredTensor], config: JSONValue, note: (_ tensor: String, _ text: String) -> Void) -> [StoredTensor] {
+    package static func unstacked(_ tensors: [StoredTensor], config: JSONValue, note: (_ tensor: String, _ text: String) -> Void) -> [StoredTensor] {
         readers.reduce(tensors) { $1.unstacked($0, config: config, note: note) }
     }
 }
@@ -73,12 +129,12 @@ protocol StackedDialect: Dialect {
 }
 
 /// A weight as dialects see it.
-public struct LogicalTensor: Sendable {
+package struct LogicalTensor: Sendable {
     /// Canonical.
-    public var name: String
-    public var dimensions: [Int]
+    package var name: String
+    package var dimensions: [Int]
 
-    public init(name: String, dimensions: [Int]) {
+    package init(name: String, dimensions: [Int]) {
         self.name = name
         self.dimensions = dimensions
     }
@@ -88,19 +144,19 @@ public struct LogicalTensor: Sendable {
 }
 
 /// What a weight becomes in a dialect: itself, a part of it, or one matrix of a stack.
-public struct StoredPiece: Sendable {
+package struct StoredPiece: Sendable {
     /// The module's name in the output, canonical but for stacks and parts.
-    public var module: String
+    package var module: String
     /// Nil for the whole weight.
-    public var view: WeightView?
+    package var view: WeightView?
     /// Place in the stack, and how many matrices are stacked; nil for a matrix of its own.
-    public var stack: (index: Int, count: Int)?
+    package var stack: (index: Int, count: Int)?
     /// Which equal part of the weight it is; nil for all of it.
-    public var split: TensorSplit?
+    package var split: TensorSplit?
     /// Which file, where the dialect decides.
-    public var rank: Int?
+    package var rank: Int?
 
-    public init(module: String, view: WeightView? = nil, stack: (index: Int, count: Int)? = nil, split: TensorSplit? = nil, rank: Int? = nil) {
+    package init(module: String, view: WeightView? = nil, stack: (index: Int, count: Int)? = nil, split: TensorSplit? = nil, rank: Int? = nil) {
         self.module = module
         self.view = view
         self.stack = stack
@@ -110,39 +166,54 @@ public struct StoredPiece: Sendable {
 }
 
 /// What a dialect must know of the model, from `config.json`.
-public struct DialectModel: Sendable {
-    public var roles: ModelRoles
-    public var layers: Int
-    public var experts: Int
-    public var heads: Int
-    public var nope: Int
-    public var value: Int
+package struct DialectModel: Sendable {
+    package var roles: ModelRoles
+    package var layers: Int
+    /// Modules behind the layers that predict further tokens.
+    package var predictionLayers: Int
+    package var experts: Int
+    package var heads: Int
+    package var nope: Int
+    package var value: Int
+    /// Query heads that share a key head.
+    package var queryGroups: Int
+    package var tiesHead: Bool
+    /// Whether Hugging Face's files hold an expert's matrices in stacks, gate and up as one.
+    var holdsStackedExperts: Bool
 
-    /// - Parameter config: of the language model.
-    public init(_ config: JSONValue, roles: ModelRoles) {
+    /// - Parameters:
+    ///   - config: of the language model.
+    ///   - modules: of all weights. A model whose experts come in stacks is also found with its experts by themselves, gate and up apart, as
+    ///     llm-compressor writes them; those stay by themselves.
+    package init(_ config: JSONValue, roles: ModelRoles, modules: some Sequence<Substring> = []) {
         func field(_ names: String...) -> Int {
             names.lazy.compactMap { config[$0]?.int }.first.flatMap { $0 > 0 && $0 < 1 << 24 ? $0 : nil } ?? 0
         }
         self.roles = roles
+        holdsStackedExperts = roles.joinsGateAndUp && !modules.contains { ModelRoles(nil).place(of: $0)?.role == .expertGate }
         // A number of layers that is none leaves no layer out.
         let count = field("num_hidden_layers")
         layers = count > 0 ? count : Int.max
+        predictionLayers = field("num_nextn_predict_layers", "num_mtp_layers")
         experts = field("n_routed_experts", "num_experts", "num_local_experts")
         (heads, nope, value) = (field("num_attention_heads"), field("qk_nope_head_dim"), field("v_head_dim"))
+        queryGroups = heads / max(1, field("num_key_value_heads"))
+        tiesHead = config["tie_word_embeddings"]?.bool ?? false
     }
 
     /// Whether a tensor lies behind the layers, or is a table that readers compute themselves: only canonical files have a place for it.
-    func isBeyondLayers(_ tensor: String) -> Bool {
-        if let layer = WeightName.layer(tensor), layer >= layers { return true }
+    /// - Parameter takesPrediction: whether readers have a place for the modules that predict further tokens.
+    func isBeyondLayers(_ tensor: String, takesPrediction: Bool = false) -> Bool {
+        if let layer = WeightName.layer(tensor), layer >= layers, !takesPrediction || layer - layers >= predictionLayers { return true }
         return tensor.hasSuffix("rotary_emb.inv_freq")
     }
 }
 
 /// A weight that a dialect has no place for.
-public struct DialectFailure: Failure, Equatable {
-    public var tensor: String
-    public var reason: String
+package struct DialectFailure: Failure, Equatable {
+    package var tensor: String
+    package var reason: String
 
-    public var kind: FailureKind { .usage }
-    public var description: String { "\(tensor): \(reason)" }
+    package var kind: FailureKind { .usage }
+    package var description: String { "\(tensor): \(reason)" }
 }

@@ -2,13 +2,13 @@ import Architectures
 import Tensors
 
 /// The part of a source weight that becomes a matrix of its own in another dialect.
-public struct WeightView: Sendable, Equatable {
+package struct WeightView: Sendable, Equatable {
     /// Rows and columns of the source weight.
-    public var rows: Range<Int>
-    public var columns: Range<Int>
-    public var isTransposed: Bool
+    package var rows: Range<Int>
+    package var columns: Range<Int>
+    package var isTransposed: Bool
     /// `[rows, columns]` of the piece.
-    public var shape: MatrixShape
+    package var shape: MatrixShape
 
     init(rows: Range<Int>, of whole: MatrixShape, isTransposed: Bool) {
         self.rows = rows
@@ -27,12 +27,12 @@ public struct WeightView: Sendable, Equatable {
 }
 
 /// One of `count` equal parts of a tensor along `axis`.
-public struct TensorSplit: Sendable, Equatable {
-    public var axis: Int
-    public var index: Int
-    public var count: Int
+package struct TensorSplit: Sendable, Equatable {
+    package var axis: Int
+    package var index: Int
+    package var count: Int
 
-    public func range(of size: Int) -> Range<Int> { size / count * index..<size / count * (index + 1) }
+    package func range(of size: Int) -> Range<Int> { size / count * index..<size / count * (index + 1) }
 
     /// The dimensions of the part.
     package func dimensions(_ whole: [Int]) -> [Int] {

@@ -2,5 +2,5 @@ import Architectures
 
 extension WeightName {
     /// Whether this is no weight but what lies beside one: scales of activations, of the cache, of outputs.
-    public static func isCompanion(_ name: String) -> Bool { LayoutRegistry.activationLeaves.contains(String(leaf(name))) }
+    package static func isCompanion(_ name: String) -> Bool { LayoutRegistry.activationLeaves.contains(String(leaf(name))) }
 }

@@ -2,7 +2,7 @@ import CKernels
 import Tensors
 
 /// A layout of floating codes (E4M3, E2M1), whose encoder takes for each block the scale of the peer, or looks for a better one.
-public protocol FloatCodedLayout: WeightLayout {
+package protocol FloatCodedLayout: WeightLayout {
     /// Encodes a tile; without `search` exactly as the peer does.
     func encode(
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, search: BlockScaleSearch?,
@@ -11,7 +11,7 @@ public protocol FloatCodedLayout: WeightLayout {
 }
 
 extension FloatCodedLayout {
-    public func encode(
+    package func encode(
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         try encode(values, rows: rows, shape: shape, search: nil, into: parts)
@@ -22,11 +22,11 @@ extension FloatCodedLayout {
 ///
 /// The steps of floating codes double at every power of two, so where a block's values fall among them matters; and the largest value may err so that
 /// the many err less.
-public struct BlockScaleSearch: Sendable {
+package struct BlockScaleSearch: Sendable {
     /// How much the error of each column of the weight counts; nil: all alike.
-    public var importance: [Float]?
+    package var importance: [Float]?
 
-    public init(importance: [Float]? = nil) { self.importance = importance }
+    package init(importance: [Float]? = nil) { self.importance = importance }
 
     /// Part of a tile that shares a scale.
     struct Block {

@@ -2,14 +2,14 @@ import CKernels
 import Tensors
 
 /// What a group of columns shares: value = scale * (code - zero), or scale * code + bias.
-public struct GroupParameters: Sendable, Equatable, BitwiseCopyable {
-    public var scale: Float
+package struct GroupParameters: Sendable, Equatable, BitwiseCopyable {
+    package var scale: Float
     /// In the domain of unsigned codes; no whole number where the layout has a bias that is no multiple of the scale.
-    public var zero: Float
+    package var zero: Float
     /// Of layouts that store one; exactly -zero * scale where ``zero`` is a whole number.
-    public var bias: Float
+    package var bias: Float
 
-    public init(scale: Float, zero: Float, bias: Float = 0) {
+    package init(scale: Float, zero: Float, bias: Float = 0) {
         self.scale = scale
         self.zero = zero
         self.bias = bias
@@ -17,7 +17,7 @@ public struct GroupParameters: Sendable, Equatable, BitwiseCopyable {
 }
 
 /// Which zero points an integer-coded layout can store.
-public enum ZeroPoints: Sendable, Equatable {
+package enum ZeroPoints: Sendable, Equatable {
     /// The middle code, 2^(bits - 1), for every group.
     case middle
     /// Whole numbers in this range.
@@ -28,7 +28,7 @@ public enum ZeroPoints: Sendable, Equatable {
 
 /// A layout of unsigned integer codes with ``GroupParameters`` for every run of columns. Two such layouts of the same width and
 /// group size hold the same weight in different orders, so one can be made of the other without rounding anything.
-public protocol IntegerCodedLayout: WeightLayout {
+package protocol IntegerCodedLayout: WeightLayout {
     var bits: Int { get }
     /// Columns that share parameters; nil for all columns of a row.
     var groupSize: Int? { get }
@@ -62,12 +62,12 @@ public protocol IntegerCodedLayout: WeightLayout {
 }
 
 extension IntegerCodedLayout {
-    public var hasContiguousGroups: Bool { true }
-    public func groupColumns(of columns: Int) -> Int { hasContiguousGroups ? groupSize ?? columns : columns }
-    public var hasBias: Bool { false }
-    public var zeroPoints: ZeroPoints { .middle }
+    package var hasContiguousGroups: Bool { true }
+    package func groupColumns(of columns: Int) -> Int { hasContiguousGroups ? groupSize ?? columns : columns }
+    package var hasBias: Bool { false }
+    package var zeroPoints: ZeroPoints { .middle }
 
-    public func groupCount(_ shape: MatrixShape) -> Int { groupSize.map { ceilingDivide(shape.columns, $0) } ?? 1 }
+    package func groupCount(_ shape: MatrixShape) -> Int { groupSize.map { ceilingDivide(shape.columns, $0) } ?? 1 }
 
     func rounded(_ value: Float) -> Float { scaleType.rounded(value) }
 
@@ -75,11 +75,11 @@ extension IntegerCodedLayout {
     func code(zero: Float) -> UInt32 { zero.isNaN ? 0 : UInt32(min(max(zero, 0), Float((1 << bits) - 1))) }
 
     /// (code - zero) * scale, each step rounded to the scale's type, then to BF16.
-    public func value(_ code: Int, _ group: GroupParameters) -> UInt16 {
+    package func value(_ code: Int, _ group: GroupParameters) -> UInt16 {
         BFloat16(rounding: rounded(rounded(Float(code) - group.zero) * group.scale)).bits
     }
 
-    public func decode(
+    package func decode(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
     ) { decodeGroups(parts, rows: rows, shape: shape, into: values) }
 
@@ -105,7 +105,7 @@ extension IntegerCodedLayout {
     }
 
     /// The parameters of a tile, `[rows, groups]`.
-    public func groups(of parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape) -> [GroupParameters] {
+    package func groups(of parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape) -> [GroupParameters] {
         let count = rows.count * groupCount(shape)
         var groups = [GroupParameters](repeating: GroupParameters(scale: 0, zero: 0), count: count)
         groups.withUnsafeMutableBufferPointer { readGroups(parts, rows: rows, shape: shape, into: $0.baseAddress!) }
@@ -113,7 +113,7 @@ extension IntegerCodedLayout {
     }
 
     /// Writes the exact values, scale * (code - zero), which a F32 holds: codes and scales together have fewer than 24 bits.
-    public func decodeExactly(
+    package func decodeExactly(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutablePointer<Float>
     ) {
         withCodes(parts, rows: rows, shape: shape) { codes, groups in
@@ -146,7 +146,7 @@ extension IntegerCodedLayout {
 
 extension ScalarType {
     /// The nearest number of this type; F32 for all types that are no narrower floating type.
-    public func rounded(_ value: Float) -> Float {
+    package func rounded(_ value: Float) -> Float {
         switch self {
         case .bf16: BFloat16(rounding: value).value
         case .f16: Binary16(rounding: value).value

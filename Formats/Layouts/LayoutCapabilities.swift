@@ -3,7 +3,7 @@ import Tensors
 // What the rest of the house asks of a layout without knowing which it is.
 
 /// One stored number a value, without scales.
-public protocol UncodedLayout: WeightLayout {
+package protocol UncodedLayout: WeightLayout {
     var type: ScalarType { get }
 
     /// The stored values as F32 (F64 is rounded).
@@ -16,7 +16,7 @@ public protocol UncodedLayout: WeightLayout {
 }
 
 /// FP8 codes, one byte each in the order of the values, with a scale for each block of rows x columns: what FP8 products multiply as it is stored.
-public protocol ScaledBlockLayout: WeightLayout {
+package protocol ScaledBlockLayout: WeightLayout {
     var blockRows: Int { get }
     var blockColumns: Int { get }
     var scaleType: ScalarType { get }
@@ -24,13 +24,13 @@ public protocol ScaledBlockLayout: WeightLayout {
 
 extension WeightLayout {
     /// The type of a dense weight; nil where numbers are coded.
-    public var denseType: ScalarType? { (self as? any UncodedLayout)?.type }
+    package var denseType: ScalarType? { (self as? any UncodedLayout)?.type }
 
     /// Whether the stored values are the very BF16 values.
-    public var isPlainBF16: Bool { denseType == .bf16 }
+    package var isPlainBF16: Bool { denseType == .bf16 }
 }
 
 extension WeightLayout where Self == DenseLayout {
     /// Values of one dense type.
-    public static func dense(_ type: ScalarType) -> DenseLayout { DenseLayout(type) }
+    package static func dense(_ type: ScalarType) -> DenseLayout { DenseLayout(type) }
 }

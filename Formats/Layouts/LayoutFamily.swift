@@ -2,41 +2,41 @@ import StrictJSON
 import Tensors
 
 /// The tensors of one module, `X.weight`, `X.weight_scale`, ..., by the last component of their names.
-public struct ModuleTensors {
-    public var module: String
-    public var tensors: [(leaf: String, tensor: StoredTensor)]
+package struct ModuleTensors {
+    package var module: String
+    package var tensors: [(leaf: String, tensor: StoredTensor)]
     /// Reads the bytes of a small tensor (`weight_shape`).
-    public var read: (StoredTensor) throws -> [UInt8]
+    package var read: (StoredTensor) throws -> [UInt8]
 
-    public init(module: String, tensors: [(leaf: String, tensor: StoredTensor)], read: @escaping (StoredTensor) throws -> [UInt8]) {
+    package init(module: String, tensors: [(leaf: String, tensor: StoredTensor)], read: @escaping (StoredTensor) throws -> [UInt8]) {
         self.module = module
         self.tensors = tensors
         self.read = read
     }
 
-    public subscript(leaf: String) -> StoredTensor? { tensors.first { $0.leaf == leaf }?.tensor }
+    package subscript(leaf: String) -> StoredTensor? { tensors.first { $0.leaf == leaf }?.tensor }
 }
 
 /// Stored tensors that look like a layout but contradict themselves or the configuration.
-public struct LayoutFault: Error, Equatable {
-    public var tensor: String
-    public var reason: String
+package struct LayoutFault: Error, Equatable {
+    package var tensor: String
+    package var reason: String
 
-    public init(_ tensor: String, _ reason: String) {
+    package init(_ tensor: String, _ reason: String) {
         self.tensor = tensor
         self.reason = reason
     }
 }
 
 /// A weight that a family found among a module's tensors.
-public struct RecognisedWeight {
-    public var layout: any WeightLayout
+package struct RecognisedWeight {
+    package var layout: any WeightLayout
     /// `[rows, columns]`, or with leading dimensions where weights are stacked.
-    public var dimensions: [Int]
+    package var dimensions: [Int]
     /// The weight's own name inside the module; "weight" for nearly all.
-    public var leaf: String
+    package var leaf: String
 
-    public init(_ layout: any WeightLayout, _ shape: MatrixShape, dimensions: [Int]? = nil, leaf: String = "weight") {
+    package init(_ layout: any WeightLayout, _ shape: MatrixShape, dimensions: [Int]? = nil, leaf: String = "weight") {
         self.layout = layout
         self.dimensions = dimensions ?? [shape.rows, shape.columns]
         self.leaf = leaf
@@ -44,29 +44,29 @@ public struct RecognisedWeight {
 }
 
 /// A layout that can be asked for by name.
-public struct LayoutTarget: Sendable {
+package struct LayoutTarget: Sendable {
     /// The name on the command line.
-    public var name: String
-    public var layout: any WeightLayout
-    public var dialect: any Dialect
+    package var name: String
+    package var layout: any WeightLayout
+    package var dialect: any Dialect
     /// Where the layout is for routed experts only: the name of the layout that the other linear weights take.
-    public var besideExperts: String?
+    package var besideExperts: String?
     /// Whether help and lists name it; variants of a listed one are understood without being listed.
-    public var isListed: Bool
+    package var isListed: Bool
     /// Whose bytes its encoder gives, and which programs read the result in the interop checks.
-    public var peers: Peers
+    package var peers: Peers
 
-    public struct Peers: Sendable, Equatable {
-        public var encoder: String
-        public var readers: String
+    package struct Peers: Sendable, Equatable {
+        package var encoder: String
+        package var readers: String
 
-        public init(encoder: String = "", readers: String = "") {
+        package init(encoder: String = "", readers: String = "") {
             self.encoder = encoder
             self.readers = readers
         }
     }
 
-    public init(
+    package init(
         _ name: String, _ layout: any WeightLayout, dialect: any Dialect = HuggingFace(), besideExperts: String? = nil, isListed: Bool = true,
         peers: Peers = Peers()
     ) {
@@ -80,7 +80,7 @@ public struct LayoutTarget: Sendable {
 }
 
 /// One folder under `Formats/Layouts`: what it recognises, what it offers, and how `config.json` speaks of it.
-public protocol LayoutFamily: Sendable {
+package protocol LayoutFamily: Sendable {
     /// What `--to` and recipes can name.
     static var targets: [LayoutTarget] { get }
 
@@ -102,13 +102,13 @@ public protocol LayoutFamily: Sendable {
 }
 
 extension LayoutFamily {
-    public static var companionLeaves: Set<String> { [] }
-    public static var codeLeaves: Set<String> { [] }
-    public static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer { .unrelated }
+    package static var companionLeaves: Set<String> { [] }
+    package static var codeLeaves: Set<String> { [] }
+    package static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer { .unrelated }
 }
 
 /// The part of `quantization_config` that one layout contributes.
-public enum ConsumerConfiguration: Sendable, Equatable {
+package enum ConsumerConfiguration: Sendable, Equatable {
     /// `quant_method: fp8` with `weight_block_size`, as DeepSeek publishes it.
     case fp8(block: [Int], powerOfTwoScales: Bool)
     /// One group of `quant_method: compressed-tensors`.
@@ -122,16 +122,16 @@ public enum ConsumerConfiguration: Sendable, Equatable {
 }
 
 /// `quantization_config` of a method that has one layout for all weights, apart from modules that it leaves alone.
-public struct UniformMethod: Sendable, Equatable {
-    public var json: JSONObject
+package struct UniformMethod: Sendable, Equatable {
+    package var json: JSONObject
     /// How modules that stay unquantized are named: a list under this key, ...
-    public var exemptions: String?
+    package var exemptions: String?
     /// ... or negative patterns in GPTQModel's `dynamic`.
-    public var hasDynamicExemptions: Bool
+    package var hasDynamicExemptions: Bool
     /// Another file that must say the same (`hf_quant_config.json`), made from the exempt modules.
-    public var sideFile: String?
+    package var sideFile: String?
 
-    public init(_ json: JSONObject, exemptions: String? = nil, hasDynamicExemptions: Bool = false, sideFile: String? = nil) {
+    package init(_ json: JSONObject, exemptions: String? = nil, hasDynamicExemptions: Bool = false, sideFile: String? = nil) {
         self.json = json
         self.exemptions = exemptions
         self.hasDynamicExemptions = hasDynamicExemptions
@@ -140,8 +140,8 @@ public struct UniformMethod: Sendable, Equatable {
 }
 
 /// Every layout family. Adding a format adds one line here.
-public enum LayoutRegistry {
-    public static let families: [any LayoutFamily.Type] = [
+package enum LayoutRegistry {
+    package static let families: [any LayoutFamily.Type] = [
         DenseFamily.self,
         PackedIntegerFamily.self,
         FloatQuantizedFamily.self,
@@ -152,21 +152,22 @@ public enum LayoutRegistry {
         MXFP4Family.self,
         NVFP4Family.self,
         MLXFamily.self,
+        GGMLBlockFamily.self,
     ]
 
-    public static let targets: [LayoutTarget] = families.flatMap { $0.targets }
+    package static let targets: [LayoutTarget] = families.flatMap { $0.targets }
 
-    public static func target(named name: String) -> LayoutTarget? { targets.first { $0.name == name } }
+    package static func target(named name: String) -> LayoutTarget? { targets.first { $0.name == name } }
 
     /// Leaf names that only make sense beside a quantized weight; left alone they are orphans.
-    public static let companionLeaves = families.reduce(into: Set<String>()) { $0.formUnion($1.companionLeaves) }
+    package static let companionLeaves = families.reduce(into: Set<String>()) { $0.formUnion($1.companionLeaves) }
 
     /// Those of them that hold codes.
-    public static let codeLeaves = families.reduce(into: Set<String>()) { $0.formUnion($1.codeLeaves) }
+    package static let codeLeaves = families.reduce(into: Set<String>()) { $0.formUnion($1.codeLeaves) }
 
     /// Leaf names of what lies beside a weight without being part of its values: scales of activations, of the cache of keys and values and of
     /// outputs, and orders of columns. They belong to the layout of the weight beside them and lose their meaning with it.
-    public static let activationLeaves: Set<String> = [
+    package static let activationLeaves: Set<String> = [
         "input_scale", "input_scale_inv", "input_global_scale", "input_zero_point", "activation_scale", "act_scale", "qscale_act", "k_scale",
         "v_scale", "kv_scale", "k_zero_point", "v_zero_point", "prob_scale", "output_scale", "output_global_scale", "weight_g_idx", "q_scale",
         "input_offset", "output_zero_point", "k_cache_scale", "v_cache_scale", "kv_cache_scaling_factor", "input_scale_ub", "deq_scale",

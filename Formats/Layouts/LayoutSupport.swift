@@ -1,22 +1,22 @@
 import Tensors
 
 /// What can be done with a layout: the rows of the support matrix, worked out from the registry.
-public struct LayoutSupport: Sendable, Equatable {
-    public var name: String
+package struct LayoutSupport: Sendable, Equatable {
+    package var name: String
     /// `quant_method` and format that `config.json` gets; empty for dense weights.
-    public var configuration: String
+    package var configuration: String
     /// Layouts that can hold its very codes and scales, as far as those fit.
-    public var repacks: [String]
-    public var peers: LayoutTarget.Peers
+    package var repacks: [String]
+    package var peers: LayoutTarget.Peers
 
     /// Every listed layout, in the order of the registry. All of them are read and written.
-    public static let all: [LayoutSupport] = {
+    package static let all: [LayoutSupport] = {
         let listed = LayoutRegistry.targets.filter(\.isListed)
         // A shape that suits every layout.
         let shape = MatrixShape(rows: 256, columns: 1024)
         return listed.map { target in
             // Variants of other group sizes count too; the format's second version is the first's twin.
-            let repacks = LayoutRegistry.targets.filter { !$0.name.hasSuffix("-v2") }.filter { other in
+            let repacks = LayoutRegistry.targets.filter { !$0.name.hasSuffix("-v2") && $0.dialect.container == nil }.filter { other in
                 guard other.name != target.name, case .possible = LayoutRegistry.repacking(from: target.layout, to: other.layout, shape: shape) else {
                     return false
                 }
@@ -39,7 +39,7 @@ public struct LayoutSupport: Sendable, Equatable {
     }
 
     /// The matrix as a Markdown table.
-    public static var table: String {
+    package static var table: String {
         let rows = all.map { row in
             "| `\(row.name)` | \(row.configuration) | \(row.repacks.map { "`\($0)`" }.joined(separator: " ")) | \(row.peers.encoder) | \(row.peers.readers) |"
         }

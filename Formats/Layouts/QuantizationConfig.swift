@@ -1,34 +1,34 @@
 import StrictJSON
 
 /// What `config.json` says about quantization, as far as layouts need it.
-public struct QuantizationConfig: Sendable {
+package struct QuantizationConfig: Sendable {
     /// `quantization_config` as it stands.
-    public var json: JSONObject
+    package var json: JSONObject
     /// `quant_method`: "fp8", "compressed-tensors", ...
-    public var method: String
+    package var method: String
 
     /// Arguments of one compressed-tensors group's weights.
-    public struct Arguments: Sendable, Equatable {
-        public var bits: Int
-        public var isFloat: Bool
+    package struct Arguments: Sendable, Equatable {
+        package var bits: Int
+        package var isFloat: Bool
         /// "tensor", "channel", "group", "block"
-        public var strategy: String
-        public var groupSize: Int?
-        public var symmetric: Bool
-        public var block: [Int]?
+        package var strategy: String
+        package var groupSize: Int?
+        package var symmetric: Bool
+        package var block: [Int]?
     }
-    public var groups: [Arguments]
-    public var ignore: [String]
+    package var groups: [Arguments]
+    package var ignore: [String]
     /// `weight_block_size`, or the block structure of the first block-wise group.
-    public var block: [Int]?
+    package var block: [Int]?
     /// `scale_fmt: ue8m0`: scales are powers of two.
-    public var powerOfTwoScales: Bool
+    package var powerOfTwoScales: Bool
 
     /// `quant_method` as layouts know it, and what keeps Recast from reading a checkpoint that is described so.
-    public var obstacle: String?
+    package var obstacle: String?
 
     /// - Parameter json: a `quantization_config`, or what says the same in another file, by the same keys.
-    public init(_ json: JSONObject) {
+    package init(_ json: JSONObject) {
         self.json = json
         method = Self.method(json)
         let described = (json["config_groups"]?.object?.members ?? []).map(\.value)
@@ -95,7 +95,7 @@ public struct QuantizationConfig: Sendable {
     }
 
     /// Facts that two descriptions of one checkpoint must agree on, as far as both state them.
-    public func contradiction(with other: QuantizationConfig) -> String? {
+    package func contradiction(with other: QuantizationConfig) -> String? {
         if !method.isEmpty, !other.method.isEmpty, method.split(separator: "_")[0] != other.method.split(separator: "_")[0] {
             return "quant_method is \"\(method)\" at one and \"\(other.method)\" at the other"
         }

@@ -2,7 +2,7 @@ import Tensors
 
 /// Stores the very codes and scales of one layout in another's order and names: nothing is rounded, nothing is chosen anew. Each is a rule in the
 /// folder of the layouts that it leads from or to.
-public protocol Repacking: Sendable {
+package protocol Repacking: Sendable {
     var source: any WeightLayout { get }
     /// The asked layout, or a variant of it that the same readers take and that holds the source's scales.
     var target: any WeightLayout { get }
@@ -23,13 +23,13 @@ public protocol Repacking: Sendable {
 }
 
 extension Repacking {
-    public var needsScales: Bool { true }
-    public var needsCodes: Bool { false }
-    public func isProvenByScales(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape) -> Bool { false }
+    package var needsScales: Bool { true }
+    package var needsCodes: Bool { false }
+    package func isProvenByScales(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape) -> Bool { false }
 }
 
 /// What two layouts have in common.
-public enum RepackingOffer {
+package enum RepackingOffer {
     /// Different kinds of numbers; the values have to be decoded and encoded.
     case unrelated
     /// The same kind, but this stands in the way.
@@ -40,7 +40,7 @@ public enum RepackingOffer {
 
 extension LayoutRegistry {
     /// What the families know of ways from one layout to another.
-    public static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer {
+    package static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer {
         for family in families {
             let offer = family.repacking(from: source, to: target, shape: shape)
             if case .unrelated = offer { continue }

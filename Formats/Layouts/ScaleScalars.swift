@@ -2,7 +2,7 @@ import Tensors
 
 extension ScalarType {
     /// Types that scales are stored in.
-    public var isScale: Bool { [.f32, .bf16, .f16, .f8E8M0].contains(self) }
+    package var isScale: Bool { [.f32, .bf16, .f16, .f8E8M0].contains(self) }
 
     /// One stored scale as F32.
     package func float(in bytes: UnsafeRawBufferPointer, at index: Int) -> Float {
@@ -25,7 +25,16 @@ extension ScalarType {
     }
 
     /// Every scale in `bytes` as F32.
-    public func scales(in bytes: UnsafeRawBufferPointer) -> some Sequence<Float> {
-        (0..<(bytes.count * 8 / bitWidth)).lazy.map { float(in: bytes, at: $0) }
+    package func scales(in bytes: UnsafeRawBufferPointer) -> [Float] { (0..<bytes.count * 8 / bitWidth).map { float(in: bytes, at: $0) } }
+
+    /// The largest magnitude of the scales in `bytes`: NaN if any is NaN, nil if there are none.
+    package func largestMagnitude(in bytes: UnsafeRawBufferPointer) -> Float? {
+        var largest: Float?
+        for index in 0..<bytes.count * 8 / bitWidth {
+            let magnitude = float(in: bytes, at: index).magnitude
+            if magnitude.isNaN { return .nan }
+            if magnitude > largest ?? -1 { largest = magnitude }
+        }
+        return largest
     }
 }

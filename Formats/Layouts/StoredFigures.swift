@@ -61,15 +61,15 @@ extension ScalarType {
 }
 
 /// A stored scale or zero point that decodes to nothing sensible.
-public struct StoredFault: Sendable, Equatable {
+package struct StoredFault: Sendable, Equatable {
     /// Its place among the values of its tensor.
-    public var index: Int
+    package var index: Int
     /// What it is, in words: "nan", "the zero point 9".
-    public var value: String
+    package var value: String
     /// Why it cannot be.
-    public var reason: String
+    package var reason: String
 
-    public init(index: Int, value: String, reason: String) {
+    package init(index: Int, value: String, reason: String) {
         self.index = index
         self.value = value
         self.reason = reason
@@ -103,7 +103,8 @@ extension WeightLayout {
             case .f32:
                 type.countNotFinite(bytes) > 0
                     || !isSigned && ck_count_above32(bytes.scalars(UInt32.self).baseAddress, count, 0x8000_0000) > 0
-            case .f8E4M3, .f8E8M0: true
+            case .f8E8M0: type.countNotFinite(bytes) > 0
+            case .f8E4M3: true
             default: false
             }
         guard isSuspect else { return nil }

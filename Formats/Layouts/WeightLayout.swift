@@ -1,9 +1,9 @@
 import Tensors
 
 /// One stored tensor of a weight: `weight`, `weight_scale_inv`, `weight_packed`, ...
-public struct WeightPart: Sendable, Equatable {
+package struct WeightPart: Sendable, Equatable {
     /// How the rows of the stored tensor follow the rows of the weight.
-    public enum Rows: Sendable, Equatable {
+    package enum Rows: Sendable, Equatable {
         /// Stored row r belongs to the weight's rows r * n ..< (r + 1) * n.
         case every(Int)
         /// Rows are packed into 32-bit words, this many bits each; stored row w holds bits 32 * w ..< 32 * (w + 1).
@@ -16,28 +16,28 @@ public struct WeightPart: Sendable, Equatable {
     }
 
     /// The last component of the tensor's name.
-    public var leaf: String
-    public var type: ScalarType
-    public var shape: [Int]
-    public var rows: Rows
+    package var leaf: String
+    package var type: ScalarType
+    package var shape: [Int]
+    package var rows: Rows
 
-    public init(_ leaf: String, _ type: ScalarType, _ shape: [Int], rows: Rows = .every(1)) {
+    package init(_ leaf: String, _ type: ScalarType, _ shape: [Int], rows: Rows = .every(1)) {
         self.leaf = leaf
         self.type = type
         self.shape = shape
         self.rows = rows
     }
 
-    public var byteCount: Int { Shape.byteCount(shape, type) ?? 0 }
+    package var byteCount: Int { Shape.byteCount(shape, type) ?? 0 }
 
     /// Whether the weight's rows run along the stored rows, so that a tile is a piece of every one of them.
-    public var isAlongRows: Bool { if case .along = rows { true } else { false } }
+    package var isAlongRows: Bool { if case .along = rows { true } else { false } }
 
     /// Whether the bytes of tiles follow each other in the file, this tile's among them; a part of the whole weight comes once.
-    public func isInRowOrder(_ tile: Range<Int>) -> Bool { !isAlongRows && (rows != .whole || tile.lowerBound == 0) }
+    package func isInRowOrder(_ tile: Range<Int>) -> Bool { !isAlongRows && (rows != .whole || tile.lowerBound == 0) }
 
     /// Where the part of some rows of the weight lies inside the stored tensor. `tile` is cut at the layout's row alignment.
-    public func runs(of tile: Range<Int>, in shape: MatrixShape) -> ByteRuns {
+    package func runs(of tile: Range<Int>, in shape: MatrixShape) -> ByteRuns {
         /// Stored rows that cover the first `count` rows of the weight.
         func stored(_ count: Int) -> Int {
             switch rows {
@@ -64,7 +64,7 @@ public struct WeightPart: Sendable, Equatable {
 /// The values of a weight pass between layouts as BF16, the type that peers publish and quantize from: converting A to C
 /// gives the same bytes as converting A to BF16 and that to C. All functions work on a tile, a run of whole rows cut at
 /// multiples of ``rowAlignment``, and give the same bytes however a weight is cut.
-public protocol WeightLayout: Sendable {
+package protocol WeightLayout: Sendable {
     /// The name on the command line where there is one, otherwise a description ("int3 group 64").
     var name: String { get }
 
@@ -109,21 +109,21 @@ public protocol WeightLayout: Sendable {
 }
 
 extension WeightLayout {
-    public var isDense: Bool { false }
-    public var rowAlignment: Int { 1 }
-    public var preferredRows: Int { 1 }
-    public func groupColumns(of columns: Int) -> Int { columns }
-    public var hasSignedScales: Bool { false }
-    public var isJoinedFromParts: Bool { false }
-    public func isStored(as other: any WeightLayout, shape: MatrixShape) -> Bool {
+    package var isDense: Bool { false }
+    package var rowAlignment: Int { 1 }
+    package var preferredRows: Int { 1 }
+    package func groupColumns(of columns: Int) -> Int { columns }
+    package var hasSignedScales: Bool { false }
+    package var isJoinedFromParts: Bool { false }
+    package func isStored(as other: any WeightLayout, shape: MatrixShape) -> Bool {
         type(of: other) == Self.self && parts(of: shape) == other.parts(of: shape) && name == other.name
     }
-    public func obstacle(to shape: MatrixShape) -> String? { nil }
-    public func fault(in part: WeightPart, _ bytes: UnsafeRawBufferPointer) -> StoredFault? { defaultFault(in: part, bytes) }
+    package func obstacle(to shape: MatrixShape) -> String? { nil }
+    package func fault(in part: WeightPart, _ bytes: UnsafeRawBufferPointer) -> StoredFault? { defaultFault(in: part, bytes) }
 }
 
 /// A layout that must know the largest magnitude of a whole weight before it can encode any of it.
-public protocol WholeRangeLayout: WeightLayout {
+package protocol WholeRangeLayout: WeightLayout {
     /// This layout for weights whose largest magnitude is `amax`, as BF16 bits.
     func spanning(_ amax: UInt16) -> Self
     /// The tensor's scale among the stored parts: a single F32.
@@ -133,7 +133,7 @@ public protocol WholeRangeLayout: WeightLayout {
 }
 
 /// A value that the target layout cannot hold; the conversion names the weight.
-public enum EncodingFault: Error, Equatable {
+package enum EncodingFault: Error, Equatable {
     /// A NaN or an infinity among the values to be quantized.
     case notFinite(row: Int)
     /// A magnitude beyond F16's 65504 for a layout that stores F16.

@@ -1,14 +1,14 @@
 import Runtime
 
 /// Why config.json does not describe a model whose arithmetic is known here.
-public enum ArchitectureFailure: Failure, Equatable {
+package enum ArchitectureFailure: Failure, Equatable {
     case unknown(modelType: String)
     case missingField(String)
     case badField(String, reason: String)
 
-    public var kind: FailureKind { if case .unknown = self { .usage } else { .badData } }
+    package var kind: FailureKind { if case .unknown = self { .usage } else { .badData } }
 
-    public var description: String {
+    package var description: String {
         switch self {
         case .unknown(let type):
             "config.json: the forward pass of \(type) is not known; weights can still be compared with `verify --weights-only`"

@@ -12,6 +12,7 @@ extension Architecture {
         fused: deepSeekFused,
         folds: deepSeekFolds,
         ignorePatterns: ["lm_head", "re:.*embed_tokens$", "re:.*mlp.gate$", "re:.*norm$", "re:.*eh_proj$", "re:.*shared_head.*"],
+        wiresFP8Exemptions: true,
         configuration: { try deepSeekConfiguration($0, $1) })
 
     static let deepSeekNames: [ModuleRole: String] = [
@@ -60,9 +61,11 @@ extension Architecture {
         "max_position_embeddings", "attention_bias", "rope_interleave", "tie_word_embeddings", "hidden_act", "moe_layer_freq",
     ]
 
-    /// - Parameter others: fields that a family with the same code reads beside these.
+    /// - Parameters:
+    ///   - others: fields that a family with the same code reads beside these.
+    ///   - rotaryFields: such fields in the description of the rotation.
     static func deepSeekConfiguration(
-        _ config: ConfigurationReader, _ architecture: Architecture, others: Set<String> = []
+        _ config: ConfigurationReader, _ architecture: Architecture, others: Set<String> = [], rotaryFields: Set<String> = []
     ) throws -> ModelConfiguration {
         let isV2 = config.root["model_type"]?.string == "deepseek_v2"
         try config.only("hidden_act", [.string("silu"), .string("swish")])
@@ -91,7 +94,7 @@ extension Architecture {
         let epsilon = try config.epsilon("rms_norm_eps")
         let modules = try config.optional("num_nextn_predict_layers") ?? 0
         guard latent.ropeSize % 2 == 0 else { throw ArchitectureFailure.badField("qk_rope_head_dim", reason: "is odd") }
-        let rotary = try ModelConfiguration.Rotary(config, isInterleaved: config.flag("rope_interleave") ?? true)
+        let rotary = try ModelConfiguration.Rotary(config, isInterleaved: config.flag("rope_interleave") ?? true, others: rotaryFields)
         let router = try deepSeekRouter(config, isV2: isV2)
         var model = ModelConfiguration(
             architecture: architecture, hiddenSize: hiddenSize, layers: layers, heads: heads, attention: .latent(latent),

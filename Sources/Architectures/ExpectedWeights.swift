@@ -40,11 +40,14 @@ package struct ExpectedWeights {
             if grouped.norms != .none { roles += [.queryHeadNorm, .keyHeadNorm] }
         }
         var names: [String] = []
-        var buffers = c.biased.map { c.module($0, layer: layer) + ".bias" }
+        let outer = c.biased.filter { !ModuleRole.routedExpert.contains($0) && ($0 != .router || c.isMixture(layer)) }
+        var buffers = outer.map { c.module($0, layer: layer) + ".bias" }
+        if let sinks = c.architecture.sinksName(layer: layer) { buffers.append(sinks) }
         if let router = c.router, c.isMixture(layer) {
             roles.append(.router)
             for expert in 0..<min(router.experts, 1 << 14) {
-                names += [.expertGate, .expertUp, .expertDown].map { c.weight($0, layer: layer, expert: expert) }
+                names += c.expertRoles.map { c.weight($0, layer: layer, expert: expert) }
+                for role in c.expertRoles where c.biased.contains(role) { buffers.append(c.module(role, layer: layer, expert: expert) + ".bias") }
             }
             if router.sharedExperts > 0 { roles += [.sharedGate, .sharedUp, .sharedDown] }
             if router.hasSelectionBias { buffers.append(c.selectionBias(layer: layer)) }
@@ -57,7 +60,7 @@ package struct ExpectedWeights {
 
 extension ModelConfiguration {
     /// The canonical name of the bias that takes part in the choice of experts.
-    public func selectionBias(layer: Int) -> String {
+    package func selectionBias(layer: Int) -> String {
         architecture.selectionBias?.replacing("#", with: "\(layer)") ?? "selection bias of \(architecture.name)"
     }
 }

@@ -106,6 +106,6 @@ enum InferredRoles {
     ]
 
     static func isSelectionBias(_ tensor: String) -> Bool {
-        tensor.hasSuffix("e_score_correction_bias") || tensor.hasSuffix(".gate.bias") || tensor.hasSuffix(".router.bias")
+        ["e_score_correction_bias", ".expert_bias", ".gate.bias", ".router.bias"].contains { tensor.hasSuffix($0) }
     }
 }

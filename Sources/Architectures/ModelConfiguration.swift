@@ -1,61 +1,65 @@
 import StrictJSON
 
 /// The sizes and switches of a model, read from `config.json` by its architecture: how its forward pass is put together from parts.
-public struct ModelConfiguration: Sendable, Equatable {
+package struct ModelConfiguration: Sendable, Equatable {
     /// Whose names and rules the model has.
-    public var architecture: Architecture
-    public var hiddenSize: Int
-    public var layers: Int
-    public var heads: Int
-    public var attention: Attention
+    package var architecture: Architecture
+    package var hiddenSize: Int
+    package var layers: Int
+    package var heads: Int
+    package var attention: Attention
     /// Layers before the first mixture of experts.
-    public var denseLayers: Int
+    package var denseLayers: Int
     /// Layers after it that have a dense network all the same.
-    public var otherDenseLayers: [Int] = []
+    package var otherDenseLayers: [Int] = []
     /// Inner widths of the dense networks and of one expert, where `config.json` gives them.
-    public var intermediateSize: Int?
-    public var expertSize: Int?
-    public var vocabulary: Int
-    public var epsilon: Double
-    public var router: Router?
-    public var rotary: Rotary
+    package var intermediateSize: Int?
+    package var expertSize: Int?
+    package var vocabulary: Int
+    package var epsilon: Double
+    package var router: Router?
+    package var rotary: Rotary
     /// Linear weights of the attention that have biases.
-    public var biased: [ModuleRole] = []
+    package var biased: [ModuleRole] = []
+    /// What stands between the projections of a feed-forward network.
+    package var activation = Activation.gated
+    /// Layers whose tokens see no further than a window; nil where all see everything before them.
+    package var window: Window?
     /// Whether the embedding is the output head too (`tie_word_embeddings`).
-    public var tiesHead: Bool
+    package var tiesHead: Bool
     /// Multi-token-prediction modules stored after the layers.
-    public var mtpModules = 0
+    package var mtpModules = 0
     /// Tokens that sparse attention keeps for each query. A sequence that is no longer is attended to as a whole: there the indexer, whose weights are
     /// ``indexer``, changes nothing; nil where attention is dense.
-    public var keptTokens: Int?
+    package var keptTokens: Int?
     /// The roles of weights that choose those tokens.
-    public static let indexer: [ModuleRole] = [.indexerQuery, .indexerKey, .indexerKeyNorm, .indexerHeadWeights]
+    package static let indexer: [ModuleRole] = [.indexerQuery, .indexerKey, .indexerKeyNorm, .indexerHeadWeights]
 
     /// How tokens see each other.
-    public enum Attention: Sendable, Equatable {
+    package enum Attention: Sendable, Equatable {
         case latent(Latent)
         case grouped(Grouped)
 
         /// Keys and values come out of a latent (arXiv 2405.04434).
-        public struct Latent: Sendable, Equatable {
+        package struct Latent: Sendable, Equatable {
             /// Nil for one full-rank query projection.
-            public var queryRank: Int?
-            public var latentRank: Int
-            public var nopeSize: Int
-            public var ropeSize: Int
-            public var valueSize: Int
+            package var queryRank: Int?
+            package var latentRank: Int
+            package var nopeSize: Int
+            package var ropeSize: Int
+            package var valueSize: Int
         }
 
         /// Several query heads share a key and value head (arXiv 2305.13245).
-        public struct Grouped: Sendable, Equatable {
-            public var keyHeads: Int
-            public var headSize: Int
+        package struct Grouped: Sendable, Equatable {
+            package var keyHeads: Int
+            package var headSize: Int
             /// How much of a head turns, from its first channel.
-            public var ropeSize: Int
-            public var norms: Norms
+            package var ropeSize: Int
+            package var norms: Norms
 
             /// How queries and keys are normalised before they turn.
-            public enum Norms: Sendable, Equatable {
+            package enum Norms: Sendable, Equatable {
                 case none
                 /// Each head by itself.
                 case perHead
@@ -65,7 +69,7 @@ public struct ModelConfiguration: Sendable, Equatable {
         }
 
         /// Width of a head's queries and keys.
-        public var headSize: Int {
+        package var headSize: Int {
             switch self {
             case .latent(let latent): latent.nopeSize + latent.ropeSize
             case .grouped(let grouped): grouped.headSize
@@ -73,7 +77,7 @@ public struct ModelConfiguration: Sendable, Equatable {
         }
 
         /// Width of what a head puts out.
-        public var valueSize: Int {
+        package var valueSize: Int {
             switch self {
             case .latent(let latent): latent.valueSize
             case .grouped(let grouped): grouped.headSize
@@ -81,7 +85,7 @@ public struct ModelConfiguration: Sendable, Equatable {
         }
 
         /// How much of a head turns with the position.
-        public var ropeSize: Int {
+        package var ropeSize: Int {
             switch self {
             case .latent(let latent): latent.ropeSize
             case .grouped(let grouped): grouped.ropeSize
@@ -89,9 +93,27 @@ public struct ModelConfiguration: Sendable, Equatable {
         }
     }
 
-    public struct Router: Sendable, Equatable {
-        public enum Scoring: Sendable, Equatable { case sigmoid, softmax }
-        public enum GroupScore: Sendable, Equatable {
+    package enum Activation: Sendable, Equatable {
+        /// silu(gate) * up (arXiv 2002.05202)
+        case gated
+        /// (up + 1) * gate * sigmoid(alpha * gate), the gate no larger than the limit, the other within it on both sides.
+        case clamped(alpha: Float, limit: Float)
+    }
+
+    /// Attention to the last tokens only, the query's own among them.
+    package struct Window: Sendable, Equatable {
+        package var size: Int
+        /// Ascending.
+        package var layers: [Int]
+    }
+
+    package struct Router: Sendable, Equatable {
+        package enum Scoring: Sendable, Equatable {
+            case sigmoid, softmax
+            /// The largest logits are chosen, and their softmax among themselves weighs them.
+            case softmaxOfChosen
+        }
+        package enum GroupScore: Sendable, Equatable {
             /// All experts compete at once.
             case none
             /// V3: the sum of the two largest scores of a group.
@@ -99,48 +121,50 @@ public struct ModelConfiguration: Sendable, Equatable {
             /// V2: the largest score of a group.
             case largest
         }
-        public var experts: Int
-        public var expertsPerToken: Int
-        public var groups: Int
-        public var keptGroups: Int
-        public var scoring: Scoring
-        public var groupScore: GroupScore
-        public var normalises: Bool
-        public var scalingFactor: Float
+        package var experts: Int
+        package var expertsPerToken: Int
+        package var groups: Int
+        package var keptGroups: Int
+        package var scoring: Scoring
+        package var groupScore: GroupScore
+        package var normalises: Bool
+        package var scalingFactor: Float
         /// Whether a bias takes part in the choice, not in the weights.
-        public var hasSelectionBias: Bool
-        public var sharedExperts: Int
+        package var hasSelectionBias: Bool
+        package var sharedExperts: Int
     }
 
-    public struct Rotary: Sendable, Equatable {
-        public var base: Double
-        public var yarn: YaRN?
-        public var llama3: Llama3?
+    package struct Rotary: Sendable, Equatable {
+        package var base: Double
+        package var yarn: YaRN?
+        package var llama3: Llama3?
         /// Whether pairs (2i, 2i + 1) turn together, as DeepSeek's released weights have them, or the halves (i, i + n/2).
-        public var isInterleaved: Bool
+        package var isInterleaved: Bool
 
         /// Llama 3.1: long waves are stretched, short ones stay, those between are mixed
         /// (huggingface/transformers:modeling_rope_utils.py, `_compute_llama3_parameters`).
-        public struct Llama3: Sendable, Equatable {
-            public var factor: Double
-            public var lowFrequencyFactor: Double
-            public var highFrequencyFactor: Double
-            public var originalLength: Double
+        package struct Llama3: Sendable, Equatable {
+            package var factor: Double
+            package var lowFrequencyFactor: Double
+            package var highFrequencyFactor: Double
+            package var originalLength: Double
         }
 
-        public struct YaRN: Sendable, Equatable {
-            public var factor: Double
-            public var originalLength: Double
-            public var betaFast: Double
-            public var betaSlow: Double
-            public var mscale: Double?
-            public var mscaleAllDimensions: Double?
-            public var attentionFactor: Double?
+        package struct YaRN: Sendable, Equatable {
+            package var factor: Double
+            package var originalLength: Double
+            package var betaFast: Double
+            package var betaSlow: Double
+            package var mscale: Double?
+            package var mscaleAllDimensions: Double?
+            package var attentionFactor: Double?
+            /// Whether the pairs between which frequencies are mixed are whole numbers; gpt-oss mixes between fractions.
+            package var truncates: Bool
         }
     }
 
     /// - Throws: ``ArchitectureFailure`` if a field is missing, is no number that can be, or changes the arithmetic in a way that is not known here.
-    public init(config root: JSONValue) throws {
+    package init(config root: JSONValue) throws {
         let type = root["model_type"]?.string
         guard let architecture = Architecture.named(type) else {
             throw ArchitectureFailure.unknown(modelType: type ?? "an unknown model_type")
@@ -166,24 +190,32 @@ public struct ModelConfiguration: Sendable, Equatable {
         self.tiesHead = tiesHead
     }
 
+    /// How many tokens a layer's queries see at most; nil for all before them.
+    package func window(_ layer: Int) -> Int? { window.flatMap { $0.layers.contains(layer) ? $0.size : nil } }
+
+    /// The roles of an expert's matrices, the last one down.
+    package var expertRoles: [ModuleRole] {
+        ModelRoles(architecture).joinsGateAndUp ? [.expertGateUp, .expertDown] : [.expertGate, .expertUp, .expertDown]
+    }
+
     /// Whether a layer chooses among experts.
-    public func isMixture(_ layer: Int) -> Bool { router != nil && layer >= denseLayers && !otherDenseLayers.contains(layer) }
+    package func isMixture(_ layer: Int) -> Bool { router != nil && layer >= denseLayers && !otherDenseLayers.contains(layer) }
 
     /// The canonical name of a module.
-    public func module(_ role: ModuleRole, layer: Int? = nil, expert: Int? = nil) -> String {
+    package func module(_ role: ModuleRole, layer: Int? = nil, expert: Int? = nil) -> String {
         architecture.module(role, layer: layer, expert: expert) ?? "\(role) of \(architecture.name)"
     }
 
     /// The canonical name of a module's weight.
-    public func weight(_ role: ModuleRole, layer: Int? = nil, expert: Int? = nil) -> String {
+    package func weight(_ role: ModuleRole, layer: Int? = nil, expert: Int? = nil) -> String {
         module(role, layer: layer, expert: expert) + ".weight"
     }
 
     /// The canonical name of the weight that puts out logits: the embedding where the two are tied.
-    public var headWeight: String { weight(tiesHead ? .embedding : .head) }
+    package var headWeight: String { weight(tiesHead ? .embedding : .head) }
 
     /// What two configurations compute differently, field by field; multi-token-prediction modules are for the weights to show.
-    public func differences(from other: ModelConfiguration) -> [String] {
+    package func differences(from other: ModelConfiguration) -> [String] {
         var mine = self
         mine.mtpModules = other.mtpModules
         // The tensors' shapes say these where a configuration does not.

@@ -1,51 +1,66 @@
 /// What is known of a model's modules: by its architecture where that is known, otherwise inferred from their names by one set of rules.
-public struct ModelRoles: Sendable {
+package struct ModelRoles: Sendable {
     /// Nil where the architecture is not known and roles are inferred.
-    public let architecture: Architecture?
+    package let architecture: Architecture?
 
-    public init(_ architecture: Architecture?) { self.architecture = architecture }
+    package init(_ architecture: Architecture?) { self.architecture = architecture }
 
     /// The place of a module; nil where nothing is known of it.
-    public func place(of module: some StringProtocol) -> ModulePlace? {
+    package func place(of module: some StringProtocol) -> ModulePlace? {
         if let place = architecture?.place(of: module) { return place }
         return InferredRoles.place(of: String(module))
     }
 
-    /// Why the field leaves a module unquantized.
-    public struct Exemption: Sendable, Equatable {
-        public let reason: String
-        /// Whether ``ignorePatterns`` or the consumers' own model code exempt the module already.
-        public let isImplied: Bool
+    /// Whether the family's experts have gate and up as one matrix.
+    package var joinsGateAndUp: Bool { architecture?.module(.expertGateUp) != nil }
 
-        public init(reason: String, isImplied: Bool) {
+    /// Whether a module is a linear layer to some reader although it stays unquantized by its role: a router, a head.
+    package func isExemptLinear(_ module: String) -> Bool {
+        switch place(of: module)?.role {
+        case .router, .head, .predictionJoin, .predictionHead, .sharedExpertSwitch: true
+        default: false
+        }
+    }
+
+    /// Whether readers of `quant_method: fp8` know by themselves which modules stay unquantized.
+    package var wiresFP8Exemptions: Bool { architecture?.wiresFP8Exemptions ?? false }
+
+    /// Why the field leaves a module unquantized.
+    package struct Exemption: Sendable, Equatable {
+        package let reason: String
+        /// Whether ``ignorePatterns`` or the consumers' own model code exempt the module already.
+        package let isImplied: Bool
+
+        package init(reason: String, isImplied: Bool) {
             self.reason = reason
             self.isImplied = isImplied
         }
     }
 
     /// Why a module stays unquantized by default, as DeepSeek's releases and llm-compressor's recipes have it; nil if it is quantized.
-    public func exemption(of module: String) -> Exemption? {
+    package func exemption(of module: String) -> Exemption? {
         if let role = architecture?.place(of: module)?.role { return role.exemption }
+        if architecture?.carries(module) == true { return Exemption(reason: "beside the language model", isImplied: false) }
         return InferredRoles.exemption(of: module)
     }
 
     /// What compressed-tensors' `ignore` says of the modules that stay unquantized.
-    public var ignorePatterns: [String] { architecture?.ignorePatterns ?? Architecture.deepSeek.ignorePatterns }
+    package var ignorePatterns: [String] { architecture?.ignorePatterns ?? Architecture.deepSeek.ignorePatterns }
 
     /// The module that puts out logits, as most families call it where the architecture is not known.
-    public var head: String { architecture?.module(.head) ?? InferredRoles.leaves[.head] ?? "" }
+    package var head: String { architecture?.module(.head) ?? InferredRoles.leaves[.head] ?? "" }
 
     // MARK: What belongs together
 
     /// The modules that engines load as one matrix with this one, itself among them; nil if it stays alone.
-    public func fusion(of module: String) -> (fused: FusedModules, modules: [String])? {
+    package func fusion(of module: String) -> (fused: FusedModules, modules: [String])? {
         guard let place = place(of: module), let fused = fusions.first(where: { $0.roles.contains(place.role) }) else { return nil }
         return (fused, fused.roles.compactMap { sibling(of: module, $0) })
     }
 
     /// Modules whose weights share the range of this one's where one scale spans a whole tensor.
     /// - Parameter byModelOpt: as ModelOpt's exporter joins them, otherwise as llm-compressor does.
-    public func rangePartners(of module: String, byModelOpt: Bool) -> [String] {
+    package func rangePartners(of module: String, byModelOpt: Bool) -> [String] {
         guard let (fused, modules) = fusion(of: module) else { return [] }
         switch fused.sharesRange {
         case .never: return []
@@ -67,14 +82,14 @@ public struct ModelRoles: Sendable {
     // MARK: Where scales of inputs are undone
 
     /// The modules that read what a module puts out; nil if scales cannot be folded into it.
-    public func readers(of module: String) -> [String]? {
+    package func readers(of module: String) -> [String]? {
         guard let architecture, let place = architecture.place(of: module), let fold = architecture.folds.first(where: { $0.source == place.role })
         else { return nil }
         return (fold.into + fold.beside).compactMap { architecture.module($0, layer: place.layer, expert: place.expert) }
     }
 
     /// What leads into a module and nothing else that counts: a norm, or a linear weight whose rows are the module's columns.
-    public func source(before module: String) -> (module: String, isNorm: Bool)? {
+    package func source(before module: String) -> (module: String, isNorm: Bool)? {
         guard let architecture, let place = architecture.place(of: module),
             let fold = architecture.folds.first(where: { $0.into.contains(place.role) }),
             let name = architecture.module(fold.source, layer: place.layer, expert: place.expert)
@@ -83,7 +98,7 @@ public struct ModelRoles: Sendable {
     }
 
     /// Whether a tensor takes part in the choice of experts only, which hangs on its last bits.
-    public static func isSelectionBias(_ tensor: String) -> Bool { InferredRoles.isSelectionBias(tensor) }
+    package static func isSelectionBias(_ tensor: String) -> Bool { InferredRoles.isSelectionBias(tensor) }
 }
 
 extension ModuleRole {
@@ -101,7 +116,7 @@ extension ModuleRole {
         case .predictionHead: .init(reason: "multi-token-prediction head", isImplied: true)
         case .indexerHeadWeights: .init(reason: "indexer head weights", isImplied: false)
         case .rotaryFrequencies, .query, .key, .value, .output, .queryDown, .queryUp, .keyValueDown, .keyValueUp, .indexerQuery, .indexerKey, .gate,
-            .up, .down, .expertGate, .expertUp, .expertDown, .sharedGate, .sharedUp, .sharedDown:
+            .up, .down, .expertGate, .expertUp, .expertDown, .expertGateUp, .sharedGate, .sharedUp, .sharedDown:
             nil
         }
     }

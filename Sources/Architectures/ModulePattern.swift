@@ -1,7 +1,7 @@
 /// A pattern over names: a glob in which `*` stands for any characters, or a regular expression after `re:`.
 /// Both must match the whole name, as compressed-tensors matches its targets.
-public struct ModulePattern: Sendable, Equatable, CustomStringConvertible {
-    public let description: String
+package struct ModulePattern: Sendable, Equatable, CustomStringConvertible {
+    package let description: String
     private enum Form: @unchecked Sendable {
         case glob([UInt8])
         /// A compiled regular expression is immutable; it only lacks the Sendable mark.
@@ -9,7 +9,7 @@ public struct ModulePattern: Sendable, Equatable, CustomStringConvertible {
     }
     private let form: Form
 
-    public init(_ text: String) throws {
+    package init(_ text: String) throws {
         description = text
         if text.hasPrefix("re:") {
             form = .regex(try Regex(String(text.dropFirst(3))))
@@ -19,14 +19,14 @@ public struct ModulePattern: Sendable, Equatable, CustomStringConvertible {
     }
 
     /// A glob whatever it begins with.
-    public init(glob: String) {
+    package init(glob: String) {
         description = glob
         form = .glob(Array(glob.utf8))
     }
 
-    public static func == (a: ModulePattern, b: ModulePattern) -> Bool { a.description == b.description }
+    package static func == (a: ModulePattern, b: ModulePattern) -> Bool { a.description == b.description }
 
-    public func matches(_ name: String) -> Bool {
+    package func matches(_ name: String) -> Bool {
         switch form {
         case .glob(let pattern): Self.matches(pattern[...], Array(name.utf8)[...])
         case .regex(let regex): (try? regex.wholeMatch(in: name)) != nil

@@ -1,6 +1,6 @@
 /// What a module of a language model is for, whatever an architecture calls it. All else (what stays unquantized, what is fused, folded, stacked or
 /// divided) is said by role.
-public enum ModuleRole: String, Sendable, CaseIterable {
+package enum ModuleRole: String, Sendable, CaseIterable {
     /// The rows of tokens, and the output head; both outside the layers.
     case embedding, finalNorm, head
 
@@ -18,6 +18,8 @@ public enum ModuleRole: String, Sendable, CaseIterable {
 
     /// A dense network, one expert of a mixture, and the expert that all tokens use.
     case gate, up, down, expertGate, expertUp, expertDown, sharedGate, sharedUp, sharedDown
+    /// Gate and up projections of an expert as one matrix, their rows interleaved: gate, up, gate, up.
+    case expertGateUp
     /// Chooses experts; how much of the shared expert is used.
     case router, sharedExpertSwitch
 
@@ -25,13 +27,13 @@ public enum ModuleRole: String, Sendable, CaseIterable {
     case predictionJoin, predictionEmbeddingNorm, predictionStateNorm, predictionEmbedding, predictionNorm, predictionHead
 
     /// Roles of one expert among many.
-    public static let routedExpert: Set<ModuleRole> = [.expertGate, .expertUp, .expertDown]
+    package static let routedExpert: Set<ModuleRole> = [.expertGate, .expertUp, .expertDown, .expertGateUp]
 
     /// A matrix that multiplies activations, as quantized layouts are for.
-    public var isLinear: Bool {
+    package var isLinear: Bool {
         switch self {
         case .query, .key, .value, .output, .queryDown, .queryUp, .keyValueDown, .keyValueUp, .indexerQuery, .indexerKey, .gate, .up, .down,
-            .expertGate, .expertUp, .expertDown, .sharedGate, .sharedUp, .sharedDown:
+            .expertGate, .expertUp, .expertDown, .expertGateUp, .sharedGate, .sharedUp, .sharedDown:
             true
         default: false
         }
@@ -39,12 +41,12 @@ public enum ModuleRole: String, Sendable, CaseIterable {
 }
 
 /// Which module of a model: what it is for, in which layer, of which expert.
-public struct ModulePlace: Sendable, Hashable {
-    public var role: ModuleRole
-    public var layer: Int?
-    public var expert: Int?
+package struct ModulePlace: Sendable, Hashable {
+    package var role: ModuleRole
+    package var layer: Int?
+    package var expert: Int?
 
-    public init(_ role: ModuleRole, layer: Int? = nil, expert: Int? = nil) {
+    package init(_ role: ModuleRole, layer: Int? = nil, expert: Int? = nil) {
         self.role = role
         self.layer = layer
         self.expert = expert

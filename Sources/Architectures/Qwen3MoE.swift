@@ -11,11 +11,12 @@ extension Architecture {
         ignorePatterns: ["lm_head", "re:.*embed_tokens$", "re:.*mlp.gate$", "re:.*norm$"],
         configuration: { config, architecture in
             try config.only("use_sliding_window", [.bool(false)])
+            try config.only("use_qk_norm", [.bool(true)])
             try config.only("shared_expert_intermediate_size", [.int(0)])
             try config.refuseOthers(
                 than: ConfigurationReader.groupedFields.union([
                     "moe_intermediate_size", "num_experts", "num_local_experts", "num_experts_per_tok", "norm_topk_prob", "decoder_sparse_step",
-                    "mlp_only_layers", "use_sliding_window", "shared_expert_intermediate_size",
+                    "mlp_only_layers", "use_sliding_window", "shared_expert_intermediate_size", "use_qk_norm",
                     // Of windows that are not used.
                     "sliding_window", "max_window_layers",
                 ]))

@@ -44,10 +44,17 @@ extension ModelConfiguration.Rotary {
         }
         let known = Set<String>([
             "rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
-            "attention_factor", "low_freq_factor", "high_freq_factor",
+            "attention_factor", "low_freq_factor", "high_freq_factor", "truncate",
         ]).union(others)
-        if let field = parameters?.members.first(where: { !known.contains($0.key) && $0.value != .null && $0.value != .bool(false) })?.key {
+        // A field that is false may switch off what is on by default, as `truncate` does.
+        if let field = parameters?.members.first(where: { !known.contains($0.key) && $0.value != .null })?.key {
             throw ArchitectureFailure.badField("rope_scaling.\(field)", reason: "is not known here")
+        }
+        var truncates = true
+        if let value = parameters?["truncate"], value != .null {
+            guard let flag = value.bool else { throw ArchitectureFailure.badField("rope_scaling.truncate", reason: "is neither true nor false") }
+            truncates = flag
+            guard kind == "yarn" || flag else { throw ArchitectureFailure.badField("rope_scaling.truncate", reason: "is not known of \(kind)") }
         }
         guard parameters != nil, kind != "default" else { return }
         guard kind == "yarn" || kind == "llama3" else { throw ArchitectureFailure.badField("rope_scaling", reason: "is of the unknown type \(kind)") }
@@ -70,7 +77,7 @@ extension ModelConfiguration.Rotary {
             factor: factor,
             originalLength: try number("original_max_position_embeddings") ?? reader.number("max_position_embeddings") ?? 4096,
             betaFast: try number("beta_fast") ?? 32, betaSlow: try number("beta_slow") ?? 1, mscale: try number("mscale"),
-            mscaleAllDimensions: try number("mscale_all_dim"), attentionFactor: try number("attention_factor"))
+            mscaleAllDimensions: try number("mscale_all_dim"), attentionFactor: try number("attention_factor"), truncates: truncates)
         guard let yarn, yarn.originalLength > 0, yarn.betaFast > 0, yarn.betaSlow > 0 else {
             throw ArchitectureFailure.badField("rope_scaling", reason: "holds a length or a number of turns that is not above 0")
         }

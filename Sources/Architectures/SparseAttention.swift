@@ -6,13 +6,13 @@ extension Architecture {
     static let deepSeekV32 = Architecture(
         name: "DeepSeek-V3.2", modelTypes: ["deepseek_v32"], names: deepSeekNames,
         selectionBias: deepSeek.selectionBias, fused: deepSeekFused, folds: deepSeekFolds, ignorePatterns: deepSeek.ignorePatterns,
-        configuration: { try sparse($0, $1) })
+        wiresFP8Exemptions: true, limit: keptTokensLimit, configuration: { try sparse($0, $1) })
 
     /// GLM-5, 5.1 and 5.2: the same with one group of experts and plain rotation; from 5.2 on most layers share an indexer's choice.
     /// Source: huggingface/transformers:src/transformers/models/glm_moe_dsa.
     static let glm5 = Architecture(
         name: "GLM-5", modelTypes: ["glm_moe_dsa"], names: deepSeekNames, selectionBias: deepSeek.selectionBias, fused: deepSeekFused,
-        folds: deepSeekFolds, ignorePatterns: deepSeek.ignorePatterns,
+        folds: deepSeekFolds, ignorePatterns: deepSeek.ignorePatterns, limit: keptTokensLimit,
         configuration: { config, architecture in
             try config.only("moe_router_dtype", [.string("float32")])
             return try sparse(
@@ -22,6 +22,8 @@ extension Architecture {
                     "indexer_types", "moe_router_dtype",
                 ])
         })
+
+    private static let keptTokensLimit = "up to index_topk tokens"
 
     private static func sparse(_ config: ConfigurationReader, _ architecture: Architecture, others: Set<String> = []) throws -> ModelConfiguration {
         var model = try deepSeekConfiguration(

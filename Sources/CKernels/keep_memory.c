@@ -10,3 +10,9 @@ void ck_keep_freed_memory(void) {
     mallopt(M_TRIM_THRESHOLD, 0x7FFFFFFF);
 #endif
 }
+
+void ck_share_freed_memory(void) {
+#if defined(__GLIBC__)
+    mallopt(M_ARENA_MAX, 1);
+#endif
+}

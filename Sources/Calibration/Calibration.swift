@@ -9,7 +9,7 @@ import Tensors
 
 /// A calibrated conversion's first stage: the forward pass over the calibration tokens, every weight quantized when its inputs are known,
 /// from inputs that quantized weights have produced.
-public struct Calibration: CalibrationStage {
+package struct Calibration: CalibrationStage {
     private let checkpoint: Checkpoint
     private let tokens: TokenBatch
     private let settings: CalibrationSettings
@@ -17,7 +17,7 @@ public struct Calibration: CalibrationStage {
     private let progress: @Sendable (_ layer: Int, _ layers: Int) -> Void
     private let finished: @Sendable (CalibrationReport) -> Void
 
-    public init(
+    package init(
         _ checkpoint: Checkpoint, tokens: TokenBatch, settings: CalibrationSettings = CalibrationSettings(), statistics: InputStatistics? = nil,
         progress: @escaping @Sendable (_ layer: Int, _ layers: Int) -> Void = { _, _ in },
         finished: @escaping @Sendable (CalibrationReport) -> Void = { _ in }
@@ -30,7 +30,7 @@ public struct Calibration: CalibrationStage {
         self.finished = finished
     }
 
-    public func check(_ plan: ConversionPlan, _ options: RunOptions) throws {
+    package func check(_ plan: ConversionPlan, _ options: RunOptions) throws {
         let (options, _) = try WeightCalibrator.share(checkpoint, plan, options)
         let configuration = try ModelConfiguration(config: checkpoint.config)
         let budget = try ActivationBudget(
@@ -39,7 +39,7 @@ public struct Calibration: CalibrationStage {
         guard budget.batches.count == 1 else { throw ReferenceFailure.batches(budget.batches.count, budget: options.memory) }
     }
 
-    public func run(into output: CalibrationOutput, stop: StopToken) throws {
+    package func run(into output: CalibrationOutput, stop: StopToken) throws {
         let workers = max(1, output.options.jobs ?? ProcessFigures.processorCount)
         let (options, band) = try WeightCalibrator.share(checkpoint, output.plan, output.options)
         let configuration = try ModelConfiguration(config: checkpoint.config)

@@ -3,20 +3,20 @@ import Runtime
 import Tensors
 
 /// Why a calibration cannot go on.
-public enum CalibrationFailure: Failure, Equatable {
+package enum CalibrationFailure: Failure, Equatable {
     case notPositive(weight: String, column: Int)
     case memory(needed: Int, budget: Int)
     case needsTokens(QuantizerName)
     case needsStatistics
 
-    public var kind: FailureKind {
+    package var kind: FailureKind {
         switch self {
         case .notPositive: .badData
         case .memory, .needsTokens, .needsStatistics: .usage
         }
     }
 
-    public var description: String {
+    package var description: String {
         switch self {
         case .notPositive(let weight, let column):
             "\(weight): the second moments of its inputs are not positive at column \(column) even with full damping; look for infinities in the tokens' activations with `recast forward`"

@@ -13,26 +13,27 @@ public struct CalibrationSettings: Sendable, Equatable {
     /// Tokens go to the experts that the original model sends them to.
     public var keepsRouting = false
 
+    /// The settings that `recast` takes by default.
     public init() {}
 
-    public var summary: String {
+    package var summary: String {
         "damping \(damping), \(ordersByActivation ? "activation order" : "column order"), \(searchesScales ? "searched" : "round-to-nearest") scales, expert floor \(expertFloor)"
             + (keepsRouting ? ", routing kept" : "")
     }
 }
 
 /// What a calibration noticed.
-public struct CalibrationReport: Sendable, Equatable {
+package struct CalibrationReport: Sendable, Equatable {
     /// Weights quantized with their own inputs.
-    public var calibrated = 0
+    package var calibrated = 0
     /// Weights of experts below the floor, with how many tokens reached them: quantized with pooled inputs.
-    public var pooled: [(name: String, tokens: Int)] = []
+    package var pooled: [(name: String, tokens: Int)] = []
     /// Weights whose second moments needed more damping than asked for.
-    public var damped: [(name: String, damping: Double)] = []
+    package var damped: [(name: String, damping: Double)] = []
 
-    public init() {}
+    package init() {}
 
-    public static func == (a: Self, b: Self) -> Bool {
+    package static func == (a: Self, b: Self) -> Bool {
         a.calibrated == b.calibrated && a.pooled.map(\.name) == b.pooled.map(\.name) && a.damped.map(\.name) == b.damped.map(\.name)
     }
 }

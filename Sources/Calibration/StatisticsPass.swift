@@ -8,13 +8,13 @@ import Runtime
 import Tensors
 
 /// Collects what ``InputStatistics`` keep, in one forward pass of the model as it is.
-public final class StatisticsPass: WeightObserver {
+package final class StatisticsPass: WeightObserver {
     private var statistics = InputStatistics()
     private let stop: StopToken
 
     private init(_ stop: StopToken) { self.stop = stop }
 
-    public static func statistics(
+    package static func statistics(
         of checkpoint: Checkpoint, tokens: TokenBatch, options: RunOptions = RunOptions(), stop: StopToken = StopToken(),
         progress: (_ layer: Int, _ layers: Int) -> Void = { _, _ in }
     ) throws -> InputStatistics {
@@ -28,7 +28,7 @@ public final class StatisticsPass: WeightObserver {
         return observer.statistics
     }
 
-    public func willUse(_ names: [String], inputs: ObservedInputs, pooled: ObservedInputs?) throws {
+    package func willUse(_ names: [String], inputs: ObservedInputs, pooled: ObservedInputs?) throws {
         if stop.isStopped { throw ReferenceFailure.interrupted }
         var moments = InputMoments(columns: inputs.columns)
         try inputs.visit { moments.add(InputRows($0)) }
@@ -36,6 +36,6 @@ public final class StatisticsPass: WeightObserver {
         for name in names { statistics.add(String(WeightName.module(name)), entry) }
     }
 
-    public func didUse(_ names: [String]) {}
-    public func routing(layer: Int) -> Routing? { nil }
+    package func didUse(_ names: [String]) {}
+    package func routing(layer: Int) -> Routing? { nil }
 }

@@ -25,12 +25,11 @@ extension WeightCalibrator {
             scaling = try ActivationScaling(weights.map { try sample($0.position) }, moments: moments, factor: factor)
             if case .rows(let module) = place, try !canRescale(module, scaling) { scaling = .none(inputs.columns) }
         }
-        let importance = scaling.importance(moments.meanSquares)
+        var evidence = RowEvidence(importance: scaling.importance(moments.meanSquares))
+        evidence.scaling = scaling
         for (name, position) in weights {
             let planned = plan.weights[position]
-            let replacement = try quantize(planned) { weights, _, _, _, layout in
-                try inParallel(scaling.scaled(weights), IntegerGrid(layout), ScaleSearch(importance: importance))
-            }
+            let replacement = try quantize(planned, evidence)
             overlay[name] = try restored(replacement, checkpoint.weights[planned.source].shape, scaling)
             pending[String(WeightName.module(name))] = (position, replacement)
             try keep(position, replacement)

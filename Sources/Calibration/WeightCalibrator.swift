@@ -10,7 +10,7 @@ import Tensors
 /// Quantizes a plan's weights as a forward pass comes to them: with the inputs that the weights before them, already quantized, produce.
 ///
 /// Only one group of weights that share their inputs has statistics alive at a time.
-public final class WeightCalibrator: WeightObserver {
+package final class WeightCalibrator: WeightObserver {
     let checkpoint: Checkpoint
     let plan: ConversionPlan
     let settings: CalibrationSettings
@@ -18,8 +18,8 @@ public final class WeightCalibrator: WeightObserver {
     let workers: Int
     /// Working memory for the rows of a weight that are quantized at once.
     let bandMemory: Int
-    public let overlay = WeightOverlay()
-    public internal(set) var report = CalibrationReport()
+    package let overlay = WeightOverlay()
+    package internal(set) var report = CalibrationReport()
     /// Gets every weight that was quantized with its inputs, by position in the plan.
     let keep: (Int, WeightReplacement) throws -> Void
     let stop: StopToken
@@ -30,7 +30,7 @@ public final class WeightCalibrator: WeightObserver {
     /// The original model, which decides about the routing.
     private let router: (() throws -> Routing?)?
 
-    public init(
+    package init(
         _ checkpoint: Checkpoint, plan: ConversionPlan, settings: CalibrationSettings, statistics: InputStatistics? = nil, workers: Int,
         bandMemory: Int = 512 << 20, stop: StopToken = StopToken(), router: (() throws -> Routing?)? = nil,
         keep: @escaping (Int, WeightReplacement) throws -> Void = { _, _ in }
@@ -52,7 +52,7 @@ public final class WeightCalibrator: WeightObserver {
     }
 
     /// Divides memory between a forward pass and the statistics of the widest calibrated weight with the rows that are quantized with them.
-    public static func share(_ checkpoint: Checkpoint, _ plan: ConversionPlan, _ options: RunOptions) throws -> (pass: RunOptions, band: Int) {
+    package static func share(_ checkpoint: Checkpoint, _ plan: ConversionPlan, _ options: RunOptions) throws -> (pass: RunOptions, band: Int) {
         var widest = 0
         for position in plan.calibrated { widest = max(widest, checkpoint.weights[plan.weights[position].source].shape.columns) }
         guard widest > 0 else { return (options, min(512 << 20, options.memory / 8)) }
@@ -67,9 +67,9 @@ public final class WeightCalibrator: WeightObserver {
         return (pass, band)
     }
 
-    public func routing(layer: Int) throws -> Routing? { try router?() }
+    package func routing(layer: Int) throws -> Routing? { try router?() }
 
-    public func didUse(_ names: [String]) {
+    package func didUse(_ names: [String]) {
         for name in names {
             overlay[name] = nil
             pending[String(WeightName.module(name))] = nil
@@ -77,7 +77,7 @@ public final class WeightCalibrator: WeightObserver {
     }
 
     /// Puts weights that are not observed (embeddings, the output head) into the overlay as the plan stores them, for as long as `body` runs.
-    public func replacing<Result>(_ names: [String], _ body: () throws -> Result) throws -> Result {
+    package func replacing<Result>(_ names: [String], _ body: () throws -> Result) throws -> Result {
         for name in names {
             let planned = (positions[name] ?? []).map { plan.weights[$0] }
             overlay[name] = try WeightReplacement(
@@ -87,7 +87,7 @@ public final class WeightCalibrator: WeightObserver {
         return try body()
     }
 
-    public func willUse(_ names: [String], inputs: ObservedInputs, pooled: ObservedInputs?) throws {
+    package func willUse(_ names: [String], inputs: ObservedInputs, pooled: ObservedInputs?) throws {
         if stop.isStopped { throw CancellationError() }
         var calibrated: [(name: String, position: Int)] = []
         for name in names {
@@ -108,13 +108,15 @@ public final class WeightCalibrator: WeightObserver {
             source = pooled
             report.pooled += calibrated.map { ($0.name, inputs.count) }
         }
-        let scaled = calibrated.filter { plan.weights[$0.position].quantizer == .awq }
+        let scaled = calibrated.filter { plan.weights[$0.position].quantizer.method.scalesInputs }
         if !scaled.isEmpty { try scale(scaled, source) }
-        let fedBack = calibrated.filter { plan.weights[$0.position].quantizer == .gptq }
-        guard !fedBack.isEmpty else { return }
+        let others = calibrated.filter { !plan.weights[$0.position].quantizer.method.scalesInputs }
+        guard !others.isEmpty else { return }
         let factor = try factor(source, first.name)
-        for (name, position) in fedBack {
-            let replacement = try quantize(plan.weights[position], factor)
+        var evidence = RowEvidence(importance: factor.importance)
+        evidence.factor = factor
+        for (name, position) in others {
+            let replacement = try quantize(plan.weights[position], evidence)
             overlay[name] = replacement
             try keep(position, replacement)
             report.calibrated += 1
@@ -147,23 +149,8 @@ public final class WeightCalibrator: WeightObserver {
         }
     }
 
-    private func quantize(_ planned: PlannedWeight, _ factor: FeedbackFactor) throws -> WeightReplacement {
-        let importance = factor.importance
-        return try quantize(planned) { weights, values, rows, slices, layout in
-            try rounded(weights, ErrorFeedback(factor), IntegerGrid(layout), importance) {
-                try nearest(values, layout, rows, MatrixShape(rows: checkpoint.weights[planned.source].shape.rows, columns: weights.columns), slices)
-            }
-        }
-    }
-
     /// Chooses codes and scales of a weight, band by band of its rows.
-    func quantize(
-        _ planned: PlannedWeight,
-        _ choose: (
-            _ weights: WeightRows, _ values: [UInt16], _ rows: Range<Int>, _ slices: [UnsafeMutableRawBufferPointer],
-            _ layout: any IntegerCodedLayout
-        ) throws -> QuantizedRows
-    ) throws -> WeightReplacement {
+    func quantize(_ planned: PlannedWeight, _ evidence: RowEvidence) throws -> WeightReplacement {
         let weight = checkpoint.weights[planned.source]
         guard let layout = planned.layout as? any IntegerCodedLayout, let stored = weight.layout else {
             throw ConversionFailure.unsupported(weight: weight.name, layout: planned.layout?.name ?? "")
@@ -184,63 +171,18 @@ public final class WeightCalibrator: WeightObserver {
                 let weights = try values.withUnsafeBufferPointer { values throws(EncodingFault) in
                     try SearchedEncoding.floats(values, rows: rows, shape: shape)
                 }
-                try SearchedEncoding.store(choose(weights, values, rows, slices, layout), layout, rows: rows, shape: shape, into: slices)
+                var evidence = evidence
+                evidence.searchesScales = settings.searchesScales
+                evidence.workers = workers
+                evidence.nearest = { try self.nearest(values, layout, rows, shape, slices) }
+                let chosen = try planned.quantizer.method.quantize(weights, on: IntegerGrid(layout), evidence)
+                try SearchedEncoding.store(chosen, layout, rows: rows, shape: shape, into: slices)
             } catch let fault as EncodingFault {
                 throw ConversionFailure(fault, weight: weight, layout: layout, of: checkpoint)
             }
             withExtendedLifetime(buffer) { result.put(slices, rows: rows, shape: shape) }
         }
         return result
-    }
-
-    /// Rounds with the layout's own scales and with others, and keeps for each row what gives the smaller error of its outputs.
-    ///
-    /// Narrow ranges suit the weights, wide ones the targets that the feedback moves; which is better differs from row to row.
-    private func rounded(
-        _ weights: WeightRows, _ feedback: ErrorFeedback, _ grid: IntegerGrid, _ importance: [Float], nearest: () throws -> [GroupParameters]
-    ) throws -> QuantizedRows {
-        var (chosen, losses) = try feedback.round(weights, on: grid, groups: nearest())
-        guard settings.searchesScales else { return chosen }
-        func consider(_ groups: [GroupParameters]) throws {
-            let other = try feedback.round(weights, on: grid, groups: groups)
-            let (columns, across) = (weights.columns, groups.count / max(1, weights.rows))
-            for row in 0..<weights.rows where other.losses[row] < losses[row] {
-                losses[row] = other.losses[row]
-                let (codes, parameters) = (row * columns..<(row + 1) * columns, row * across..<(row + 1) * across)
-                chosen.codes.replaceSubrange(codes, with: other.chosen.codes[codes])
-                chosen.groups.replaceSubrange(parameters, with: other.chosen.groups[parameters])
-            }
-        }
-        try consider(searched(weights, grid, importance))
-        try consider(searched(weights, grid, [Float](repeating: 1, count: weights.columns)))
-        // With few codes the width of the range decides more.
-        for share: Float in grid.bits <= 3 ? [0.95, 0.9, 0.85] : [] { try consider(grid.ranges(weights, share: share)) }
-        return chosen
-    }
-
-    /// Scales by search.
-    private func searched(_ weights: WeightRows, _ grid: IntegerGrid, _ importance: [Float]) throws -> [GroupParameters] {
-        try inParallel(weights, grid, ScaleSearch(importance: importance)).groups
-    }
-
-    /// What a quantizer chooses, rows in parallel.
-    func inParallel(_ weights: WeightRows, _ grid: IntegerGrid, _ quantizer: any Quantizer) throws -> QuantizedRows {
-        let count = grid.groupSize.map { ceilingDivide(weights.columns, $0) } ?? 1
-        let groups = try AlignedBuffer(byteCount: weights.rows * count * MemoryLayout<GroupParameters>.stride)
-        let codes = try AlignedBuffer(byteCount: weights.values.count)
-        let step = 16
-        try ParallelLoop.run(count: ceilingDivide(weights.rows, step), workers: workers, state: {}) { index, _ in
-            let rows = index * step..<min(weights.rows, (index + 1) * step)
-            let places = rows.lowerBound * weights.columns..<rows.upperBound * weights.columns
-            let part = WeightRows(values: Array(weights.values[places]), rows: rows.count, columns: weights.columns)
-            let chosen = quantizer.quantize(part, on: grid)
-            chosen.codes.withUnsafeBytes { codes.slice(places).copyMemory(from: $0) }
-            let target = groups.bytes.assumingMemoryBound(to: GroupParameters.self).baseAddress! + rows.lowerBound * count
-            for (place, parameters) in chosen.groups.enumerated() { target[place] = parameters }
-        }
-        return QuantizedRows(
-            codes: codes.array(of: UInt8.self, count: weights.values.count),
-            groups: groups.array(of: GroupParameters.self, count: weights.rows * count))
     }
 
     /// The scales that the layout's own encoder takes.

@@ -21,7 +21,9 @@ extension Checkpoint {
                 continue
             }
             let members = modules[name] ?? []
-            if members.count > 1 || LayoutRegistry.companionLeaves.contains(String(WeightName.leaf(tensors[index].name))) {
+            if members.count > 1 || tensors[index].type.block != nil
+                || LayoutRegistry.companionLeaves.contains(String(WeightName.leaf(tensors[index].name)))
+            {
                 if let weight = try recognise(String(name), members.filter { !claimed[$0] }, tensors, &claimed) {
                     weights.append(weight)
                     if claimed[index] { continue }
@@ -130,7 +132,7 @@ extension Checkpoint {
 
     /// Refuses a checkpoint of which any value cannot be known: a method that is not read, codes without a reader or without their scales,
     /// scales without their codes.
-    public func requireReadable() throws {
+    package func requireReadable() throws {
         if let obstacle = quantization?.obstacle {
             // A description that outlived its codes says nothing about dense weights.
             let codes = unpaired.first { !$0.isCompanion }?.name ?? weights.first { $0.layout?.isDense == false }?.stored[0].name

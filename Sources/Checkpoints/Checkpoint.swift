@@ -4,49 +4,51 @@ import StrictJSON
 import Tensors
 
 /// An opened checkpoint: every weight with its layout and the places of its bytes. Headers are read, data are not.
-public struct Checkpoint: Sendable {
+package struct Checkpoint: Sendable {
     /// The directory that holds the files.
-    public var directory: String
+    package var directory: String
     /// Tensor files, in the order of the index or of their names; tensors that are put together from several files have one of
     /// their own behind these.
-    public var files: [any ByteSource]
-    public var fileNames: [String]
+    package var files: [any ByteSource]
+    package var fileNames: [String]
     /// For each file, its first data byte where the bytes are those of a safetensors file, and how many tensors it holds.
-    public var safetensors: [(dataOffset: Int, tensors: Int)?]
+    package var safetensors: [(dataOffset: Int, tensors: Int)?]
     /// For each file, whether its metadata is just `format: pt`, as PyTorch's writers leave it.
     private var pyTorchFiles: [Bool] = []
     /// `__metadata__` of the first file.
-    public var metadata: [(key: String, value: String)]
+    package var metadata: [(key: String, value: String)]
+    /// Typed metadata of a file that describes its model by itself; empty for others.
+    package private(set) var entries: [GGUFEntry] = []
     /// In the order of files and offsets.
-    public var weights: [Weight]
+    package var weights: [Weight]
     /// `config.json`; an empty object if there is none.
-    public var config: JSONValue
+    package var config: JSONValue
     /// What its modules are for.
-    public private(set) var roles = ModelRoles(nil)
+    package private(set) var roles = ModelRoles(nil)
     /// What describes the quantization, wherever that is found; nil if nothing does.
-    public var quantization: QuantizationConfig?
+    package var quantization: QuantizationConfig?
     /// The place of the first description.
-    public var describedAt: String?
+    package var describedAt: String?
     /// Whether stacks of experts have been taken apart.
-    public private(set) var isUnstacked = true
+    package private(set) var isUnstacked = true
     /// Whether there was no stack to take apart.
-    public private(set) var isAsStored = true
+    package private(set) var isAsStored = true
     /// Other files of the directory (tokenizer, generation config, ...), carried over by conversions.
-    public var sideFiles: [SideFile]
+    package var sideFiles: [SideFile]
     /// Whether tensors are put together from the parts that ranks hold.
-    public var isDivided = false
-    public var unpaired: [UnpairedTensor]
-    public var findings: [Finding]
+    package var isDivided = false
+    package var unpaired: [UnpairedTensor]
+    package var findings: [Finding]
 
-    public static let configLimit = 16 << 20
+    package static let configLimit = 16 << 20
 
     /// A small file of the source: beside the tensor files, or inside one.
-    public struct SideFile: Sendable {
-        public var name: String
-        public var bytes: any ByteSource
-        public var range: Range<Int>
+    package struct SideFile: Sendable {
+        package var name: String
+        package var bytes: any ByteSource
+        package var range: Range<Int>
 
-        public init(name: String, bytes: any ByteSource, range: Range<Int>) {
+        package init(name: String, bytes: any ByteSource, range: Range<Int>) {
             self.name = name
             self.bytes = bytes
             self.range = range
@@ -56,7 +58,7 @@ public struct Checkpoint: Sendable {
     /// Opens a directory, a tensor file of any container, or an index file.
     /// - Parameter isUnstacked: whether stacks of experts are taken apart, so that every expert is a weight. A copy leaves them as
     ///   they are stored.
-    public init(opening path: String, isUnstacked: Bool = true) throws {
+    package init(opening path: String, isUnstacked: Bool = true) throws {
         let path = path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path
         var source = try CheckpointFiles(at: path)
         directory = source.directory
@@ -72,6 +74,7 @@ public struct Checkpoint: Sendable {
 
         var held: [[StoredTensor]] = []
         var attachments: [SideFile] = []
+        var described: [(name: String, entries: [GGUFEntry], tensors: Int)] = []
         try source.takePromisedModule()
         fileNames = source.files
         findings = source.findings
@@ -84,9 +87,10 @@ public struct Checkpoint: Sendable {
             if index == 0 { metadata = file.metadata }
             pyTorchFiles.append(file.metadata.count == 1 && file.metadata[0].key == "format" && file.metadata[0].value == "pt")
             held.append(file.tensors)
+            if !file.entries.isEmpty { described.append((name, file.entries, file.tensors.count)) }
             attachments += file.attachments.map { SideFile(name: $0.name, bytes: file.bytes, range: $0.offset..<$0.offset + $0.byteCount) }
         }
-        let joined: [StoredTensor]
+        var joined: [StoredTensor]
         if let ranks = DeepSeekRanks.ranks(of: fileNames) {
             joined = try joinShards(held, ranks)
             isDivided = true
@@ -104,7 +108,19 @@ public struct Checkpoint: Sendable {
         for attachment in attachments where attachment.name != "config.json" {
             if SafetensorsIndex.isPlainName(attachment.name), !attachment.name.hasPrefix(".") { sideFiles.append(attachment) }
         }
-        if let attachment = attachments.first(where: { $0.name == "config.json" }) {
+        let entries = try LlamaCppSplit.joined(described)
+        if !entries.isEmpty {
+            // A file that describes its model says more than what lies beside it.
+            let reading = LlamaCppReading(joined, entries, isUnstacked: isUnstacked)
+            joined = reading.tensors
+            config = .object(reading.config)
+            findings = reading.notes.map { Finding($0.subject, $0.text) }
+            self.entries = entries
+            // What lies beside it is not about it.
+            sideFiles = reading.files.map { name, bytes in
+                SideFile(name: name, bytes: MadeBytes(bytes, path: directory + "/" + fileNames[0] + ":" + name), range: 0..<bytes.count)
+            }
+        } else if let attachment = attachments.first(where: { $0.name == "config.json" }) {
             config = try Self.readConfig(directory + "/" + fileNames[0] + ":config.json", attachment.range.count) {
                 try attachment.bytes.read(attachment.range.count, at: attachment.range.lowerBound)
             }
@@ -193,7 +209,7 @@ public struct Checkpoint: Sendable {
     }
 
     /// The configuration of the language model: config.json itself, or the part of it that describes the language model of several.
-    public var languageConfig: JSONValue {
+    package var languageConfig: JSONValue {
         for key in ["text_config", "language_config", "llm_config"] {
             if let inner = config[key], inner.object?.members.isEmpty == false { return inner }
         }
@@ -202,14 +218,14 @@ public struct Checkpoint: Sendable {
     }
 
     /// The text of a side file; nil if there is none of this name.
-    public func sideFile(_ name: String, limit: Int) throws -> [UInt8]? {
+    package func sideFile(_ name: String, limit: Int) throws -> [UInt8]? {
         guard let file = sideFiles.first(where: { $0.name == name }) else { return nil }
         guard file.range.count <= limit else { throw FileFailure(.read, directory + "/" + name, reason: .fileTooLarge) }
         return try file.bytes.read(file.range.count, at: file.range.lowerBound)
     }
 
     /// Whether a file's metadata is `format: pt` and nothing else.
-    public func isOfPyTorch(file: Int) -> Bool { pyTorchFiles.indices.contains(file) && pyTorchFiles[file] }
+    package func isOfPyTorch(file: Int) -> Bool { pyTorchFiles.indices.contains(file) && pyTorchFiles[file] }
 
-    public func fileName(of weight: Weight) -> String { fileNames[weight.stored[0].file] }
+    package func fileName(of weight: Weight) -> String { fileNames[weight.stored[0].file] }
 }

@@ -4,7 +4,7 @@ import StrictJSON
 import Tensors
 
 /// Why a checkpoint cannot be opened or trusted.
-public enum CheckpointFailure: Failure, Equatable {
+package enum CheckpointFailure: Failure, Equatable {
     case missing(path: String)
     case noTensorFiles(path: String)
     case notACheckpointFile(path: String)
@@ -22,14 +22,14 @@ public enum CheckpointFailure: Failure, Equatable {
     /// A scale or zero point, by its place in the tensor.
     case badFigure(tensor: String, file: String, index: Int, StoredFault)
 
-    public var kind: FailureKind {
+    package var kind: FailureKind {
         switch self {
         case .missing, .noTensorFiles: .noInput
         default: .badData
         }
     }
 
-    public var description: String {
+    package var description: String {
         switch self {
         case .missing(let path): "\(path): there is no such file or directory"
         case .noTensorFiles(let path):
@@ -60,20 +60,20 @@ public enum CheckpointFailure: Failure, Equatable {
 }
 
 /// A quantized tensor without its scales, or a scale without its weight.
-public struct UnpairedTensor: Sendable, Equatable, CustomStringConvertible {
-    public var name: String
-    public var file: String
-    public var summary: String
+package struct UnpairedTensor: Sendable, Equatable, CustomStringConvertible {
+    package var name: String
+    package var file: String
+    package var summary: String
     /// Whether this is a scale (or other companion) that belongs to no weight.
-    public var isCompanion: Bool
+    package var isCompanion: Bool
     /// Whether it holds codes for which there is no reader, whatever lies beside it.
-    public var isUnknown = false
+    package var isUnknown = false
     /// Tensors of the checkpoint that look like the missing partner.
-    public var lookalikes: [String]
+    package var lookalikes: [String]
 
     private var type: Substring { summary.prefix { $0 != " " } }
 
-    public var description: String {
+    package var description: String {
         let hint =
             lookalikes.isEmpty
             ? "a shard may be missing, or a tool dropped it; without it the numbers are meaningless"
@@ -89,14 +89,14 @@ public struct UnpairedTensor: Sendable, Equatable, CustomStringConvertible {
 }
 
 /// Something odd that does not stop a conversion.
-public struct Finding: Sendable, Equatable, CustomStringConvertible {
-    public var subject: String
-    public var text: String
+package struct Finding: Sendable, Equatable, CustomStringConvertible {
+    package var subject: String
+    package var text: String
 
-    public init(_ subject: String, _ text: String) {
+    package init(_ subject: String, _ text: String) {
         self.subject = subject
         self.text = text
     }
 
-    public var description: String { subject.isEmpty ? text : "\(subject): \(text)" }
+    package var description: String { subject.isEmpty ? text : "\(subject): \(text)" }
 }

@@ -5,28 +5,45 @@ import Tensors
 
 /// What a checkpoint consists of: the figures behind `recast inspect`.
 public struct Inventory: Sendable {
+    /// The weights of one layout.
     public struct LayoutRow: Sendable {
+        /// Its name.
         public var layout: String
+        /// How many.
         public var weights = 0
+        /// Their values, scales not counted.
         public var values = 0
+        /// Their stored bytes, scales counted.
         public var bytes = 0
     }
 
     /// Weights whose names differ in numbers only.
     public struct KindRow: Sendable {
+        /// The names, `*` for numbers.
         public var kind: String
+        /// Of the first.
         public var shape: [Int]
+        /// Their layouts' names.
         public var layouts: [String]
+        /// How many.
         public var weights = 0
+        /// Their stored bytes.
         public var bytes = 0
     }
 
+    /// `architectures` of config.json.
     public var architecture: String
+    /// `model_type` of config.json.
     public var modelType: String
+    /// `num_hidden_layers`; nil if config.json says none.
     public var layers: Int?
+    /// Routed experts of a layer.
     public var routedExperts: Int?
+    /// Routed experts that a token goes to.
     public var expertsPerToken: Int?
+    /// Stored tensors.
     public var tensors = 0
+    /// Logical weights.
     public var weights = 0
     /// All values, scales not counted.
     public var parameters = 0
@@ -34,15 +51,25 @@ public struct Inventory: Sendable {
     public var mtpParameters = 0
     /// Values that one token uses: without MTP layers, with the chosen share of the routed experts. Nil without expert counts.
     public var activeParameters: Int?
+    /// Stored bytes of all tensors.
     public var dataBytes = 0
+    /// Tensor files.
     public var shards: Int
+    /// A row for each layout, the largest first.
     public var byLayout: [LayoutRow] = []
+    /// A row for each kind of weight, the largest first.
     public var byKind: [KindRow] = []
-    public var largest: [(name: String, shape: [Int], layout: String, bytes: Int)] = []
+    package var largest: [(name: String, shape: [Int], layout: String, bytes: Int)] = []
+    /// What is odd, a sentence each.
     public var findings: [String] = []
+    /// What quantization_config says: its method, or "none".
     public var quantization: String
 
-    public init(of checkpoint: Checkpoint) {
+    /// Opens a checkpoint, a directory, a tensor file or an index file, and counts. Reads headers only.
+    /// - Throws: a ``Failure`` that says what is wrong with it.
+    public init(at path: String) throws { self.init(of: try Checkpoint(opening: path)) }
+
+    package init(of checkpoint: Checkpoint) {
         let config = checkpoint.config["text_config"]?.object.map(JSONValue.object) ?? checkpoint.config
         architecture = checkpoint.config["architectures"]?.array?.first?.string ?? "unknown"
         modelType = checkpoint.config["model_type"]?.string ?? "unknown"
@@ -85,7 +112,7 @@ public struct Inventory: Sendable {
         }
     }
 
-    public var json: JSONObject {
+    package var json: JSONObject {
         [
             "schema": .int(1), "architecture": .string(architecture), "model_type": .string(modelType),
             "quantization": .string(quantization), "tensors": .int(tensors), "weights": .int(weights), "parameters": .int(parameters),

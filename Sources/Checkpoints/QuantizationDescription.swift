@@ -5,19 +5,19 @@ import StrictJSON
 ///
 /// Sources: vllm-project/vllm:vllm/model_executor/model_loader/weight_utils.py (`get_quant_config`), the `get_config_filenames` of each
 /// method under layers/quantization, huggingface/transformers:quantizers/auto.py, intel/auto-round (`quantization_config.json`).
-public struct QuantizationDescription: Sendable {
+package struct QuantizationDescription: Sendable {
     /// "config.json: text_config.quantization_config", "hf_quant_config.json"
-    public var place: String
-    public var config: QuantizationConfig
+    package var place: String
+    package var config: QuantizationConfig
 
     static let keys = ["quantization_config", "compression_config", "quantization"]
     /// Files that describe a quantization and nothing else.
-    public static let files = [
+    package static let files = [
         "hf_quant_config.json", "quantize_config.json", "quant_config.json", "quantization_config.json", "compression_config.json",
         "quant_model_description.json",
     ]
     /// Mistral's own configuration, of which one entry describes a quantization.
-    public static let nativeFile = "params.json"
+    package static let nativeFile = "params.json"
 
     /// Whether a value under one of ``keys`` describes a quantization: `quantization` alone is a common word.
     static func isDescription(_ key: String, _ value: JSONValue) -> Bool {
@@ -106,7 +106,7 @@ public struct QuantizationDescription: Sendable {
     }
 
     /// `object` without any description of a quantization, wherever in it.
-    public static func removed(from object: JSONObject) -> JSONObject {
+    package static func removed(from object: JSONObject) -> JSONObject {
         var result = object
         for (key, value) in object.members {
             if keys.contains(key), value == .null || isDescription(key, value) || key == "quantization" && value.string != nil {

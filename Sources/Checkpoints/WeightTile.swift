@@ -3,25 +3,25 @@ import Runtime
 import Tensors
 
 /// The stored bytes of a run of rows of a weight, laid out one part after another in working memory.
-public struct PartLayout: Sendable {
-    public var parts: [WeightPart]
-    public var shape: MatrixShape
+package struct PartLayout: Sendable {
+    package var parts: [WeightPart]
+    package var shape: MatrixShape
 
-    public init(parts: [WeightPart], shape: MatrixShape) {
+    package init(parts: [WeightPart], shape: MatrixShape) {
         self.parts = parts
         self.shape = shape
     }
 
     /// Working memory is cut at multiples of a cache line, which suits every scalar type.
-    public static func aligned(_ size: Int) -> Int { (size + 63) & ~63 }
+    package static func aligned(_ size: Int) -> Int { (size + 63) & ~63 }
 
     /// Bytes of working memory for `rows`.
-    public func byteCount(_ rows: Range<Int>) -> Int {
+    package func byteCount(_ rows: Range<Int>) -> Int {
         parts.reduce(0) { $0 + Self.aligned($1.runs(of: rows, in: shape).byteCount) }
     }
 
     /// The parts of `rows` inside `buffer`, which has at least ``byteCount(_:)`` bytes.
-    public func slices(_ rows: Range<Int>, in buffer: UnsafeMutableRawBufferPointer) -> [UnsafeMutableRawBufferPointer] {
+    package func slices(_ rows: Range<Int>, in buffer: UnsafeMutableRawBufferPointer) -> [UnsafeMutableRawBufferPointer] {
         var start = 0
         return parts.map { part in
             let size = part.runs(of: rows, in: shape).byteCount
@@ -33,11 +33,11 @@ public struct PartLayout: Sendable {
 
 extension Checkpoint {
     /// Reads part of a stored tensor completely.
-    public func read(_ tensor: StoredTensor, _ range: Range<Int>, into buffer: UnsafeMutableRawBufferPointer) throws {
+    package func read(_ tensor: StoredTensor, _ range: Range<Int>, into buffer: UnsafeMutableRawBufferPointer) throws {
         try read(tensor, ByteRuns(range), into: buffer)
     }
 
-    public func read(_ tensor: StoredTensor, _ runs: ByteRuns, into buffer: UnsafeMutableRawBufferPointer) throws {
+    package func read(_ tensor: StoredTensor, _ runs: ByteRuns, into buffer: UnsafeMutableRawBufferPointer) throws {
         let file = files[tensor.file]
         let count = try file.read(into: buffer, runs, at: tensor.offset)
         guard count == runs.byteCount else {
@@ -47,7 +47,7 @@ extension Checkpoint {
     }
 
     /// Reads the stored parts of some rows into `slices`, made by ``PartLayout/slices(_:in:)``.
-    public func read(_ weight: Weight, parts: [WeightPart], rows: Range<Int>, into slices: [UnsafeMutableRawBufferPointer]) throws {
+    package func read(_ weight: Weight, parts: [WeightPart], rows: Range<Int>, into slices: [UnsafeMutableRawBufferPointer]) throws {
         for (index, part) in parts.enumerated() {
             try read(weight.stored[index], part.runs(of: rows, in: weight.shape), into: slices[index])
         }
@@ -57,7 +57,7 @@ extension Checkpoint {
 extension Checkpoint {
     /// The BF16 values of some rows, which are cut at the layout's row alignment.
     /// - Throws: ``CheckpointFailure/contradiction(tensor:file:reason:)`` if the weight is bytes that no layout decodes.
-    public func values(of weight: Weight, rows: Range<Int>) throws -> [UInt16] {
+    package func values(of weight: Weight, rows: Range<Int>) throws -> [UInt16] {
         guard let layout = weight.layout else {
             throw CheckpointFailure.contradiction(tensor: weight.name, file: fileName(of: weight), reason: "holds no values that a layout defines")
         }

@@ -2,9 +2,9 @@ import Checkpoints
 import Formats
 
 /// A program that loads checkpoints and expects things of them that no number shows. One file a program, listed in ``all``.
-public struct Consumer: Sendable, Equatable {
+package struct Consumer: Sendable, Equatable {
     /// As the command line calls it.
-    public let name: String
+    package let name: String
     /// `quant_method`s that it reads.
     let methods: Set<String>
     /// Why it does not read a checkpoint of compressed-tensors; nil if it does.
@@ -36,9 +36,9 @@ public struct Consumer: Sendable, Equatable {
     }
 
     /// The registry: a line a program.
-    public static let all: [Consumer] = [.vllm, .sglang, .transformers, .llamaCpp, .mlx]
+    package static let all: [Consumer] = [.vllm, .sglang, .transformers, .llamaCpp, .mlx]
 
-    public static func named(_ name: String) -> Consumer? { all.first { $0.name == name } }
+    package static func named(_ name: String) -> Consumer? { all.first { $0.name == name } }
 
-    public static func == (a: Consumer, b: Consumer) -> Bool { a.name == b.name }
+    package static func == (a: Consumer, b: Consumer) -> Bool { a.name == b.name }
 }

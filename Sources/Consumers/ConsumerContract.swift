@@ -5,12 +5,12 @@ import StrictJSON
 import Tensors
 
 /// The contract of a consumer, as its loader's source has it.
-public struct ConsumerContract {
+package struct ConsumerContract {
     let consumer: Consumer
     let checkpoint: Checkpoint
     private let weights: [String: Weight]
 
-    public init(_ consumer: Consumer, _ checkpoint: Checkpoint) {
+    package init(_ consumer: Consumer, _ checkpoint: Checkpoint) {
         self.consumer = consumer
         self.checkpoint = checkpoint
         weights = Dictionary(checkpoint.weights.map { ($0.name, $0) }) { first, _ in first }
@@ -18,7 +18,7 @@ public struct ConsumerContract {
 
     private typealias Rule = (rule: String, check: () throws -> String?)
 
-    public func report() -> ConsumerReport {
+    package func report() -> ConsumerReport {
         var rules: [Rule] = [
             ("config.json names architecture and model type", configuration),
             ("every weight that config.json promises is there", promised),

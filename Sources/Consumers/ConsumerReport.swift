@@ -1,16 +1,16 @@
 import StrictJSON
 
 /// A consumer's contract held against a checkpoint.
-public struct ConsumerReport: Sendable {
-    public struct Check: Sendable {
+package struct ConsumerReport: Sendable {
+    package struct Check: Sendable {
         /// What must hold.
-        public var rule: String
+        package var rule: String
         /// Why it does not, naming the first culprits; nil if it holds.
-        public var failure: String?
+        package var failure: String?
     }
 
-    public let consumer: Consumer
-    public let checks: [Check]
+    package let consumer: Consumer
+    package let checks: [Check]
 
     package var sentence: String {
         let failed = checks.count { $0.failure != nil }

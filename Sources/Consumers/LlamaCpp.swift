@@ -1,6 +1,6 @@
 extension Consumer {
     /// ggml-org/llama.cpp:convert_hf_to_gguf.py (`dequant_model`).
-    public static let llamaCpp = Consumer(
+    package static let llamaCpp = Consumer(
         "llama.cpp", methods: ["fp8", "compressed-tensors", "gptq", "modelopt"], needsTokenizer: true,
         obstacle: { quantization in
             if quantization.groups.count > 1 { return "more than one config group is not read" }

@@ -3,7 +3,7 @@ import Checkpoints
 
 extension Consumer {
     /// ml-explore/mlx-lm:mlx_lm/utils.py and models/deepseek_v3.py.
-    public static let mlx = Consumer(
+    package static let mlx = Consumer(
         "mlx", methods: ["fp8", "compressed-tensors", "awq", "gptq", "modelopt", "mxfp4", "mlx"], readsReleasedNames: false,
         droppedModules: (
             "multi-token-prediction weights are where it drops them",

@@ -1,6 +1,6 @@
 extension Consumer {
     /// sgl-project/sglang:python/sglang/srt/models/deepseek_v2.py and layers/quantization.
-    public static let sglang = Consumer(
+    package static let sglang = Consumer(
         "sglang", methods: ["fp8", "compressed-tensors", "awq", "gptq", "modelopt", "modelopt_fp4", "w4afp8", "mxfp4"], fusesModules: true,
         exemptsByParts: false)
 }

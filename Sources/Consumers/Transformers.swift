@@ -1,5 +1,5 @@
 extension Consumer {
     /// huggingface/transformers:src/transformers/quantizers.
-    public static let transformers = Consumer(
+    package static let transformers = Consumer(
         "transformers", methods: ["fp8", "compressed-tensors", "awq", "gptq", "mxfp4"], needsTokenizer: true)
 }

@@ -3,28 +3,50 @@ import Tensors
 
 /// Why a conversion cannot start or cannot go on.
 public enum ConversionFailure: Failure, Equatable {
+    /// What was asked for does not fit together.
     case usage(String)
+    /// A recipe cannot be read.
     case recipe(path: String, reason: String)
+    /// Patterns of a recipe that match no weight.
     case unmatchedRules([String])
+    /// Layouts that one config.json cannot describe together.
     case mixedConfigurations([String])
+    /// Experts of one stack that would be stored differently.
     case mixedStack(String, [String])
+    /// Layouts whose readers name tensors differently.
     case mixedDialects(String, String)
+    /// A weight that would be rounded, and how many there are, though only exact ways were allowed.
     case notExact(weight: String, count: Int, reason: String)
+    /// A file larger than can be addressed.
     case tooLarge(tensor: String)
+    /// The working memory, in bytes, that a tile of a weight needs.
     case memory(needed: Int, weight: String, budget: Int)
+    /// The destination is the source itself.
     case destinationIsSource(path: String)
+    /// The destination holds something else.
     case destinationNotEmpty(path: String, reason: String)
+    /// Another run writes there.
     case destinationBusy(path: String)
+    /// The output needs more bytes than are free.
     case noSpace(path: String, needed: Int, free: Int)
+    /// A row of a weight that a layout cannot hold, as it is not finite.
     case notFinite(weight: String, row: Int, file: String)
+    /// Values of the source that are not finite and would be carried.
     case carriesNotFinite(weight: String, count: Int, file: String)
+    /// A row whose scales F16 cannot hold.
     case overflowsF16(weight: String, row: Int)
+    /// A file that vanished while it was needed.
     case lost(String)
+    /// Bytes that differ from what was to be written, on reading back.
     case differs(weight: String, file: String, bytes: Int)
+    /// A tensor whose digest is not the one that its file promises.
     case sourceDigest(tensor: String, file: String)
+    /// Stopped; so many weights of all are done.
     case interrupted(done: Int, total: Int)
+    /// A layout that cannot be written.
     case unsupported(weight: String, layout: String)
 
+    /// The exit status.
     public var kind: FailureKind {
         switch self {
         case .usage, .recipe, .unmatchedRules, .mixedConfigurations, .mixedStack, .mixedDialects, .notExact, .memory, .unsupported: .usage
@@ -35,6 +57,7 @@ public enum ConversionFailure: Failure, Equatable {
         }
     }
 
+    /// The sentence.
     public var description: String {
         switch self {
         case .usage(let text): text

@@ -3,15 +3,23 @@ import Tensors
 
 /// Why two checkpoints cannot be compared.
 public enum ParityFailure: Failure, Equatable {
+    /// Models of different sizes.
     case differentModels
+    /// Logits of other tokens or another vocabulary.
     case differentTokens(path: String)
+    /// Options that ask for a forward pass without tokens.
     case needsTokens([String])
+    /// An option that needs weights, where there are only logits.
     case needsCheckpoint(option: String, path: String)
+    /// Nothing would be judged.
     case needsBounds(path: String)
+    /// A policy cannot be read.
     case policy(path: String, reason: String)
 
+    /// The exit status.
     public var kind: FailureKind { .usage }
 
+    /// The sentence.
     public var description: String {
         switch self {
         case .differentModels: "the two checkpoints are models of different sizes; only weights of one model can be compared by their forward pass"

@@ -3,23 +3,23 @@ import Conversion
 import StrictJSON
 
 /// What `recast verify` found: weights, forward pass, consumer's contract, and whether the bounds hold.
-public struct ParityVerdict: Sendable {
+package struct ParityVerdict: Sendable {
     /// Nil where the reference is a file of logits and has no weights.
-    public let weights: WeightAudit?
-    public let forward: ForwardTrial?
-    public let consumer: ConsumerReport?
+    package let weights: WeightAudit?
+    package let forward: ForwardTrial?
+    package let consumer: ConsumerReport?
     /// The loosest of the claims whose default bounds hold where none were given; nil if all bounds were given.
-    public let claimed: ParityClaim?
-    public let gates: [ParityGate]
+    package let claimed: ParityClaim?
+    package let gates: [ParityGate]
 
-    public var failures: [String] { gates.compactMap(\.failure) }
+    package var failures: [String] { gates.compactMap(\.failure) }
     /// Whether something was judged, and every bound holds.
-    public var passed: Bool { !gates.isEmpty && gates.allSatisfy(\.holds) }
+    package var passed: Bool { !gates.isEmpty && gates.allSatisfy(\.holds) }
 
     /// - Parameters:
     ///   - bounds: those that were asked for. One that cannot be judged, as there is no forward pass, fails.
     ///   - claims: whose bounds hold for each weight, and for the forward pass if there is one, where `bounds` are silent.
-    public init(
+    package init(
         weights: WeightAudit?, forward: ForwardTrial? = nil, consumer: ConsumerReport? = nil, bounds: ParityBounds = ParityBounds(),
         claims: ParityClaims? = nil
     ) {
@@ -34,7 +34,7 @@ public struct ParityVerdict: Sendable {
     }
 
     /// What was tested and what came out, in one sentence.
-    public var claim: String {
+    package var claim: String {
         var parts: [String] = []
         if let weights {
             parts.append(
@@ -58,7 +58,7 @@ public struct ParityVerdict: Sendable {
 
     // MARK: Text
 
-    public var text: String {
+    package var text: String {
         var blocks = [weightLines, forwardLines, consumer?.lines ?? []].filter { !$0.isEmpty }
         if let claimed, claimed != .none { blocks.append(["bounds where none were given: those of a \(claimed.rawValue) conversion"]) }
         return (Array(blocks.joined(separator: [""])) + [(passed ? "passed: " : "FAILED: ") + claim]).joined(separator: "\n")

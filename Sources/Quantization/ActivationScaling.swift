@@ -7,27 +7,27 @@ import Tensors
 /// The scales are powers of two: multiplying and dividing by them is exact, and so is the folding. Which exponents: as in
 /// mit-han-lab/llm-awq:awq/quantize/auto_scale.py scale = mean|x|^a, or with mean|w| as in AutoAWQ mean|x|^a / mean|w|^(1 - a), for a in 0, 0.05, ... 1;
 /// the one with the least error of the outputs is taken, no scaling among them.
-public struct ActivationScaling: Sendable {
+package struct ActivationScaling: Sendable {
     /// By which each column of the weights is multiplied.
-    public var scales: [Float]
+    package var scales: [Float]
 
     /// A weight that is scaled, some of its rows standing for all.
-    public struct Sample: Sendable {
-        public var weights: WeightRows
-        public var grid: IntegerGrid
+    package struct Sample: Sendable {
+        package var weights: WeightRows
+        package var grid: IntegerGrid
 
-        public init(weights: WeightRows, grid: IntegerGrid) {
+        package init(weights: WeightRows, grid: IntegerGrid) {
             self.weights = weights
             self.grid = grid
         }
     }
 
-    public init(scales: [Float]) { self.scales = scales }
+    package init(scales: [Float]) { self.scales = scales }
 
-    public static func none(_ columns: Int) -> ActivationScaling { ActivationScaling(scales: [Float](repeating: 1, count: columns)) }
+    package static func none(_ columns: Int) -> ActivationScaling { ActivationScaling(scales: [Float](repeating: 1, count: columns)) }
 
     /// Finds the scales with which the samples' outputs err least.
-    public init(_ samples: [Sample], moments: InputMoments, factor: FeedbackFactor) throws {
+    package init(_ samples: [Sample], moments: InputMoments, factor: FeedbackFactor) throws {
         let columns = moments.squares.count
         let inputs = moments.magnitudes.map { $0 / Double(max(1, moments.count)) }
         var sizes = [Double](repeating: 0, count: columns)
@@ -88,7 +88,7 @@ public struct ActivationScaling: Sendable {
     private static func quantized(_ weights: WeightRows, on grid: IntegerGrid, scales: [Float], meanSquares: [Float]) -> WeightRows {
         let scaling = ActivationScaling(scales: scales)
         let scaled = scaling.scaled(weights)
-        let chosen = ScaleSearch(importance: scaling.importance(meanSquares)).quantize(scaled, on: grid)
+        let chosen = ScaleSearch.search(scaled, on: grid, importance: scaling.importance(meanSquares))
         var restored = weights
         let size = grid.groupSize ?? max(1, weights.columns)
         let count = ceilingDivide(weights.columns, size)
@@ -102,7 +102,7 @@ public struct ActivationScaling: Sendable {
         return restored
     }
 
-    public func scaled(_ weights: WeightRows) -> WeightRows {
+    package func scaled(_ weights: WeightRows) -> WeightRows {
         var result = weights
         for row in 0..<weights.rows {
             for column in 0..<weights.columns { result.values[row * weights.columns + column] *= scales[column] }
@@ -111,7 +111,7 @@ public struct ActivationScaling: Sendable {
     }
 
     /// How much the scaled columns count: their inputs are smaller by the scale.
-    public func importance(_ meanSquares: [Float]) -> [Float] {
+    package func importance(_ meanSquares: [Float]) -> [Float] {
         let mean = meanSquares.reduce(0, +) / Float(max(1, meanSquares.count))
         return zip(meanSquares, scales).map { max($0, mean * 1e-4) / ($1 * $1) }
     }

@@ -7,15 +7,15 @@ import Tensors
 ///
 /// Groups keep the scales that they were given (static groups), whatever the order of the columns.
 /// Reference: IST-DASLab/gptq:gptq.py, vllm-project/llm-compressor:modifiers/gptq/gptq_quantize.py.
-public struct ErrorFeedback: Sendable {
+package struct ErrorFeedback: Sendable {
     let factor: FeedbackFactor
 
-    public init(_ factor: FeedbackFactor) { self.factor = factor }
+    package init(_ factor: FeedbackFactor) { self.factor = factor }
 
     /// - Parameters:
     ///   - groups: the parameters of the rows' groups, `[rows, groups]`.
     /// - Returns: the codes, and for each row the (damped) squared error of its outputs: e^T (H + damping) e.
-    public func round(_ weights: WeightRows, on grid: IntegerGrid, groups: [GroupParameters]) throws -> (chosen: QuantizedRows, losses: [Float]) {
+    package func round(_ weights: WeightRows, on grid: IntegerGrid, groups: [GroupParameters]) throws -> (chosen: QuantizedRows, losses: [Float]) {
         let (width, step) = (Int(CK_PANEL), Int(CK_TOKEN_BLOCK))
         let size = factor.size
         let blocks = ceilingDivide(weights.rows, width)

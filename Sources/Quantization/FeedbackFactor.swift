@@ -7,12 +7,12 @@ import Tensors
 /// GPTQ works with the upper Cholesky factor U of H^-1, which is R^-1. Its rounding of column i, after the errors of all columns before
 /// it have been passed on, is the rounding of w_i + sum_(j < i) (w_j - q_j) R_ji / R_ii (Chee et al., arXiv 2307.13304, theorem 6),
 /// so neither an inverse nor updated weights are needed.
-public final class FeedbackFactor: @unchecked Sendable {
-    public let size: Int
+package final class FeedbackFactor: @unchecked Sendable {
+    package let size: Int
     /// The weight's column at each place.
-    public let order: [Int]
+    package let order: [Int]
     /// Places whose inputs were all zero: their weights do not matter.
-    public let dead: [Bool]
+    package let dead: [Bool]
     let matrix: UnsafeMutablePointer<Float>
     private let moments: SecondMoments
     let workers: Int
@@ -22,7 +22,7 @@ public final class FeedbackFactor: @unchecked Sendable {
 
     /// Factors `moments` in place: they are used up.
     /// - Parameter damping: the share of the mean diagonal that is added to the diagonal.
-    public init(_ moments: SecondMoments, damping: Double, workers: Int) throws {
+    package init(_ moments: SecondMoments, damping: Double, workers: Int) throws {
         size = moments.size
         order = moments.order
         self.moments = moments
@@ -122,7 +122,7 @@ public final class FeedbackFactor: @unchecked Sendable {
     }
 
     /// The sum over rows of e^T (H + damping) e, for errors e of some rows of a weight, `[rows, size]`.
-    public func outputError(_ errors: [Float], rows: Int) throws -> Double {
+    package func outputError(_ errors: [Float], rows: Int) throws -> Double {
         let (width, step) = (Int(CK_PANEL), Int(CK_TOKEN_BLOCK))
         let level = KernelLevel.active.rawValue
         let blocks = ceilingDivide(rows, width)
@@ -164,7 +164,7 @@ public final class FeedbackFactor: @unchecked Sendable {
     }
 
     /// How much an error at a place weighs when all later columns make up for it as well as they can: R_ii^2, by column of the weight.
-    public var importance: [Float] {
+    package var importance: [Float] {
         var result = [Float](repeating: 0, count: size)
         for place in 0..<size where !dead[place] {
             let value = matrix[place * size + place]
@@ -175,6 +175,6 @@ public final class FeedbackFactor: @unchecked Sendable {
 }
 
 /// The damped moments of some inputs are no positive matrix in F32.
-public struct NotPositive: Error, Equatable {
-    public var column: Int
+package struct NotPositive: Error, Equatable {
+    package var column: Int
 }

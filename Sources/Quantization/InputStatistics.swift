@@ -6,21 +6,21 @@ import Tensors
 ///
 /// A safetensors file with `MODULE.mean_square` and `MODULE.mean_abs`, F32 [columns], and `MODULE.count`, I64 [1], how many tokens reached the
 /// weight. Its metadata say `recast.statistics: 1`.
-public struct InputStatistics: Sendable {
-    public static let metadataKey = "recast.statistics"
+package struct InputStatistics: Sendable {
+    package static let metadataKey = "recast.statistics"
 
-    public struct Entry: Sendable, Equatable {
-        public var meanSquares: [Float]
-        public var meanMagnitudes: [Float]
-        public var count: Int
+    package struct Entry: Sendable, Equatable {
+        package var meanSquares: [Float]
+        package var meanMagnitudes: [Float]
+        package var count: Int
 
-        public init(meanSquares: [Float], meanMagnitudes: [Float], count: Int) {
+        package init(meanSquares: [Float], meanMagnitudes: [Float], count: Int) {
             self.meanSquares = meanSquares
             self.meanMagnitudes = meanMagnitudes
             self.count = count
         }
 
-        public init(_ moments: InputMoments) {
+        package init(_ moments: InputMoments) {
             let count = Double(max(1, moments.count))
             self.init(
                 meanSquares: moments.squares.map { Float($0 / count) }, meanMagnitudes: moments.magnitudes.map { Float($0 / count) },
@@ -29,14 +29,16 @@ public struct InputStatistics: Sendable {
     }
 
     /// By module: `model.layers.3.mlp.experts.7.up_proj`.
-    public private(set) var entries: [String: Entry] = [:]
+    package private(set) var entries: [String: Entry] = [:]
+    /// Instead of ``entries``, where llama.cpp collected them.
+    package private(set) var matrix: ImportanceMatrix?
 
-    public init() {}
+    package init() {}
 
-    public mutating func add(_ module: String, _ entry: Entry) { entries[module] = entry }
+    package mutating func add(_ module: String, _ entry: Entry) { entries[module] = entry }
 
     /// The importance of the columns of a weight; nil where no token was seen.
-    public func importance(of module: String, columns: Int) -> [Float]? {
+    package func importance(of module: String, columns: Int) -> [Float]? {
         guard let entry = entries[module], entry.count > 0, entry.meanSquares.count == columns else { return nil }
         // A column that never had an input may yet get one: it counts a little.
         let mean = entry.meanSquares.reduce(0, +) / Float(max(1, columns))
@@ -44,8 +46,12 @@ public struct InputStatistics: Sendable {
         return entry.meanSquares.map { max($0, mean * 1e-4) }
     }
 
-    /// Reads a file that ``write(to:)`` made. Entries are checked one by one.
-    public init(reading path: String) throws {
+    /// Reads a file that ``write(to:)`` made, or an importance matrix of llama.cpp. Entries are checked one by one.
+    package init(reading path: String) throws {
+        if try ImportanceMatrix.recognises(path) {
+            matrix = try ImportanceMatrix(reading: path)
+            return
+        }
         let file = try PositionedFile.openForReading(path)
         let header = try SafetensorsHeader(reading: file)
         func failure(_ reason: String) -> StatisticsFailure { StatisticsFailure(path: path, reason: reason) }
@@ -78,8 +84,8 @@ public struct InputStatistics: Sendable {
     }
 
     /// Writes the file, whole or not at all.
-    public func write(to path: String) throws {
-        var tensors: [(declaration: SafetensorsHeader.Declaration, bytes: [UInt8])] = []
+    package func write(to path: String) throws {
+        var tensors: [(declaration: TensorDeclaration, bytes: [UInt8])] = []
         for (module, entry) in entries.sorted(by: { $0.key < $1.key }) {
             let columns = [entry.meanSquares.count]
             tensors += [
@@ -95,10 +101,10 @@ public struct InputStatistics: Sendable {
 }
 
 /// A file of statistics that cannot be used.
-public struct StatisticsFailure: Failure, Equatable {
-    public var path: String
-    public var reason: String
+package struct StatisticsFailure: Failure, Equatable {
+    package var path: String
+    package var reason: String
 
-    public var kind: FailureKind { .badData }
-    public var description: String { "\(path): \(reason); make it with `recast calibrate`" }
+    package var kind: FailureKind { .badData }
+    package var description: String { "\(path): \(reason); make it with `recast calibrate`" }
 }

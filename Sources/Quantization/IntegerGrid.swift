@@ -4,30 +4,33 @@ import Tensors
 
 /// The numbers that a group of columns can hold in an integer-coded layout: scale * code + bias, codes 0 ... 2^bits - 1, scale and
 /// bias as the layout stores them.
-public struct IntegerGrid: Sendable, Equatable {
-    public let bits: Int
+package struct IntegerGrid: Sendable, Equatable {
+    package let bits: Int
     /// Columns that share parameters; nil for all columns of a row.
-    public let groupSize: Int?
-    public let zeroPoints: ZeroPoints
-    public let scaleType: ScalarType
+    package let groupSize: Int?
+    package let zeroPoints: ZeroPoints
+    package let scaleType: ScalarType
 
-    public init(bits: Int, groupSize: Int?, zeroPoints: ZeroPoints, scaleType: ScalarType) {
+    package init(bits: Int, groupSize: Int?, zeroPoints: ZeroPoints, scaleType: ScalarType) {
         self.bits = bits
         self.groupSize = groupSize
         self.zeroPoints = zeroPoints
         self.scaleType = scaleType
     }
 
-    public init(_ layout: any IntegerCodedLayout) {
+    package init(_ layout: any IntegerCodedLayout) {
         self.init(bits: layout.bits, groupSize: layout.groupSize, zeroPoints: layout.zeroPoints, scaleType: layout.scaleType)
     }
 
     /// The greatest code.
-    public var greatest: Float { Float((1 << bits) - 1) }
+    package var greatest: Float { Float((1 << bits) - 1) }
     var middle: Float { Float(1 << (bits - 1)) }
 
+    /// Groups of a row.
+    func groupCount(_ columns: Int) -> Int { groupSize.map { ceilingDivide(columns, $0) } ?? 1 }
+
     /// What is added to scale * code.
-    public func bias(_ group: GroupParameters) -> Float { zeroPoints == .bias ? group.bias : -group.zero * group.scale }
+    package func bias(_ group: GroupParameters) -> Float { zeroPoints == .bias ? group.bias : -group.zero * group.scale }
 
     /// Calls `choose` for the parameters of every group and rounds the group's weights with them.
     func quantize(
@@ -57,7 +60,7 @@ public struct IntegerGrid: Sendable, Equatable {
     }
 
     /// The parameters of every group, its range times `share`.
-    public func ranges(_ weights: WeightRows, share: Float) -> [GroupParameters] {
+    package func ranges(_ weights: WeightRows, share: Float) -> [GroupParameters] {
         let size = groupSize ?? max(1, weights.columns)
         return weights.values.withUnsafeBufferPointer { values in
             (0..<weights.rows).flatMap { row in

@@ -3,41 +3,31 @@ import Formats
 import Tensors
 
 /// Encoding tiles of values with a quantizer of one's choice, for the layouts that have one.
-public enum SearchedEncoding {
-    /// Why a layout cannot take a quantizer; nil if it can.
-    public static func obstacle(_ layout: any WeightLayout, _ quantizer: QuantizerName) -> String? {
-        if quantizer == .rtn || layout.isDense { return nil }
-        if layout is any IntegerCodedLayout { return nil }
-        if layout is any FloatCodedLayout, [.mse, .imatrix].contains(quantizer) { return nil }
-        let takes = layout is any FloatCodedLayout ? "rtn, mse and imatrix" : "rtn only"
-        return "\(layout.name) takes the quantizer \(takes), not \(quantizer.rawValue)"
-    }
-
+package enum SearchedEncoding {
     /// Chooses codes and scales of a tile, a run of whole rows, and stores them. What is given here is enough for every quantizer but those
     /// that need second moments; ``QuantizerName/withoutStatistics`` stands in for them.
-    public static func encode(
+    package static func encode(
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, layout: any WeightLayout, quantizer: QuantizerName,
         importance: [Float]?, into parts: [UnsafeMutableRawBufferPointer]
-    ) throws(EncodingFault) {
-        let quantizer = quantizer.needs == .hessian || quantizer == .imatrix && importance == nil ? quantizer.withoutStatistics : quantizer
-        if quantizer == .rtn || obstacle(layout, quantizer) != nil { return try layout.encode(values, rows: rows, shape: shape, into: parts) }
-        if let floating = layout as? any FloatCodedLayout {
-            let search = BlockScaleSearch(importance: quantizer == .imatrix ? importance : nil)
-            return try floating.encode(values, rows: rows, shape: shape, search: search, into: parts)
+    ) throws {
+        let isKnown = quantizer.needs == .nothing || quantizer.needs == .moments && importance != nil
+        let quantizer = isKnown ? quantizer : quantizer.withoutStatistics
+        let importance = quantizer.needs == .moments ? importance : nil
+        if quantizer == .rtn || !quantizer.method.serves(layout) { return try layout.encode(values, rows: rows, shape: shape, into: parts) }
+        if let weighted = layout as? any ImportanceWeightedLayout {
+            return try weighted.encode(values, rows: rows, shape: shape, importance: importance, into: parts)
         }
-        guard let coded = layout as? any IntegerCodedLayout, coded.hasContiguousGroups else { throw .readOnly }
+        if let floating = layout as? any FloatCodedLayout {
+            return try floating.encode(values, rows: rows, shape: shape, search: BlockScaleSearch(importance: importance), into: parts)
+        }
+        guard let coded = layout as? any IntegerCodedLayout, coded.hasContiguousGroups else { throw EncodingFault.readOnly }
         let weights = try floats(values, rows: rows, shape: shape)
-        let chosen = choose(weights, IntegerGrid(coded), quantizer, importance)
+        let chosen = try quantizer.method.quantize(weights, on: IntegerGrid(coded), RowEvidence(importance: importance))
         try store(chosen, coded, rows: rows, shape: shape, into: parts)
     }
 
-    private static func choose(_ weights: WeightRows, _ grid: IntegerGrid, _ quantizer: QuantizerName, _ importance: [Float]?) -> QuantizedRows {
-        let chooser: any Quantizer = quantizer == .hqq ? HalfQuadratic() : ScaleSearch(importance: quantizer == .imatrix ? importance : nil)
-        return chooser.quantize(weights, on: grid)
-    }
-
     /// BF16 values as F32, all of which must be finite.
-    public static func floats(_ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape) throws(EncodingFault) -> WeightRows {
+    package static func floats(_ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape) throws(EncodingFault) -> WeightRows {
         let count = rows.count * shape.columns
         if ck_bf16_count_nonfinite(values.baseAddress, count) > 0 {
             let bad = values.prefix(count).firstIndex { $0 & 0x7FFF >= 0x7F80 } ?? 0
@@ -48,7 +38,7 @@ public enum SearchedEncoding {
         return WeightRows(values: result, rows: rows.count, columns: shape.columns)
     }
 
-    public static func store(
+    package static func store(
         _ chosen: QuantizedRows, _ layout: any IntegerCodedLayout, rows: Range<Int>, shape: MatrixShape,
         into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {

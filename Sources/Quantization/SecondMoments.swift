@@ -9,12 +9,12 @@ import Tensors
 #endif
 
 /// Rows of inputs that are somebody else's memory, alive while they are being looked at.
-public struct InputRows: @unchecked Sendable {
-    public let base: UnsafePointer<Float>
-    public let rows: Int
-    public let columns: Int
+package struct InputRows: @unchecked Sendable {
+    package let base: UnsafePointer<Float>
+    package let rows: Int
+    package let columns: Int
 
-    public init(base: UnsafePointer<Float>, rows: Int, columns: Int) {
+    package init(base: UnsafePointer<Float>, rows: Int, columns: Int) {
         self.base = base
         self.rows = rows
         self.columns = columns
@@ -22,17 +22,17 @@ public struct InputRows: @unchecked Sendable {
 }
 
 /// Sums over the inputs of a weight, column by column, in F64.
-public struct InputMoments: Sendable, Equatable {
-    public var count = 0
-    public var squares: [Double]
-    public var magnitudes: [Double]
+package struct InputMoments: Sendable, Equatable {
+    package var count = 0
+    package var squares: [Double]
+    package var magnitudes: [Double]
 
-    public init(columns: Int) {
+    package init(columns: Int) {
         squares = [Double](repeating: 0, count: columns)
         magnitudes = squares
     }
 
-    public mutating func add(_ input: InputRows) {
+    package mutating func add(_ input: InputRows) {
         count += input.rows
         for row in 0..<input.rows {
             let x = input.base + row * input.columns
@@ -45,10 +45,10 @@ public struct InputMoments: Sendable, Equatable {
     }
 
     /// The mean of x^2; ones where no input was seen.
-    public var meanSquares: [Float] { count == 0 ? squares.map { _ in 1 } : squares.map { Float($0 / Double(count)) } }
+    package var meanSquares: [Float] { count == 0 ? squares.map { _ in 1 } : squares.map { Float($0 / Double(count)) } }
 
     /// Columns by falling x^2, the lower number first among equals: GPTQ's activation order.
-    public var activationOrder: [Int] {
+    package var activationOrder: [Int] {
         squares.indices.sorted { squares[$0] != squares[$1] ? squares[$0] > squares[$1] : $0 < $1 }
     }
 }
@@ -57,11 +57,11 @@ public struct InputMoments: Sendable, Equatable {
 /// of the squared error of the outputs.
 ///
 /// Invariant: `matrix` holds size x size values. Concurrent writers have different tiles.
-public final class SecondMoments: @unchecked Sendable {
-    public let size: Int
+package final class SecondMoments: @unchecked Sendable {
+    package let size: Int
     /// The weight's column at each place.
-    public let order: [Int]
-    public private(set) var count = 0
+    package let order: [Int]
+    package private(set) var count = 0
     let matrix: UnsafeMutablePointer<Float>
     private let workers: Int
     /// Tokens whose products are summed by themselves.
@@ -72,9 +72,9 @@ public final class SecondMoments: @unchecked Sendable {
     private let across: Int
     private var waiting = 0
 
-    public static func byteCount(_ size: Int) -> Int { size * size * MemoryLayout<Float>.stride }
+    package static func byteCount(_ size: Int) -> Int { size * size * MemoryLayout<Float>.stride }
 
-    public init(order: [Int], workers: Int) throws(OutOfMemory) {
+    package init(order: [Int], workers: Int) throws(OutOfMemory) {
         size = order.count
         self.order = order
         self.workers = workers
@@ -99,7 +99,7 @@ public final class SecondMoments: @unchecked Sendable {
     /// Adds inputs, token after token: the sums are the same however the tokens are cut into pieces.
     ///
     /// Products of 512 tokens are summed by themselves and then added, so that rounding errors stay those of short sums.
-    public func add(_ input: InputRows) throws {
+    package func add(_ input: InputRows) throws {
         count += input.rows
         var done = 0
         while done < input.rows {

@@ -81,7 +81,7 @@ struct ConversionBenchmark: ParsableCommand {
             let experts = shard * 16..<min(count, (shard + 1) * 16)
             let declarations = experts.flatMap { expert in
                 layout.parts(of: shape).map {
-                    SafetensorsHeader.Declaration(name: "model.layers.0.mlp.experts.\(expert).up_proj.\($0.leaf)", type: $0.type, shape: $0.shape)
+                    TensorDeclaration(name: "model.layers.0.mlp.experts.\(expert).up_proj.\($0.leaf)", type: $0.type, shape: $0.shape)
                 }
             }
             guard let place = SafetensorsHeader.layout(declarations, metadata: []) else { continue }

@@ -9,6 +9,13 @@ struct KernelBenchmark: ParsableCommand {
     @Option(help: "Rows of the matrix.") var rows = 18432
     @Option(help: "Columns of the matrix.") var columns = 7168
     @Option(help: "Rounds that count.") var rounds = 7
+    @Option(parsing: .upToNextOption, help: "Layouts, by their names in `recast layouts`; all of them by default.") var layouts: [String] = []
+
+    func validate() throws {
+        if let unknown = layouts.first(where: { LayoutRegistry.target(named: $0) == nil }) {
+            throw ValidationError("unknown layout \"\(unknown)\"")
+        }
+    }
 
     func run() throws {
         let shape = MatrixShape(rows: rows, columns: columns)
@@ -18,7 +25,7 @@ struct KernelBenchmark: ParsableCommand {
 
         print("\(rows) x \(columns), one thread, level \(KernelLevel.active); memcpy of the BF16 values in the same rounds = 100 %")
         let amax = values.bytes.assumingMemoryBound(to: UInt16.self).reduce(0) { max($0, $1 & 0x7FFF) }
-        let targets = LayoutRegistry.targets.filter { $0.isListed && !$0.layout.isDense }
+        let targets = LayoutRegistry.targets.filter { layouts.isEmpty ? $0.isListed && !$0.layout.isDense : layouts.contains($0.name) }
         for target in targets {
             // A layout with one scale for the tensor must know its range.
             let layout: any WeightLayout = (target.layout as? any WholeRangeLayout)?.spanning(amax) ?? target.layout
@@ -59,7 +66,7 @@ struct KernelBenchmark: ParsableCommand {
                 ])
             let rate = Double(shape.count * 2) / 1e9
             print(
-                "\(target.name): memcpy \((rate / seconds[0]).rounded(to: 1)) GB/s, encode \((rate / seconds[1]).rounded(to: 1)) GB/s = \((seconds[0] / seconds[1] * 100).rounded(to: 0)) %, decode \((rate / seconds[2]).rounded(to: 1)) GB/s = \((seconds[0] / seconds[2] * 100).rounded(to: 0)) %"
+                "\(target.name): memcpy \((rate / seconds[0]).rounded(to: 1)) GB/s, encode \((rate / seconds[1]).rounded(to: 3)) GB/s = \((seconds[0] / seconds[1] * 100).rounded(to: 0)) %, decode \((rate / seconds[2]).rounded(to: 3)) GB/s = \((seconds[0] / seconds[2] * 100).rounded(to: 0)) %"
             )
         }
     }

@@ -1,7 +1,7 @@
 import ArgumentParser
 import Recast
 
-struct ForwardCommand: ParsableCommand {
+struct ForwardCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "forward", abstract: "Runs the reference forward pass and writes its logits.",
         discussion: "The logits are bit-identical for any number of jobs and any instruction set, so their digest can stand in a CI check.")
@@ -17,33 +17,24 @@ struct ForwardCommand: ParsableCommand {
 
     func validate() throws {
         if let jobs, jobs < 1 || jobs > 1024 { throw ValidationError("--jobs must be between 1 and 1024") }
-        if !sequences.isGiven { throw ValidationError("give the sequences to run with --tokens or --text") }
+        if sequences.source == nil { throw ValidationError("give the sequences to run with --tokens or --text") }
         if logits == nil, saveReference == nil { throw ValidationError("give a file to write with --logits or --save-reference") }
         if hiddenStates, logits == nil { throw ValidationError("--hidden-states go into the file of --logits") }
     }
 
-    func run() throws {
-        for path in [logits, saveReference].compactMap({ $0 }) { try OutputPath.check(path) }
-        MemoryBudget.process.restrict(to: memory.bytes)
-        ProcessFigures.keepFreedMemory()
-        let interruption = Interruption()
-        let source = try Checkpoint(opening: checkpoint)
-        guard let tokens = try sequences.read(tokenizerOf: source) else { return }
-        let run = try ForwardRun(source, tokens: tokens, precision: precision, options: RunOptions(memory: memory.bytes, jobs: jobs))
-        let started = ProcessFigures.now
-        let file = try logits.map { try LogitsFile($0, run.configuration, tokens, hiddenStates: hiddenStates) }
-        let recorder = saveReference == nil ? nil : try CompactReference.Recorder(tokens, vocabulary: run.configuration.vocabulary)
-        var unusable = 0
-        try run.execute(into: file, stop: interruption.token) { logits in
-            unusable += logits.notFiniteRows
-            recorder?.add(logits)
-        }
-        if let saveReference { try recorder?.write(to: saveReference) }
-        let seconds = ProcessFigures.now - started
+    func run() async throws {
+        guard let tokens = sequences.source else { return }
+        var request = ForwardRequest(checkpoint, tokens: tokens)
+        request.logits = logits
+        request.saveReference = saveReference
+        request.hiddenStates = hiddenStates
+        request.precision = precision
+        request.options = RunOptions(memory: memory.bytes, jobs: jobs)
+        let report = try await ForwardEvaluation.run(request).follow { progress, line in line.show { _ in progress.text } }
         Console.print(
-            "\(tokens.count.grouped) tokens, \(Figures.whole(Double(tokens.count) / seconds, in: 0...Int.max / 2).grouped) tokens/s, peak memory \(ByteSize(ProcessFigures.peakResidentBytes))"
+            "\(report.tokens.grouped) tokens, \(Figures.whole(Double(report.tokens) / report.seconds, in: 0...Int.max / 2).grouped) tokens/s, peak memory \(ByteSize(ProcessFigures.peakResidentBytes))"
         )
         // They are written all the same, for whoever looks for the cause.
-        if unusable > 0 { throw ReferenceFailure.notFinite(positions: unusable, of: tokens.count) }
+        if report.notFinite > 0 { throw ReferenceFailure.notFinite(positions: report.notFinite, of: report.tokens) }
     }
 }

@@ -20,3 +20,19 @@ struct LayoutsCommand: ParsableCommand {
         Console.print(JSONValue.object(["schema": .int(1), "layouts": .array(rows)]).text())
     }
 }
+
+struct ArchitecturesCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "architectures", abstract: "Lists the architectures that are known: which configurations they read, what can be done with them.",
+        discussion:
+            "All of them are inspected and converted; their forward passes are checked against transformers. Any other is converted with roles inferred."
+    )
+
+    @Flag(help: "One JSON document on standard output.") var json = false
+
+    func run() {
+        guard json else { return Console.print(ArchitectureSupport.table) }
+        Console.print(
+            JSONValue.object(["schema": .int(1), "architectures": .array(ArchitectureSupport.all.map { .object($0.json) })]).text())
+    }
+}

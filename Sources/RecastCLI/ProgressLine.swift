@@ -41,3 +41,7 @@ extension RunProgress {
             "\(percent) %  \(ByteSize(Int(done))) of \(ByteSize(totalBytes))  \((rate / 1e7).rounded() / 100) GB/s  \(eta) left  \(shard)"
     }
 }
+
+extension LayerProgress {
+    var text: String { "layer \(layer + 1) of \(layers)" }
+}

@@ -3,22 +3,23 @@ import Foundation
 import Recast
 
 @main
-struct RecastCommand: ParsableCommand {
+struct RecastCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "recast",
         abstract: "Converts, quantizes and verifies DeepSeek-V3-class checkpoints on a CPU, within a memory budget.",
         version: recastVersion,
         subcommands: [
             InspectCommand.self, ConvertCommand.self, VerifyCommand.self, ForwardCommand.self, CalibrateCommand.self,
-            SweepCommand.self, LayoutsCommand.self,
+            SweepCommand.self, LayoutsCommand.self, ArchitecturesCommand.self,
         ])
 
-    static func main() {
+    static func main() async {
+        ProcessFigures.shareFreedMemory()
         // A closed pipe ends the output, not the process: the write fails and is reported.
         signal(SIGPIPE, SIG_IGN)
         do {
             var command = try parseAsRoot()
-            try command.run()
+            if var long = command as? any AsyncParsableCommand { try await long.run() } else { try command.run() }
         } catch let failure as any Failure {
             Console.error("recast: \(failure)")
             Foundation.exit(failure.kind.rawValue)
@@ -30,6 +31,13 @@ struct RecastCommand: ParsableCommand {
             Console.error("recast: unexpected error, please report it: \(error)")
             Foundation.exit(FailureKind.internalError.rawValue)
         }
+    }
+}
+
+extension ParsableCommand {
+    /// What the library refuses while arguments are read, in the argument parser's words.
+    func asMistake<Result>(_ body: () throws -> Result) throws {
+        do { _ = try body() } catch let failure as any Failure { throw ValidationError("\(failure)") }
     }
 }
 
@@ -84,10 +92,11 @@ struct SizeArgument: ExpressibleByArgument {
 
 /// SIGINT and SIGTERM ask a run to stop at the next tile; the second one ends the process at once.
 final class Interruption {
-    let token = StopToken()
+    private let token = StopToken()
     private var sources: [any DispatchSourceSignal] = []
 
-    init() {
+    /// - Parameter stop: asks the work to stop.
+    init(_ stop: @escaping @Sendable () -> Void) {
         for number in [SIGINT, SIGTERM] {
             signal(number, SIG_IGN)
             let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
@@ -95,9 +104,16 @@ final class Interruption {
             source.setEventHandler {
                 if token.isStopped { Foundation.exit(FailureKind.interrupted.rawValue) }
                 token.stop()
+                stop()
             }
             source.resume()
             sources.append(source)
         }
+    }
+
+    /// Signals end the process again.
+    func end() {
+        sources.forEach { $0.cancel() }
+        for number in [SIGINT, SIGTERM] { signal(number, SIG_DFL) }
     }
 }

@@ -1,7 +1,7 @@
 import ArgumentParser
 import Recast
 
-struct SweepCommand: ParsableCommand {
+struct SweepCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "sweep", abstract: "Measures layouts, quantizers and recipes against each other, and finds a mix within a budget.",
         discussion: """
@@ -40,62 +40,31 @@ struct SweepCommand: ParsableCommand {
         if targets > 0 || sensitivity, layouts.isEmpty { throw ValidationError("give the layouts to mix with --layouts") }
         if let bits, !(bits > 0 && bits <= 32) { throw ValidationError("--bits must be between 0 and 32") }
         if let maxKld, !(maxKld > 0) { throw ValidationError("--max-kld must be above 0") }
-        _ = try request()
+        try asMistake { try request().request() }
     }
 
-    private func request() throws -> SweepRequest {
-        let named = try quantizers.split(separator: ",").map { name in
-            guard let quantizer = QuantizerName(rawValue: String(name)) else {
-                throw ValidationError("unknown quantizer \"\(name)\"; known are \(QuantizerName.allCases.map(\.rawValue).joined(separator: ", "))")
-            }
-            return quantizer
-        }
-        guard !named.isEmpty else { throw ValidationError("--quantizers names none") }
-        var request = SweepRequest(layouts: layouts.split(separator: ",").map(String.init), quantizers: named, measuresSensitivity: sensitivity)
-        if let budget { request.target = .bytes(budget.bytes) }
-        if let bits { request.target = .bits(bits) }
-        if let maxKld { request.target = .kld(maxKld) }
+    private func request() throws -> LayoutSweepRequest {
+        var request = LayoutSweepRequest(source, tokens: .file(tokens), report: report)
+        request.layouts = layouts.split(separator: ",").map(String.init)
+        request.quantizers = quantizers.split(separator: ",").map(String.init)
         request.recipes = try recipes.map { entry in
             guard let colon = entry.firstIndex(of: ":"), colon != entry.startIndex else {
                 throw ValidationError("--recipes \(entry): expected LAYOUT:FILE, as in int4-g128:experts.yaml")
             }
-            let path = String(entry[entry.index(after: colon)...])
-            return (path, String(entry[..<colon]), try Recipe(reading: path))
+            return (String(entry[entry.index(after: colon)...]), String(entry[..<colon]))
         }
+        request.calibration = calibration.map(TokenSource.file)
+        request.statistics = statistics
+        request.measuresSensitivity = sensitivity
+        request.target = budget.map { .bytes($0.bytes) } ?? bits.map { .bits($0) } ?? maxKld.map { .kld($0) }
+        request.command = CommandLine.arguments.commandText
+        request.options = RunOptions(memory: memory.bytes, jobs: jobs)
         return request
     }
 
-    func run() throws {
-        try OutputPath.check(report)
-        MemoryBudget.process.restrict(to: memory.bytes)
-        ProcessFigures.keepFreedMemory()
-        let interruption = Interruption()
-        let checkpoint = try Checkpoint(opening: source)
-        let request = try request()
-        let options = RunOptions(memory: memory.bytes, jobs: jobs)
-        let evaluation = try TokenBatch(reading: tokens)
-        let learning = try calibration.map { try TokenBatch(reading: $0) }
-        let needs = Set(request.quantizers + request.recipes.flatMap { $0.recipe.rules.compactMap(\.quantizer) })
-        if let hungry = request.quantizers.first(where: { $0.needs == .hessian }) ?? needs.first(where: { $0.needs == .hessian }), learning == nil {
-            throw CalibrationFailure.needsTokens(hungry)
-        }
-        if needs.contains(.imatrix), statistics == nil, learning == nil { throw CalibrationFailure.needsStatistics }
-        var line = ProgressLine(isQuiet: quiet)
-        defer { line.end() }
-        var known = try statistics.map { try InputStatistics(reading: $0) }
-        if known == nil, needs.contains(.imatrix), let learning {
-            known = try StatisticsPass.statistics(of: checkpoint, tokens: learning, options: options, stop: interruption.token)
-        }
-        // As `convert` puts it, so that both make the same bytes of the same evidence.
-        let evidence = QuantizationOptions.Evidence(needs: needs, tokens: learning, statistics: known, settings: request.settings)
-        let sweep = try Sweep(
-            checkpoint, request, evaluation: evaluation, calibration: learning, statistics: known, evidence: evidence.summary, options: options,
-            stop: interruption.token, progress: { text in if !quiet { Console.error(text) } })
-        let result = try sweep.run(journalPath: report + ".journal")
-        let output = SweepOutput(
-            result, subject: ParitySubject(reference: source, candidate: "", command: CommandLine.arguments.commandText), tokens: evaluation.count)
-        try output.write(stem: String(report.dropLast(".html".count)))
-        Console.print(json ? JSONValue.object(output.json).text() : output.text)
-        if !output.unjudged.isEmpty { throw ExitCode(FailureKind.parity.rawValue) }
+    func run() async throws {
+        let result = try await LayoutSweep.run(try request()).follow(isQuiet: quiet) { text, _ in if !quiet { Console.error(text) } }
+        Console.print(json ? result.json : result.text)
+        if !result.unjudged.isEmpty { throw ExitCode(FailureKind.parity.rawValue) }
     }
 }

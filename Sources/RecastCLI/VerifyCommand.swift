@@ -2,7 +2,7 @@ import ArgumentParser
 import Foundation
 import Recast
 
-struct VerifyCommand: ParsableCommand {
+struct VerifyCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "verify", abstract: "Measures how far a checkpoint is from a reference: weights, and with tokens the forward pass.",
         discussion: """
@@ -53,92 +53,54 @@ struct VerifyCommand: ParsableCommand {
         ] {
             if let bound, !bound.isFinite { throw ValidationError("\(name) must be a number") }
         }
-        if weightsOnly, sequences.isGiven { throw ValidationError("--weights-only excludes --tokens and --text") }
+        if weightsOnly, sequences.source != nil { throw ValidationError("--weights-only excludes --tokens and --text") }
     }
 
-    func run() throws {
-        for path in report + (saveReference.map { [$0] } ?? []) { try OutputPath.check(path) }
-        MemoryBudget.process.restrict(to: memory.bytes)
-        let interruption = Interruption()
-        let options = RunOptions(memory: memory.bytes, jobs: jobs)
-        let left = try ParityReference(opening: reference)
-        let right = try Checkpoint(opening: candidate)
-        let rules = try policy.map { try ParityPolicy(reading: $0) }
-        var bounds = ParityBounds(
-            exact: exact, minimumSQNR: minSqnr, maximumKLD: maxKld, minimumTop1: minTop1, maximumPerplexityRatio: maxPerplexityRatio
-        ).filled(from: rules?.bounds ?? ParityBounds())
-        bounds.allowsMissingMTP = bounds.allowsMissingMTP || withoutMTP
-        let tokens = weightsOnly ? nil : try sequences.read(tokenizerOf: right) ?? left.tokens
-        try check(bounds, left, hasTokens: tokens != nil)
-
-        var audit: WeightAudit?
-        if let checkpoint = left.checkpoint {
-            audit = try WeightAudit(reference: checkpoint, candidate: right, options: options, stop: interruption.token)
-        }
-        var trial: ForwardTrial?
-        if let tokens, audit.map({ $0.missing.isEmpty && $0.reshaped.isEmpty }) ?? true {
-            ProcessFigures.keepFreedMemory()
-            let recorder =
-                saveReference == nil
-                ? nil : try CompactReference.Recorder(tokens, vocabulary: try ModelConfiguration(config: right.config).vocabulary)
-            var line = ProgressLine(isQuiet: false)
-            defer { line.end() }
-            trial = try ForwardTrial(
-                left, right, tokens: tokens, precision: precision, noiseFloor: noiseFloor, recorder: recorder, options: options,
-                stop: interruption.token, progress: { layer, layers in line.show { _ in "layer \(layer + 1) of \(layers)" } })
-            if let saveReference { try recorder?.write(to: saveReference) }
-        }
-        let claims = (claim ?? rules?.claim).map { ParityClaims($0) } ?? left.checkpoint.map { ParityClaims(from: $0, to: right) }
-        let verdict = ParityVerdict(
-            weights: audit, forward: trial, consumer: consumer.map { ConsumerContract($0, right).report() }, bounds: bounds, claims: claims)
-        try publish(verdict)
-        if !verdict.passed { throw ExitCode(FailureKind.parity.rawValue) }
+    private var request: VerificationRequest {
+        var request = VerificationRequest(candidate, against: reference)
+        request.tokens = sequences.source
+        request.weightsOnly = weightsOnly
+        request.precision = precision
+        request.bounds = ParityBounds(
+            exact: exact, minimumSQNR: minSqnr, maximumKLD: maxKld, minimumTop1: minTop1, maximumPerplexityRatio: maxPerplexityRatio)
+        request.bounds.allowsMissingMTP = withoutMTP
+        request.policy = policy
+        request.claim = claim?.rawValue
+        request.consumer = consumer?.name
+        request.measuresNoiseFloor = noiseFloor
+        request.saveReference = saveReference
+        request.command = CommandLine.arguments.commandText
+        request.options = RunOptions(memory: memory.bytes, jobs: jobs)
+        return request
     }
 
-    /// Bounds and options that ask for what is not there are mistakes.
-    private func check(_ bounds: ParityBounds, _ left: ParityReference, hasTokens: Bool) throws {
-        let asked = [
-            maxKld.map { _ in "--max-kld" }, minTop1.map { _ in "--min-top1" }, maxPerplexityRatio.map { _ in "--max-perplexity-ratio" },
-            saveReference.map { _ in "--save-reference" },
-        ].compactMap { $0 }
-        if !hasTokens, !asked.isEmpty { throw ParityFailure.needsTokens(asked) }
-        if !hasTokens, policy != nil, bounds.needsForward { throw ParityFailure.needsTokens(["--policy"]) }
-        guard left.checkpoint == nil else { return }
-        let weights = [
-            exact ? "--exact" : nil, weightsOnly ? "--weights-only" : nil, minSqnr.map { _ in "--min-sqnr" },
-            saveReference.map { _ in "--save-reference" },
-        ]
-        if let option = weights.lazy.compactMap({ $0 }).first { throw ParityFailure.needsCheckpoint(option: option, path: reference) }
-        if !hasTokens { throw ParityFailure.needsTokens([reference]) }
-        // Without weights no layout shows a claim: without a bound anything would pass.
-        if !bounds.needsForward, claim == nil, policy == nil, consumer == nil { throw ParityFailure.needsBounds(path: reference) }
+    func run() async throws {
+        for path in report { try OutputPath.check(path) }
+        let found = try await Verification.run(request).follow { progress, line in line.show { _ in progress.text } }
+        try publish(found)
+        if !found.passed { throw ExitCode(FailureKind.parity.rawValue) }
     }
 
-    private func publish(_ verdict: ParityVerdict) throws {
-        let subject = ParitySubject(reference: reference, candidate: candidate, command: CommandLine.arguments.commandText)
-        for path in report {
-            guard let form = ParityReport(path: path) else { continue }
-            try FileTree.write(Array(form.text(verdict, of: subject).utf8), to: path)
-        }
-        let environment = ProcessInfo.processInfo.environment
-        if GitHubAnnotations.isWanted(environment) {
+    private func publish(_ found: VerificationReport) throws {
+        for path in report { try found.write(to: path) }
+        if GitHubAnnotations.isWanted(ProcessInfo.processInfo.environment) {
             // The runner reads workflow commands from both streams; with --json standard output is one document.
-            let text = GitHubAnnotations.text(verdict, of: subject)
+            let text = GitHubAnnotations.text(found.verdict, of: found.subject)
             if json { Console.error(text) } else { Console.print(text) }
         }
-        Console.print(json ? JSONValue.object(verdict.json).text() : verdict.text)
+        Console.print(json ? found.json : found.text)
     }
 }
 
 extension Precision: ExpressibleByArgument {}
 extension ParityClaim: ExpressibleByArgument {}
 extension Consumer: ExpressibleByArgument {
-    public init?(argument: String) {
+    package init?(argument: String) {
         guard let known = Consumer.named(argument) else { return nil }
         self = known
     }
 
-    public static var allValueStrings: [String] { all.map(\.name) }
+    package static var allValueStrings: [String] { all.map(\.name) }
 }
 
 extension [String] {

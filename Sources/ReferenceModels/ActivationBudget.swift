@@ -5,20 +5,20 @@ import Architectures
 /// Each pass keeps the residual stream of its tokens; a step adds its normalised input and its output. What is many times wider
 /// (queries, keys, values, the inside of the feed-forward networks) is held for a stretch of tokens only. Results do not depend
 /// on either number: a token's values depend on its own sequence alone.
-public struct ActivationBudget: Sendable, Equatable {
+package struct ActivationBudget: Sendable, Equatable {
     /// Runs of sequences, one batch after another.
-    public let batches: [Range<Int>]
+    package let batches: [Range<Int>]
     /// Tokens whose wide activations are held at once; a sequence is never cut.
-    public let stretch: Int
+    package let stretch: Int
     /// Attention heads that are computed side by side: each has scratch of its own that grows with the longest sequence.
-    public let heads: Int
+    package let heads: Int
 
     /// A stretch longer than this gains nothing: its products are long enough for every worker.
     private static let longestStretch = 8192
 
     /// - Parameter passes: forward passes that run side by side, each with its own residual stream.
     ///   - workers: threads that share the work, each with scratch for a tile of a matrix.
-    public init(_ configuration: ModelConfiguration, _ tokens: TokenBatch, passes: Int = 1, workers: Int = 1, memory whole: Int) throws {
+    package init(_ configuration: ModelConfiguration, _ tokens: TokenBatch, passes: Int = 1, workers: Int = 1, memory whole: Int) throws {
         // Untrusted sizes: in F64, where nothing overflows.
         let head = Self.headBytes(configuration, length: tokens.ranges.map(\.count).max() ?? 0)
         heads = max(1, min(workers, configuration.heads, Int(min(1024, Double(whole) / 8 / max(1, head)))))
@@ -69,7 +69,7 @@ public struct ActivationBudget: Sendable, Equatable {
         case .grouped(let grouped):
             attention = heads * Double(grouped.headSize) + 2 * Double(grouped.keyHeads * grouped.headSize) + output + 2 * hidden
         }
-        // Input and output of a network, and its two inner products.
-        return max(attention, 2 * hidden + 2 * Double(max(c.intermediateSize ?? 4 * c.hiddenSize, c.expertSize ?? 0)))
+        // Input and output of a network, its two inner products, and what is made of them where it takes no place of theirs.
+        return max(attention, 2 * hidden + (c.activation == .gated ? 2 : 3) * Double(max(c.intermediateSize ?? 4 * c.hiddenSize, c.expertSize ?? 0)))
     }
 }

@@ -10,13 +10,13 @@ import Tensors
 /// A matrix of F32 activations, one row a token.
 ///
 /// Invariant: concurrent writers touch different elements; nobody reads what another is writing.
-public final class Activations: @unchecked Sendable {
-    public let rows: Int
-    public let columns: Int
-    public let base: UnsafeMutablePointer<Float>
+package final class Activations: @unchecked Sendable {
+    package let rows: Int
+    package let columns: Int
+    package let base: UnsafeMutablePointer<Float>
 
     /// - Throws: ``OutOfMemory`` if the system refuses the memory, as it can if a budget is larger than the machine.
-    public init(rows: Int, columns: Int) throws(OutOfMemory) {
+    package init(rows: Int, columns: Int) throws(OutOfMemory) {
         // Sizes follow the tokens and weights whose shapes were checked, and were held against the budget before the run.
         // Zeroed by the system as the pages are first touched, by whichever worker touches them.
         let size = rows * columns * MemoryLayout<Float>.stride
@@ -35,13 +35,13 @@ public final class Activations: @unchecked Sendable {
         MemoryBudget.process.give(rows * columns * MemoryLayout<Float>.stride)
     }
 
-    public subscript(row: Int) -> UnsafeMutablePointer<Float> { base + row * columns }
+    package subscript(row: Int) -> UnsafeMutablePointer<Float> { base + row * columns }
 
     /// A copy of all values. Pointers into the matrix are for those who hold the matrix in a variable while they use them.
-    public var values: [Float] { Array(UnsafeBufferPointer(start: base, count: rows * columns)) }
+    package var values: [Float] { Array(UnsafeBufferPointer(start: base, count: rows * columns)) }
 
     /// Rows that hold a NaN or an infinity.
-    public var notFiniteRows: Int {
+    package var notFiniteRows: Int {
         (0..<rows).count { row in (0..<columns).contains { !self[row][$0].isFinite } }
     }
 

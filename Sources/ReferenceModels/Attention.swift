@@ -44,10 +44,11 @@ struct AttentionContext {
     }
 
     /// The core over heads that see the past.
-    var causal: CausalAttention {
+    func causal() throws -> CausalAttention {
         CausalAttention(
             precision: weights.precision, heads: configuration.heads, headSize: configuration.attention.headSize,
-            valueSize: configuration.attention.valueSize, scale: rotary.softmaxScale, workers: workers)
+            valueSize: configuration.attention.valueSize, scale: rotary.softmaxScale, workers: workers, window: configuration.window(layer),
+            sinks: try configuration.architecture.sinksName(layer: layer).map { try weights.vector($0, count: configuration.heads) } ?? [])
     }
 
     /// Turns, in place, what `parts` names of every token by its position: pointers to the first of `2 * pairs` values.

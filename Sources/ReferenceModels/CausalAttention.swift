@@ -13,6 +13,10 @@ struct CausalAttention {
     let scale: Float
     /// Heads that are computed side by side, each with scratch of its own.
     let workers: Int
+    /// How many tokens a query sees at most, its own among them; nil for all before it.
+    var window: Int?
+    /// A logit of each head that joins the softmax and stands for no token; none where empty.
+    var sinks: [Float] = []
 
     /// Where a head's keys and values are.
     struct Memory: Sendable {
@@ -67,7 +71,10 @@ struct CausalAttention {
             precision.round(scores)
             for row in 0..<tokens {
                 for column in 0...(first + row) { scores[row][column] = precision.round(scores[row][column] * scale) }
-                Self.softmax(scores[row], visible: first + row + 1, count: visible)
+                let hidden = window.map { max(0, first + row + 1 - $0) } ?? 0
+                for column in 0..<hidden { scores[row][column] = 0 }
+                Self.softmax(
+                    scores[row] + hidden, visible: first + row + 1 - hidden, count: visible - hidden, sink: sinks.isEmpty ? nil : sinks[h])
             }
             precision.round(scores)
             ck_pack_tokens(scores.base, length, tokens, visible, packed.base)
@@ -80,13 +87,17 @@ struct CausalAttention {
         }
     }
 
-    /// Softmax over the first `visible` scores; the rest becomes 0.
-    static func softmax(_ scores: UnsafeMutablePointer<Float>, visible: Int, count: Int) {
-        var largest = -Float.infinity
+    /// Softmax over the first `visible` scores, and over the sink, whose share is dropped; the rest becomes 0.
+    static func softmax(_ scores: UnsafeMutablePointer<Float>, visible: Int, count: Int, sink: Float? = nil) {
+        var largest = sink ?? -Float.infinity
         for i in 0..<visible { largest = max(largest, scores[i]) }
         for i in 0..<visible { scores[i] -= largest }
         ck_exp(KernelLevel.active.rawValue, scores, visible)
         var sum = 0.0
+        if var share = sink.map({ $0 - largest }) {
+            ck_exp(KernelLevel.active.rawValue, &share, 1)
+            sum = Double(share)
+        }
         for i in 0..<visible { sum += Double(scores[i]) }
         let factor = Float(1 / sum)
         for i in 0..<visible { scores[i] *= factor }

@@ -3,13 +3,13 @@ import CKernels
 import Tensors
 
 /// Which experts each token goes to, and with what weights.
-public struct Routing: Sendable {
+package struct Routing: Sendable {
     /// [token][choice], ascending expert numbers.
-    public var experts: [[Int]]
+    package var experts: [[Int]]
     /// The weights of the chosen experts, in the same order.
-    public var weights: [[Float]]
+    package var weights: [[Float]]
     /// Tokens whose choice hung on a tie or less than a rounding error.
-    public var nearTies = 0
+    package var nearTies = 0
 }
 
 /// The gate of a mixture of experts (DeepSeek-V3 technical report, arXiv 2412.19437, section 2.1.2).
@@ -45,6 +45,9 @@ struct ExpertRouter: Sendable {
         if let last = chosen.map({ candidates[$0] }).min(), last - margin < 1e-6 { routing.nearTies += 1 }
         let experts = chosen.sorted()
         var weights = experts.map { probabilities[$0] }
+        if c.scoring == .softmaxOfChosen {
+            weights.withUnsafeMutableBufferPointer { CausalAttention.softmax($0.baseAddress!, visible: $0.count, count: $0.count) }
+        }
         if c.normalises {
             let sum = weights.reduce(0, +) + 1e-20
             weights = weights.map { $0 / sum }
@@ -61,6 +64,7 @@ struct ExpertRouter: Sendable {
             values = values.map { -$0 }
             ck_exp(KernelLevel.active.rawValue, &values, count)
             return values.map { 1 / (1 + $0) }
+        case .softmaxOfChosen: return values
         case .softmax:
             values.withUnsafeMutableBufferPointer { CausalAttention.softmax($0.baseAddress!, visible: count, count: count) }
             return values

@@ -4,7 +4,7 @@ import Checkpoints
 import Runtime
 import Tensors
 
-/// down(silu(gate(x)) * up(x)), dense or as a mixture of experts (arXiv 2002.05202, 2401.06066).
+/// down(act(gate(x), up(x))), dense or as a mixture of experts (arXiv 2002.05202, 2401.06066).
 struct FeedForward {
     let configuration: ModelConfiguration
     let weights: ModelWeights
@@ -15,23 +15,31 @@ struct FeedForward {
     let observed: Int
     let layer: Int
 
-    /// One of a layer's networks: what its three weights are called.
+    /// One of a layer's networks: its matrices, the last one down. Gate and up are two, or one with interleaved rows.
     struct Network {
-        let gate: String
-        let up: String
-        let down: String
+        struct Matrix {
+            let weight: String
+            /// The name of its bias, if it has one.
+            let bias: String?
+        }
+        let inner: [Matrix]
+        let down: Matrix
 
-        var names: [String] { [gate, up, down] }
+        var innerNames: [String] { inner.map(\.weight) }
+        var names: [String] { innerNames + [down.weight] }
     }
 
-    private func network(_ gate: ModuleRole, _ up: ModuleRole, _ down: ModuleRole, expert: Int? = nil) -> Network {
-        let names = [gate, up, down].map { configuration.weight($0, layer: layer, expert: expert) }
-        return Network(gate: names[0], up: names[1], down: names[2])
+    private func network(_ roles: [ModuleRole], expert: Int? = nil) -> Network {
+        let matrices = roles.map { role in
+            let module = configuration.module(role, layer: layer, expert: expert)
+            return Network.Matrix(weight: module + ".weight", bias: configuration.biased.contains(role) ? module + ".bias" : nil)
+        }
+        return Network(inner: Array(matrices.dropLast()), down: matrices[matrices.count - 1])
     }
 
-    private var dense: Network { network(.gate, .up, .down) }
-    private var shared: Network { network(.sharedGate, .sharedUp, .sharedDown) }
-    private func expert(_ number: Int) -> Network { network(.expertGate, .expertUp, .expertDown, expert: number) }
+    private var dense: Network { network([.gate, .up, .down]) }
+    private var shared: Network { network([.sharedGate, .sharedUp, .sharedDown]) }
+    private func expert(_ number: Int) -> Network { network(configuration.expertRoles, expert: number) }
 
     /// How many inputs at most stand for those of an expert that few tokens reach.
     static let pooledLimit = 4096
@@ -50,17 +58,27 @@ struct FeedForward {
     /// Several networks at once, each on its own tokens.
     private func mlps(_ members: [(network: Network, x: Activations)], width: Int) throws -> [Activations] {
         let gates = try inner(members, width: width)
-        let downs = try zip(members, gates).map { try weights.product($0.network.down, $1, outputs: configuration.hiddenSize) }
-        try weights.run(downs)
-        return downs.map(\.output)
+        return try products(zip(members, gates).map { ($0.network.down, $1) }, outputs: configuration.hiddenSize)
     }
 
-    /// silu(gate(x)) * up(x)
+    /// Several products at once, with their biases.
+    private func products(_ members: [(matrix: Network.Matrix, x: Activations)], outputs: Int) throws -> [Activations] {
+        let products = try members.map { try weights.product($0.matrix.weight, $0.x, outputs: outputs) }
+        try weights.run(products)
+        for (member, product) in zip(members, products) {
+            if let bias = member.matrix.bias { try weights.addBias(bias, to: product.output) }
+        }
+        return products.map(\.output)
+    }
+
+    /// act(gate(x), up(x))
     private func inner(_ members: [(network: Network, x: Activations)], width: Int) throws -> [Activations] {
-        let gates = try members.map { try weights.product($0.network.gate, $0.x, outputs: width) }
-        let ups = try members.map { try weights.product($0.network.up, $0.x, outputs: width) }
-        try weights.run(gates + ups)
-        let pairs = zip(gates, ups).map { ($0.output, $1.output) }
+        if members.first?.network.inner.count == 1 {
+            return try products(members.map { ($0.network.inner[0], $0.x) }, outputs: 2 * width).map(clamped)
+        }
+        let both = try products((0...1).flatMap { part in members.map { ($0.network.inner[part], $0.x) } }, outputs: width)
+        let (gates, ups) = (Array(both.prefix(members.count)), Array(both.suffix(members.count)))
+        let pairs = zip(gates, ups).map { ($0, $1) }
         let rounds: Int32 = weights.precision == .bf16 ? 1 : 0
         let rows = pairs.enumerated().flatMap { index, pair in TileSequence(rows: pair.0.rows, step: 64).map { (index, $0) } }
         try ParallelLoop.run(count: rows.count, workers: weights.workers, state: {}) { item, _ in
@@ -68,7 +86,34 @@ struct FeedForward {
             let part = rows[item].1
             ck_silu_gate(KernelLevel.active.rawValue, gate[part.lowerBound], up[part.lowerBound], part.count * gate.columns, rounds)
         }
-        return gates.map(\.output)
+        return gates
+    }
+
+    /// (up + 1) * gate * sigmoid(alpha * gate) of interleaved columns, clamped (huggingface/transformers:models/gpt_oss, `_apply_gate`).
+    private func clamped(_ gateUp: Activations) throws -> Activations {
+        guard case .clamped(let alpha, let limit) = configuration.activation else {
+            throw ReferenceFailure.unknownWeight(configuration.weight(.expertGateUp, layer: layer, expert: 0))
+        }
+        let result = try Activations(rows: gateUp.rows, columns: gateUp.columns / 2)
+        let precision = weights.precision
+        try weights.forRows(gateUp.rows) { rows in
+            for row in rows {
+                let (source, target) = (gateUp[row], result[row])
+                // A NaN stays one: it is above no limit.
+                for i in 0..<result.columns {
+                    let gate = source[2 * i] > limit ? limit : source[2 * i]
+                    target[i] = -precision.round(gate * alpha)
+                }
+                ck_exp(KernelLevel.active.rawValue, target, result.columns)
+                for i in 0..<result.columns {
+                    let gate = source[2 * i] > limit ? limit : source[2 * i]
+                    let up = source[2 * i + 1] > limit ? limit : source[2 * i + 1] < -limit ? -limit : source[2 * i + 1]
+                    let swish = precision.round(gate * precision.round(1 / (1 + target[i])))
+                    target[i] = precision.round(precision.round(up + 1) * swish)
+                }
+            }
+        }
+        return result
     }
 
     /// Shows the weights of one network to the observer, with the inputs of some tokens.
@@ -84,8 +129,8 @@ struct FeedForward {
         func inside(_ tokens: [Int]) -> ObservedInputs {
             ObservedInputs(columns: width, count: tokens.count) { body in try pieces(tokens) { try body(inner([(network, $0)], width: width)[0]) } }
         }
-        try observer.willUse([network.gate, network.up], inputs: outer(tokens), pooled: pooled.map(outer))
-        try observer.willUse([network.down], inputs: inside(tokens), pooled: pooled.map(inside))
+        try observer.willUse(network.innerNames, inputs: outer(tokens), pooled: pooled.map(outer))
+        try observer.willUse([network.down.weight], inputs: inside(tokens), pooled: pooled.map(inside))
     }
 
     /// One network over all tokens, shown to the observer first.
@@ -98,8 +143,10 @@ struct FeedForward {
     /// The inner width: as configured, or that of the stored gate projection.
     private func width(_ network: Network, _ configured: Int? = nil) throws -> Int {
         if let configured { return configured }
-        guard let dimensions = weights.dimensions(network.gate), dimensions.count == 2 else { throw ReferenceFailure.missingWeight(network.gate) }
-        return dimensions[0]
+        guard let dimensions = weights.dimensions(network.innerNames[0]), dimensions.count == 2 else {
+            throw ReferenceFailure.missingWeight(network.innerNames[0])
+        }
+        return dimensions[0] / (network.inner.count == 1 ? 2 : 1)
     }
 
     /// `x` is [tokens, hidden], normalised. Returns [tokens, hidden], and the routing of a mixture.
@@ -108,6 +155,9 @@ struct FeedForward {
             return (try observed(dense, x, width: width(dense, configuration.intermediateSize)), nil)
         }
         let logits = try weights.exactLinear(configuration.weight(.router, layer: layer), x, outputs: router.experts)
+        if configuration.biased.contains(.router) {
+            try weights.addExactBias(configuration.module(.router, layer: layer) + ".bias", to: logits)
+        }
         let biasName = configuration.selectionBias(layer: layer)
         let bias =
             router.hasSelectionBias

@@ -7,14 +7,14 @@ import Tensors
 /// The reference forward pass over a batch of sequences, one layer at a time, so that two checkpoints can be run in lockstep.
 ///
 /// All arithmetic is F32 with a fixed order of additions: the same bits for any number of workers and any instruction set.
-public final class ForwardPass {
-    public let configuration: ModelConfiguration
-    public let weights: ModelWeights
-    public let tokens: TokenBatch
+package final class ForwardPass {
+    package let configuration: ModelConfiguration
+    package let weights: ModelWeights
+    package let tokens: TokenBatch
     /// The residual stream, [tokens, hidden]: the embedding before layer 0, then after each layer.
-    public private(set) var hidden: Activations
+    package private(set) var hidden: Activations
     /// The next layer to run.
-    public private(set) var layer = 0
+    package private(set) var layer = 0
     private let rotary: RotaryEmbedding
 
     /// Tokens whose wide activations are held at once.
@@ -29,7 +29,7 @@ public final class ForwardPass {
     ///   - passes: how many passes run side by side within the memory budget.
     ///   - overlay: weights that are used in place of the checkpoint's.
     ///   - observer: is shown the weights before they are used, with the inputs of the first `observedSequences` (nil: all).
-    public init(
+    package init(
         _ checkpoint: Checkpoint, tokens: TokenBatch, precision: Precision = .f32, passes: Int = 1, overlay: WeightOverlay? = nil,
         observer: (any WeightObserver)? = nil, observedSequences: Int? = nil, options: RunOptions = RunOptions()
     ) throws {
@@ -62,18 +62,18 @@ public final class ForwardPass {
         let last = configuration.layers + configuration.mtpModules
         for weight in checkpoint.weights where !known.contains(weight.name) && !WeightName.isCompanion(weight.name) {
             if let layer = WeightName.layer(weight.name), layer >= last { continue }
-            guard weight.layout != nil else { continue }
+            guard weight.layout != nil, !configuration.architecture.carries(weight.name) else { continue }
             throw ReferenceFailure.unknownWeight(weight.name)
         }
     }
 
     /// How many tokens' logits fit comfortably in memory at once.
-    public var logitsChunk: Int { min(max((4 << 20) / configuration.vocabulary, 64), 8192) }
+    package var logitsChunk: Int { min(max((4 << 20) / configuration.vocabulary, 64), 8192) }
 
-    public var isDone: Bool { layer == configuration.layers }
+    package var isDone: Bool { layer == configuration.layers }
 
     /// Goes on from a residual stream that an earlier pass had before `layer`.
-    public func resume(at layer: Int, hidden: Activations) {
+    package func resume(at layer: Int, hidden: Activations) {
         precondition(hidden.rows == tokens.count && hidden.columns == configuration.hiddenSize, "a residual stream of another batch")
         self.hidden = hidden
         self.layer = layer
@@ -82,7 +82,7 @@ public final class ForwardPass {
     /// Runs the next layer: h += Attention(RMSNorm(h)); h += MLP(RMSNorm(h)).
     /// - Returns: the routing, in a layer with experts.
     @discardableResult
-    public func step() throws -> Routing? {
+    package func step() throws -> Routing? {
         let routing = try run(layer: layer, on: hidden, sequences: tokens.ranges)
         layer += 1
         return routing
@@ -139,7 +139,7 @@ public final class ForwardPass {
     }
 
     /// Logits of some tokens, [rows, vocabulary], from the finished residual stream.
-    public func logits(_ rows: Range<Int>) throws -> Activations {
+    package func logits(_ rows: Range<Int>) throws -> Activations {
         try weights.linear(
             configuration.headWeight, norm(configuration.weight(.finalNorm), hidden, rows),
             outputs: configuration.vocabulary)
@@ -148,7 +148,7 @@ public final class ForwardPass {
     /// Runs the multi-token-prediction module over all sequences, from the finished residual stream; nil if there is none.
     ///
     /// z_i = join [norm(embed(t_i+1)); norm(h_i)], one mixture layer over z, a head (arXiv 2412.19437, section 2.2).
-    public func multiTokenPrediction() throws -> MultiTokenPrediction? {
+    package func multiTokenPrediction() throws -> MultiTokenPrediction? {
         let c = configuration
         func name(_ role: ModuleRole) -> String { c.weight(role, layer: c.layers) }
         guard c.mtpModules > 0, isDone, weights.contains(name(.predictionJoin)) else { return nil }

@@ -4,14 +4,14 @@ import Runtime
 import Tensors
 
 /// One checkpoint's forward pass over all sequences, in as many batches as the memory budget needs.
-public struct ForwardRun {
-    public let configuration: ModelConfiguration
+package struct ForwardRun {
+    package let configuration: ModelConfiguration
     private let checkpoint: Checkpoint
     private let tokens: TokenBatch
     private let precision: Precision
     private let options: RunOptions
 
-    public init(_ checkpoint: Checkpoint, tokens: TokenBatch, precision: Precision = .f32, options: RunOptions = RunOptions()) throws {
+    package init(_ checkpoint: Checkpoint, tokens: TokenBatch, precision: Precision = .f32, options: RunOptions = RunOptions()) throws {
         configuration = try ModelConfiguration(config: checkpoint.config)
         self.checkpoint = checkpoint
         self.tokens = tokens
@@ -20,7 +20,7 @@ public struct ForwardRun {
     }
 
     /// Hands logits, in the order of the tokens, to `observe` and with the hidden states to `file`.
-    public func execute(into file: LogitsFile?, stop: StopToken = StopToken(), observe: (Activations) -> Void = { _ in }) throws {
+    package func execute(into file: LogitsFile?, stop: StopToken = StopToken(), observe: (Activations) -> Void = { _ in }) throws {
         let workers = max(1, options.jobs ?? ProcessFigures.processorCount)
         for numbers in try ActivationBudget(configuration, tokens, workers: workers, memory: options.memory).batches {
             let batch = tokens.sequences(numbers)

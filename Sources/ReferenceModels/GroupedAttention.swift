@@ -46,6 +46,6 @@ struct GroupedAttention: Attention {
         let memory = CausalAttention.Memory(
             key: { h, token, target in target.update(from: key[token] + h / group * head, count: head) },
             value: { h, token in UnsafePointer(value[token] + h / group * head) })
-        return try context.causal.apply(query, memory, sequences: sequences)
+        return try context.causal().apply(query, memory, sequences: sequences)
     }
 }

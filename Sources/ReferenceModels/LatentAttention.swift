@@ -77,6 +77,6 @@ struct LatentAttention: Attention {
                 (target + nope).update(from: compressed[token] + latentRank, count: rope)
             },
             value: { h, token in UnsafePointer(keyValue[token] + h * (nope + value) + nope) })
-        return try context.causal.apply(query, memory, sequences: sequences)
+        return try context.causal().apply(query, memory, sequences: sequences)
     }
 }

@@ -4,17 +4,17 @@ import Tensors
 
 /// Writes the result of a forward pass as one safetensors file: `logits` F32 [n, t, vocabulary], a shorter sequence padded with
 /// NaN, and on request `hidden.L` F32 [n, t, hidden] (L = 0 is the embedding, L = k the residual stream after layer k - 1).
-public struct LogitsFile {
+package struct LogitsFile {
     private let file: PositionedFile
     private let path: String
     private let tokens: TokenBatch
     private let length: Int
     private let offsets: [String: Int]
 
-    public init(_ path: String, _ configuration: ModelConfiguration, _ tokens: TokenBatch, hiddenStates: Bool) throws {
+    package init(_ path: String, _ configuration: ModelConfiguration, _ tokens: TokenBatch, hiddenStates: Bool) throws {
         length = tokens.ranges.map(\.count).max() ?? 0
         let shape = [tokens.ranges.count, length]
-        var declarations = [SafetensorsHeader.Declaration(name: "logits", type: .f32, shape: shape + [configuration.vocabulary])]
+        var declarations = [TensorDeclaration(name: "logits", type: .f32, shape: shape + [configuration.vocabulary])]
         if hiddenStates {
             declarations += (0...configuration.layers).map { .init(name: "hidden.\($0)", type: .f32, shape: shape + [configuration.hiddenSize]) }
         }
@@ -30,17 +30,17 @@ public struct LogitsFile {
     }
 
     /// Takes the residual stream of a batch whose first sequence has the number `firstSequence`.
-    public func add(hidden values: Activations, layer: Int, of batch: TokenBatch, firstSequence: Int) throws {
+    package func add(hidden values: Activations, layer: Int, of batch: TokenBatch, firstSequence: Int) throws {
         try put("hidden.\(layer)", values, rows: 0..<batch.count, batch, firstSequence)
     }
 
     /// Takes the logits of some rows of a batch.
-    public func add(logits values: Activations, rows: Range<Int>, of batch: TokenBatch, firstSequence: Int) throws {
+    package func add(logits values: Activations, rows: Range<Int>, of batch: TokenBatch, firstSequence: Int) throws {
         try put("logits", values, rows: rows, batch, firstSequence)
     }
 
     /// Makes the file appear under its name.
-    public func finish() throws {
+    package func finish() throws {
         try file.synchronize()
         try FileTree.rename(path + ".partial", to: path)
     }

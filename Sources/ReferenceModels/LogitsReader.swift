@@ -4,13 +4,13 @@ import Tensors
 /// Reads logits and hidden states from a safetensors file: what ``LogitsFile`` writes, or the golden outputs of another program.
 ///
 /// A tensor is F32 [n, t, width], or [t, width] for the first sequence alone.
-public struct LogitsReader: Sendable {
-    public let path: String
+package struct LogitsReader: Sendable {
+    package let path: String
     private let file: PositionedFile
     private let tensors: [String: StoredTensor]
 
     /// Nil if the file holds no `logits` F32 [n, t, vocabulary].
-    public init?(_ header: SafetensorsHeader, _ file: PositionedFile) {
+    package init?(_ header: SafetensorsHeader, _ file: PositionedFile) {
         path = file.path
         self.file = file
         tensors = Dictionary(
@@ -19,10 +19,10 @@ public struct LogitsReader: Sendable {
     }
 
     /// Sequences, longest sequence, and vocabulary of `logits`.
-    public var shape: [Int] { tensors["logits"]?.shape ?? [0, 0, 0] }
+    package var shape: [Int] { tensors["logits"]?.shape ?? [0, 0, 0] }
 
     /// Refuses a file in which a tensor that is compared has another width than the model.
-    public func check(hidden: Int, vocabulary: Int) throws {
+    package func check(hidden: Int, vocabulary: Int) throws {
         for (name, tensor) in tensors.sorted(by: { $0.key < $1.key }) {
             let width: Int
             if name == "logits" || name == "mtp.logits" { width = vocabulary } else if name.hasPrefix("hidden.") { width = hidden } else { continue }
@@ -33,7 +33,7 @@ public struct LogitsReader: Sendable {
     }
 
     /// How many leading rows of a batch a tensor knows; nil if none. `ranges` are the rows of the batch's sequences.
-    public func coverage(_ name: String, firstSequence: Int, of ranges: [Range<Int>]) -> Int? {
+    package func coverage(_ name: String, firstSequence: Int, of ranges: [Range<Int>]) -> Int? {
         guard let tensor = tensors[name] else { return nil }
         let sequences = tensor.shape.count == 3 ? tensor.shape[0] : 1
         let length = tensor.shape[tensor.shape.count - 2]
@@ -43,7 +43,7 @@ public struct LogitsReader: Sendable {
     }
 
     /// Some rows of a batch, [rows, width]. They must be covered.
-    public func rows(_ name: String, firstSequence: Int, ranges: [Range<Int>], _ rows: Range<Int>) throws -> Activations {
+    package func rows(_ name: String, firstSequence: Int, ranges: [Range<Int>], _ rows: Range<Int>) throws -> Activations {
         guard let tensor = tensors[name], let width = tensor.shape.last else { throw ReferenceFailure.missingWeight(name) }
         let length = tensor.shape[tensor.shape.count - 2]
         let result = try Activations(rows: rows.count, columns: width)

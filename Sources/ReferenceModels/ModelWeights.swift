@@ -5,17 +5,17 @@ import Runtime
 import Tensors
 
 /// A checkpoint as the forward pass sees it: products with weights that are read, decoded and dropped tile by tile.
-public struct ModelWeights: Sendable {
-    public let checkpoint: Checkpoint
+package struct ModelWeights: Sendable {
+    package let checkpoint: Checkpoint
     let workers: Int
     /// How many threads share the work.
-    public var workerCount: Int { workers }
+    package var workerCount: Int { workers }
     let precision: Precision
     private let places: [String: Int]
     /// What is used in place of the checkpoint's weights.
     let overlay: WeightOverlay?
 
-    public init(_ checkpoint: Checkpoint, workers: Int, precision: Precision = .f32, overlay: WeightOverlay? = nil) throws {
+    package init(_ checkpoint: Checkpoint, workers: Int, precision: Precision = .f32, overlay: WeightOverlay? = nil) throws {
         try checkpoint.requireReadable()
         self.overlay = overlay
         self.precision = precision
@@ -24,7 +24,7 @@ public struct ModelWeights: Sendable {
         places = Dictionary(uniqueKeysWithValues: checkpoint.weights.indices.map { (checkpoint.weights[$0].name, $0) })
     }
 
-    public func contains(_ name: String) -> Bool { places[name] != nil }
+    package func contains(_ name: String) -> Bool { places[name] != nil }
 
     /// The dimensions of a weight; nil if there is none of this name.
     func dimensions(_ name: String) -> [Int]? { places[name].map { checkpoint.weights[$0].dimensions } }
@@ -139,6 +139,11 @@ public struct ModelWeights: Sendable {
                 precision.round(values, target.columns)
             }
         }
+    }
+
+    /// The same to what stays F32 in every precision: the router's logits.
+    func addExactBias(_ name: String, to target: Activations) throws {
+        try ModelWeights(checkpoint, workers: workers, overlay: overlay).addBias(name, to: target)
     }
 
     /// RMSNorm of the first `columns` of some rows, by default of all.
@@ -324,7 +329,7 @@ public struct ModelWeights: Sendable {
         let values = space.assumingMemoryBound(to: UInt16.self)
         for index in 0..<count { values[index] = BFloat16(rounding: Float8E4M3(bits: codes[index]).value).bits }
         let across = ceilingDivide(weight.shape.columns, layout.blockColumns)
-        let scales = Array(layout.scaleType.scales(in: UnsafeRawBufferPointer(slices[1])))
+        let scales = layout.scaleType.scales(in: UnsafeRawBufferPointer(slices[1]))
         body(values.baseAddress!) { row, column in scales[row * across + column] }
     }
 }

@@ -1,19 +1,19 @@
 import Architectures
 
 /// The finished state of the multi-token-prediction module: row i of a sequence predicts its token i + 2.
-public struct MultiTokenPrediction: Sendable {
+package struct MultiTokenPrediction: Sendable {
     /// The rows of each sequence.
-    public let sequences: [Range<Int>]
+    package let sequences: [Range<Int>]
     let hidden: Activations
     let weights: ModelWeights
     let configuration: ModelConfiguration
     let head: String
     let norm: String
 
-    public var count: Int { hidden.rows }
+    package var count: Int { hidden.rows }
 
     /// The rows of each sequence: one less than it has tokens.
-    public static func rows(of tokens: TokenBatch) -> [Range<Int>] {
+    package static func rows(of tokens: TokenBatch) -> [Range<Int>] {
         var start = 0
         return tokens.ranges.map { range in
             defer { start += max(0, range.count - 1) }
@@ -21,7 +21,7 @@ public struct MultiTokenPrediction: Sendable {
         }
     }
 
-    public func logits(_ rows: Range<Int>) throws -> Activations {
+    package func logits(_ rows: Range<Int>) throws -> Activations {
         try weights.linear(
             head, weights.normalise(hidden, rows: rows, by: norm, epsilon: configuration.epsilon), outputs: configuration.vocabulary)
     }

@@ -3,22 +3,38 @@ import Tensors
 
 /// Why a checkpoint cannot be run through the reference forward pass.
 public enum ReferenceFailure: Failure, Equatable {
+    /// A weight that config.json promises.
     case missingWeight(String)
+    /// A weight that the model has no place for.
     case unknownWeight(String)
+    /// A weight of another shape than config.json asks for.
     case shape(weight: String, found: [Int], expected: [Int])
+    /// Integers where a weight should be.
     case notAWeight(String)
+    /// Sequences that cannot be read.
     case tokens(path: String, reason: String)
+    /// Logits of another model.
     case logits(path: String, tensor: String, width: Int, expected: Int)
+    /// Positions whose logits are not finite.
     case notFinite(positions: Int, of: Int)
+    /// A token beyond the vocabulary.
     case token(sequence: Int, position: Int, value: Int, vocabulary: Int)
+    /// Bytes that the pass needs, above the budget.
     case memory(needed: Int, budget: Int)
+    /// The pass would take so many batches.
     case batches(Int, budget: Int)
+    /// A weight whose inputs have other columns.
     case activations(weight: String, columns: Int)
+    /// Sequences longer than the indexer keeps.
     case sparse(tokens: Int, kept: Int)
+    /// Calibration through a token indexer.
     case sparseCalibration
+    /// More logits than a file holds.
     case tooManyLogits
+    /// Stopped.
     case interrupted
 
+    /// The exit status.
     public var kind: FailureKind {
         switch self {
         case .memory, .batches, .activations, .sparse, .sparseCalibration: .usage
@@ -27,6 +43,7 @@ public enum ReferenceFailure: Failure, Equatable {
         }
     }
 
+    /// The sentence.
     public var description: String {
         switch self {
         case .missingWeight(let name): "weight \(name) is missing; config.json promises it"

@@ -31,8 +31,9 @@ struct RotaryEmbedding: Sendable {
         func mscale(_ weight: Double) -> Double { yarn.factor <= 1 ? 1 : 0.1 * weight * log(yarn.factor) + 1 }
         /// The dimension that turns `rotations` times within the original length.
         func correction(_ rotations: Double) -> Double { dimension * log(yarn.originalLength / (rotations * 2 * Double.pi)) / (2 * log(base)) }
-        let low = max(correction(yarn.betaFast).rounded(.down), 0)
-        var high = min(correction(yarn.betaSlow).rounded(.up), dimension - 1)
+        let (first, last) = (correction(yarn.betaFast), correction(yarn.betaSlow))
+        let low = max(yarn.truncates ? first.rounded(.down) : first, 0)
+        var high = min(yarn.truncates ? last.rounded(.up) : last, dimension - 1)
         if low == high { high += 0.001 }
         frequencies = plain.enumerated().map { index, frequency in
             let ramp = min(max((Double(index) - low) / (high - low), 0), 1)

@@ -4,12 +4,12 @@ import StrictJSON
 import Tensors
 
 /// Sequences of token numbers, laid one after another.
-public struct TokenBatch: Sendable, Equatable {
-    public let all: [Int]
+package struct TokenBatch: Sendable, Equatable {
+    package let all: [Int]
     /// Where each sequence lies in ``all``.
-    public let ranges: [Range<Int>]
+    package let ranges: [Range<Int>]
 
-    public init(_ sequences: [[Int]]) {
+    package init(_ sequences: [[Int]]) {
         all = Array(sequences.joined())
         var start = 0
         ranges = sequences.map { sequence in
@@ -19,20 +19,20 @@ public struct TokenBatch: Sendable, Equatable {
     }
 
     /// Cuts the tokens of one text into sequences of `length`, each led by `first` if there is one (a beginning-of-sequence token).
-    public init(cutting tokens: [Int], length: Int, first: Int? = nil) {
+    package init(cutting tokens: [Int], length: Int, first: Int? = nil) {
         let lead = first.map { [$0] } ?? []
         self.init(TileSequence(rows: tokens.count, step: max(1, length - lead.count)).map { lead + tokens[$0] })
     }
 
-    public var count: Int { all.count }
+    package var count: Int { all.count }
 
     /// Some of the sequences.
-    public func sequences(_ numbers: Range<Int>) -> TokenBatch { TokenBatch(numbers.map { Array(all[ranges[$0]]) }) }
+    package func sequences(_ numbers: Range<Int>) -> TokenBatch { TokenBatch(numbers.map { Array(all[ranges[$0]]) }) }
 
-    public static let sizeLimit = 1 << 30
+    package static let sizeLimit = 1 << 30
 
     /// Reads `{"sequences": [[...], ...]}`, or `input_ids` I64 [n, t] of a safetensors file.
-    public init(reading path: String) throws {
+    package init(reading path: String) throws {
         let file = try PositionedFile.openForReading(path)
         let size = try file.size()
         func failure(_ reason: String) -> ReferenceFailure { .tokens(path: path, reason: reason) }

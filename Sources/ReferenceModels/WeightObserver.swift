@@ -5,17 +5,17 @@ import Tensors
 
 /// The inputs of some weights over the observed tokens. They are computed as they are asked for, piece by piece, with the weights as
 /// they are at that time; asking again computes them again.
-public struct ObservedInputs {
-    public let columns: Int
+package struct ObservedInputs {
+    package let columns: Int
     /// Rows in all pieces.
-    public let count: Int
+    package let count: Int
     /// Calls the body with every piece, in order.
-    public let visit: (_ body: (Activations) throws -> Void) throws -> Void
+    package let visit: (_ body: (Activations) throws -> Void) throws -> Void
 }
 
 /// Watches a forward pass come to its weights, one group with common inputs after another, and may replace them by putting others into the
 /// pass's ``WeightOverlay``.
-public protocol WeightObserver: AnyObject {
+package protocol WeightObserver: AnyObject {
     /// The weights will be used next. Everything before them has its final weights.
     /// - Parameters:
     ///   - inputs: of the tokens that reach the weights.
@@ -28,12 +28,12 @@ public protocol WeightObserver: AnyObject {
 }
 
 /// Weights that a forward pass uses in place of the checkpoint's, as stored parts in memory.
-public final class WeightOverlay: Sendable {
+package final class WeightOverlay: Sendable {
     private let entries = Lock<[String: WeightReplacement]>([:])
 
-    public init() {}
+    package init() {}
 
-    public subscript(name: String) -> WeightReplacement? {
+    package subscript(name: String) -> WeightReplacement? {
         get { entries.withLock { $0[name] } }
         set { entries.withLock { $0[name] = newValue } }
     }

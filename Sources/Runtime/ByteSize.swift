@@ -1,10 +1,10 @@
 /// A number of bytes in the unit a person would use.
-public struct ByteSize: CustomStringConvertible {
-    public var bytes: Int
+package struct ByteSize: CustomStringConvertible {
+    package var bytes: Int
 
-    public init(_ bytes: Int) { self.bytes = bytes }
+    package init(_ bytes: Int) { self.bytes = bytes }
 
-    public var description: String {
+    package var description: String {
         let units = ["B", "KiB", "MiB", "GiB", "TiB"]
         var value = Double(bytes)
         var unit = 0
@@ -18,7 +18,7 @@ public struct ByteSize: CustomStringConvertible {
     }
 
     /// Parses "2GiB", "512M", "5 GB" (powers of 1000 for kB, MB, GB, TB; powers of 1024 for KiB ... and bare K, M, G, T).
-    public init?(parsing text: String) {
+    package init?(parsing text: String) {
         let digits = text.prefix { $0.isNumber || $0 == "." }
         let unit = text.dropFirst(digits.count).trimmingPrefix(while: \.isWhitespace).lowercased()
         let factors: [String: Double] = [

@@ -4,31 +4,31 @@ import Synchronization
 ///
 /// Operations plan their sizes to fit `--memory`; this is what holds them to it. A buffer that would go beyond the limit is refused with a
 /// sentence, and so is one that the system does not give: neither ends in a signal.
-public final class MemoryBudget: Sendable {
+package final class MemoryBudget: Sendable {
     /// The budget that working buffers are taken from.
-    public static let process = MemoryBudget()
+    package static let process = MemoryBudget()
 
     /// What a process takes beside the buffers that its operations plan: decoded chunks, small scales, input and output of system calls.
-    public static let allowance = 96 << 20
+    package static let allowance = 96 << 20
 
-    public init() {}
+    package init() {}
 
     private let used = Atomic<Int>(0)
     private let highest = Atomic<Int>(0)
     private let limit = Atomic<Int>(.max)
 
     /// Bytes in use now.
-    public var inUse: Int { used.load(ordering: .relaxed) }
+    package var inUse: Int { used.load(ordering: .relaxed) }
 
     /// The most bytes that were in use at once.
-    public var peak: Int { highest.load(ordering: .relaxed) }
+    package var peak: Int { highest.load(ordering: .relaxed) }
 
     /// Sets the budget of the operations that follow, in bytes; ``allowance`` is added.
-    public func restrict(to bytes: Int) { limit.store(bytes > .max - Self.allowance ? .max : bytes + Self.allowance, ordering: .relaxed) }
+    package func restrict(to bytes: Int) { limit.store(bytes > .max - Self.allowance ? .max : bytes + Self.allowance, ordering: .relaxed) }
 
     /// Takes bytes from the budget, to be given back with ``give(_:)``.
     /// - Throws: ``OutOfMemory`` if it is spent.
-    public func take(_ bytes: Int) throws(OutOfMemory) {
+    package func take(_ bytes: Int) throws(OutOfMemory) {
         let total = used.add(bytes, ordering: .relaxed).newValue
         guard total <= limit.load(ordering: .relaxed) else {
             give(bytes)
@@ -42,14 +42,14 @@ public final class MemoryBudget: Sendable {
         }
     }
 
-    public func give(_ bytes: Int) { used.subtract(bytes, ordering: .relaxed) }
+    package func give(_ bytes: Int) { used.subtract(bytes, ordering: .relaxed) }
 }
 
 /// Bytes of the budget that something else than a buffer takes, such as an array that is known to grow; given back when it goes.
-public final class MemoryReservation: Sendable {
+package final class MemoryReservation: Sendable {
     private let bytes: Int
 
-    public init(_ bytes: Int) throws(OutOfMemory) {
+    package init(_ bytes: Int) throws(OutOfMemory) {
         try MemoryBudget.process.take(bytes)
         self.bytes = bytes
     }

@@ -2,9 +2,9 @@ import Foundation
 import Synchronization
 
 /// Runs independent items on threads of their own, each with its own working state.
-public enum ParallelLoop {
+package enum ParallelLoop {
     /// Calls `body` once for each index below `count`. The first error ends the loop and is thrown.
-    public static func run<State>(
+    package static func run<State>(
         count: Int, workers: Int, state: @escaping @Sendable () throws -> State, body: @escaping @Sendable (Int, State) throws -> Void
     ) throws {
         if workers <= 1 || count <= 1 {

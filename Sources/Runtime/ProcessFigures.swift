@@ -7,9 +7,9 @@ import CKernels
 #endif
 
 /// Figures of the process.
-public enum ProcessFigures {
+package enum ProcessFigures {
     /// The largest resident set so far, in bytes.
-    public static var peakResidentBytes: Int {
+    package static var peakResidentBytes: Int {
         var usage = rusage()
         #if canImport(Glibc)
             getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage)
@@ -22,12 +22,15 @@ public enum ProcessFigures {
 
     /// Keeps freed memory in the process. A forward pass frees and takes large buffers all the time; giving each back to the
     /// system and faulting it in again costs a third of its time. For a program's own use, at its start.
-    public static func keepFreedMemory() { ck_keep_freed_memory() }
+    package static func keepFreedMemory() { ck_keep_freed_memory() }
 
-    public static var processorCount: Int { max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))) }
+    /// Has all threads take memory from one place, so that what one freed serves the others. For a program's own use, before its first thread.
+    package static func shareFreedMemory() { ck_share_freed_memory() }
+
+    package static var processorCount: Int { max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))) }
 
     /// Seconds of a clock that only goes forward.
-    public static var now: Double {
+    package static var now: Double {
         var time = timespec()
         clock_gettime(CLOCK_MONOTONIC, &time)
         return Double(time.tv_sec) + Double(time.tv_nsec) * 1e-9

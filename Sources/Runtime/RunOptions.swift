@@ -4,11 +4,14 @@ public struct RunOptions: Sendable {
     public var memory = 2 << 30
     /// Worker threads; nil for one a processor.
     public var jobs: Int?
+    /// Replace an earlier conversion in the destination.
     public var overwrite = false
+    /// Continue a run, or report that it is finished.
     public var resume = false
     /// Carry NaN and infinities of the source, and scales that are none, instead of refusing them.
     public var allowsNonFinite = false
 
+    /// Options with defaults for what is left out; `memory` in bytes.
     public init(memory: Int = 2 << 30, jobs: Int? = nil, overwrite: Bool = false, resume: Bool = false) {
         self.memory = memory
         self.jobs = jobs

@@ -1,9 +1,9 @@
 /// What is wrong with a JSON text, and at which byte.
-public struct JSONError: Error, Equatable, CustomStringConvertible {
-    public let reason: String
-    public let offset: Int
+package struct JSONError: Error, Equatable, CustomStringConvertible {
+    package let reason: String
+    package let offset: Int
 
-    public var description: String { "\(reason) at byte \(offset)" }
+    package var description: String { "\(reason) at byte \(offset)" }
 }
 
 /// Reads JSON (RFC 8259) from bytes in one pass, strictly: UTF-8 only, no trailing commas, no bare words, numbers by the
@@ -15,20 +15,20 @@ public struct JSONError: Error, Equatable, CustomStringConvertible {
 /// while let key = try scanner.nextKey() { ... }
 /// try scanner.finish()
 /// ```
-public struct JSONScanner {
-    public static let maximumDepth = 64
+package struct JSONScanner {
+    package static let maximumDepth = 64
 
     private let bytes: [UInt8]
-    public private(set) var offset = 0
+    package private(set) var offset = 0
     /// For each open object or array: whether its first member has been read.
     private var open: [Bool] = []
 
-    public init(_ bytes: [UInt8]) { self.bytes = bytes }
+    package init(_ bytes: [UInt8]) { self.bytes = bytes }
 
-    public func error(_ reason: String) -> JSONError { JSONError(reason: reason, offset: offset) }
+    package func error(_ reason: String) -> JSONError { JSONError(reason: reason, offset: offset) }
 
     /// The next byte that is not white space, or nil at the end.
-    public mutating func peek() -> UInt8? {
+    package mutating func peek() -> UInt8? {
         while offset < bytes.count {
             switch bytes[offset] {
             case 0x20, 0x09, 0x0A, 0x0D: offset += 1
@@ -49,9 +49,9 @@ public struct JSONScanner {
         open.append(false)
     }
 
-    public mutating func beginObject() throws(JSONError) { try enter(UInt8(ascii: "{")) }
+    package mutating func beginObject() throws(JSONError) { try enter(UInt8(ascii: "{")) }
 
-    public mutating func beginArray() throws(JSONError) { try enter(UInt8(ascii: "[")) }
+    package mutating func beginArray() throws(JSONError) { try enter(UInt8(ascii: "[")) }
 
     /// Steps to the next member; false (and the container is closed) if there is none.
     private mutating func advance(closing: UInt8) throws(JSONError) -> Bool {
@@ -70,7 +70,7 @@ public struct JSONScanner {
     }
 
     /// The next key of the open object, or nil when the object ends.
-    public mutating func nextKey() throws(JSONError) -> String? {
+    package mutating func nextKey() throws(JSONError) -> String? {
         guard try advance(closing: UInt8(ascii: "}")) else { return nil }
         let key = try string()
         try expect(UInt8(ascii: ":"))
@@ -78,9 +78,9 @@ public struct JSONScanner {
     }
 
     /// Whether the open array has another element; closes the array when not.
-    public mutating func nextElement() throws(JSONError) -> Bool { try advance(closing: UInt8(ascii: "]")) }
+    package mutating func nextElement() throws(JSONError) -> Bool { try advance(closing: UInt8(ascii: "]")) }
 
-    public mutating func string() throws(JSONError) -> String {
+    package mutating func string() throws(JSONError) -> String {
         try expect(UInt8(ascii: "\""))
         let start = offset
         while offset < bytes.count {
@@ -160,7 +160,7 @@ public struct JSONScanner {
     }
 
     /// A number's text, checked against the grammar.
-    public mutating func number() throws(JSONError) -> String {
+    package mutating func number() throws(JSONError) -> String {
         _ = peek()
         let start = offset
         if byte == UInt8(ascii: "-") { offset += 1 }
@@ -186,7 +186,7 @@ public struct JSONScanner {
     }
 
     /// A whole number that fits Int, without sign, fraction or exponent.
-    public mutating func count() throws(JSONError) -> Int {
+    package mutating func count() throws(JSONError) -> Int {
         _ = peek()
         let start = offset
         var value = 0
@@ -213,7 +213,7 @@ public struct JSONScanner {
     }
 
     /// Nothing but white space may follow.
-    public mutating func finish() throws(JSONError) {
+    package mutating func finish() throws(JSONError) {
         guard peek() == nil else { throw error("text after the end of the value") }
     }
 }

@@ -1,6 +1,6 @@
 extension JSONValue {
     /// The document as text: two spaces of indentation a level if `pretty`, otherwise on one line without spaces.
-    public func text(pretty: Bool = true) -> String {
+    package func text(pretty: Bool = true) -> String {
         var text = ""
         write(to: &text, level: pretty ? 0 : nil)
         return text
@@ -38,7 +38,7 @@ extension JSONValue {
     }
 
     /// Appends `string` in quotes with the escapes that JSON requires.
-    public static func quote(_ string: String, into text: inout String) {
+    package static func quote(_ string: String, into text: inout String) {
         text += "\""
         for scalar in string.unicodeScalars {
             switch scalar {

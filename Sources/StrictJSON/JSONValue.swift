@@ -1,6 +1,6 @@
 /// A JSON document in memory. Objects keep the order of their keys and numbers their text, so that a document that is read,
 /// changed in one place and written again differs in that place only.
-public enum JSONValue: Sendable, Equatable {
+package enum JSONValue: Sendable, Equatable {
     case object(JSONObject)
     case array([JSONValue])
     case string(String)
@@ -8,14 +8,14 @@ public enum JSONValue: Sendable, Equatable {
     case bool(Bool)
     case null
 
-    public init(parsing bytes: [UInt8]) throws(JSONError) {
+    package init(parsing bytes: [UInt8]) throws(JSONError) {
         var scanner = JSONScanner(bytes)
         self = try JSONValue(scanning: &scanner)
         try scanner.finish()
     }
 
     /// Reads the next value of `scanner`. A key that occurs twice in an object is an error.
-    public init(scanning scanner: inout JSONScanner) throws(JSONError) {
+    package init(scanning scanner: inout JSONScanner) throws(JSONError) {
         switch scanner.peek() {
         case UInt8(ascii: "{"):
             try scanner.beginObject()
@@ -42,29 +42,29 @@ public enum JSONValue: Sendable, Equatable {
         }
     }
 
-    public var object: JSONObject? { if case .object(let object) = self { object } else { nil } }
-    public var array: [JSONValue]? { if case .array(let array) = self { array } else { nil } }
-    public var string: String? { if case .string(let string) = self { string } else { nil } }
-    public var bool: Bool? { if case .bool(let bool) = self { bool } else { nil } }
-    public var int: Int? { if case .number(let text) = self { Int(text) } else { nil } }
-    public var double: Double? { if case .number(let text) = self { Double(text) } else { nil } }
+    package var object: JSONObject? { if case .object(let object) = self { object } else { nil } }
+    package var array: [JSONValue]? { if case .array(let array) = self { array } else { nil } }
+    package var string: String? { if case .string(let string) = self { string } else { nil } }
+    package var bool: Bool? { if case .bool(let bool) = self { bool } else { nil } }
+    package var int: Int? { if case .number(let text) = self { Int(text) } else { nil } }
+    package var double: Double? { if case .number(let text) = self { Double(text) } else { nil } }
 
-    public subscript(key: String) -> JSONValue? { object?[key] }
+    package subscript(key: String) -> JSONValue? { object?[key] }
 
-    public static func int(_ value: Int) -> JSONValue { .number(String(value)) }
+    package static func int(_ value: Int) -> JSONValue { .number(String(value)) }
 
     /// A finite number by its shortest text; infinities and NaN, which JSON lacks, become null.
-    public static func double(_ value: Double) -> JSONValue { value.isFinite ? .number("\(value)") : .null }
+    package static func double(_ value: Double) -> JSONValue { value.isFinite ? .number("\(value)") : .null }
 }
 
 /// Keys and values in order. Lookup is linear up to a few keys and hashed beyond, so hostile objects stay cheap.
-public struct JSONObject: Sendable, Equatable, ExpressibleByDictionaryLiteral {
-    public private(set) var members: [(key: String, value: JSONValue)] = []
+package struct JSONObject: Sendable, Equatable, ExpressibleByDictionaryLiteral {
+    package private(set) var members: [(key: String, value: JSONValue)] = []
     private var places: [String: Int] = [:]
 
-    public init() {}
+    package init() {}
 
-    public init(dictionaryLiteral elements: (String, JSONValue)...) {
+    package init(dictionaryLiteral elements: (String, JSONValue)...) {
         for (key, value) in elements { self[key] = value }
     }
 
@@ -74,7 +74,7 @@ public struct JSONObject: Sendable, Equatable, ExpressibleByDictionaryLiteral {
     }
 
     /// Setting nil removes the key; a new key goes to the end.
-    public subscript(key: String) -> JSONValue? {
+    package subscript(key: String) -> JSONValue? {
         get { places[key].map { members[$0].value } }
         set {
             if let place = places[key] {
@@ -91,7 +91,7 @@ public struct JSONObject: Sendable, Equatable, ExpressibleByDictionaryLiteral {
         }
     }
 
-    public static func == (a: JSONObject, b: JSONObject) -> Bool {
+    package static func == (a: JSONObject, b: JSONObject) -> Bool {
         a.members.elementsEqual(b.members) { $0.key == $1.key && $0.value == $1.value }
     }
 }

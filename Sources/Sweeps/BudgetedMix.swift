@@ -6,11 +6,11 @@ import Foundation
 /// Divergences of single units add up well while they are small: each is a quadratic form in the unit's error, and errors of different
 /// units are nearly uncorrelated. So the choice is a multiple-choice knapsack; it is solved exactly over bytes counted in steps of a
 /// 1/16384 of the budget, rounded up, so that the budget is never exceeded.
-public enum BudgetedMix {
+package enum BudgetedMix {
     static let steps = 16384
 
     /// The index of the chosen cost of each unit; nil if even the smallest do not fit.
-    public static func choose(_ units: [[UnitCost]], budget: Int) -> [Int]? {
+    package static func choose(_ units: [[UnitCost]], budget: Int) -> [Int]? {
         guard budget > 0, units.allSatisfy({ !$0.isEmpty }) else { return units.isEmpty ? [] : nil }
         // What every unit takes at least is taken off first: the steps are then steps of what is left to decide.
         let least = units.map { $0.map(\.bytes).min() ?? 0 }
@@ -46,7 +46,7 @@ public enum BudgetedMix {
     }
 
     /// The fewest bytes with which the divergences add up to no more than `limit`, found by halving.
-    public static func smallest(_ units: [[UnitCost]], kld limit: Double) -> [Int]? {
+    package static func smallest(_ units: [[UnitCost]], kld limit: Double) -> [Int]? {
         var low = units.reduce(0) { $0 + ($1.map(\.bytes).min() ?? 0) }
         var high = units.reduce(0) { $0 + ($1.map(\.bytes).max() ?? 0) }
         func sum(_ chosen: [Int]) -> Double { zip(units, chosen).reduce(0) { $0 + $1.0[$1.1].kld } }

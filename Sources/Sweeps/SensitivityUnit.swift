@@ -6,15 +6,15 @@ import Tensors
 
 /// Weights that take one layout together: those of one kind in one layer. Projections that engines join into one (gate and up, the
 /// two that lead into the latents) are one unit, as are all experts of a layer.
-public struct SensitivityUnit: Sendable, Equatable {
-    public var layer: Int
+package struct SensitivityUnit: Sendable, Equatable {
+    package var layer: Int
     /// The multi-token-prediction layer that shares the unit's layout, at the last layer: no divergence tells anything about it.
-    public var companion: Int?
+    package var companion: Int?
     /// The module inside its layer, numbers as `*` and modules that are fused joined by `|`: `mlp.experts.*.gate_proj|up_proj`.
-    public var kind: String
+    package var kind: String
 
     /// Nil for weights outside the layers.
-    public init?(_ name: String, layers: Int, roles: ModelRoles) {
+    package init?(_ name: String, layers: Int, roles: ModelRoles) {
         guard let layer = WeightName.layer(name) else { return nil }
         self.layer = min(layer, layers - 1)
         companion = layer >= layers ? layer : nil
@@ -28,7 +28,7 @@ public struct SensitivityUnit: Sendable, Equatable {
     }
 
     /// A pattern over weight names that matches the unit's and no others.
-    public var pattern: String {
+    package var pattern: String {
         let inner = kind.split(separator: ".", omittingEmptySubsequences: false).map { part in
             part == "*" ? "[0-9]+" : part.contains("|") ? "(\(part))" : String(part)
         }.joined(separator: "\\.")
@@ -36,18 +36,18 @@ public struct SensitivityUnit: Sendable, Equatable {
         return "re:model\\.layers\\.\(place)\\.\(inner)\\.weight"
     }
 
-    public var name: String { "layer \(layer) \(kind)" }
+    package var name: String { "layer \(layer) \(kind)" }
 }
 
 /// What a layout costs and spoils in one unit, everything else being the original.
-public struct UnitCost: Sendable, Equatable {
-    public var layout: String
+package struct UnitCost: Sendable, Equatable {
+    package var layout: String
     /// Stored bytes.
-    public var bytes: Int
+    package var bytes: Int
     /// Mean KL divergence in nats.
-    public var kld: Double
+    package var kld: Double
 
-    public init(layout: String, bytes: Int, kld: Double) {
+    package init(layout: String, bytes: Int, kld: Double) {
         self.layout = layout
         self.bytes = bytes
         self.kld = kld

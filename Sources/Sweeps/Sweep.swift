@@ -11,8 +11,8 @@ import StrictJSON
 import Tensors
 
 /// What a sweep tries, and what for.
-public struct SweepRequest: Sendable {
-    public enum Target: Sendable, Equatable {
+package struct SweepRequest: Sendable {
+    package enum Target: Sendable, Equatable {
         /// The whole output.
         case bytes(Int)
         /// Stored bits of a quantized weight.
@@ -21,16 +21,16 @@ public struct SweepRequest: Sendable {
         case kld(Double)
     }
 
-    public var layouts: [String]
-    public var quantizers: [QuantizerName]
-    public var recipes: [(path: String, layout: String, recipe: Recipe)]
+    package var layouts: [String]
+    package var quantizers: [QuantizerName]
+    package var recipes: [(path: String, layout: String, recipe: Recipe)]
     /// Whether every unit is measured in every layout, all others being the original.
-    public var measuresSensitivity: Bool
+    package var measuresSensitivity: Bool
     /// A mix of the layouts that is to be found.
-    public var target: Target?
-    public var settings = CalibrationSettings()
+    package var target: Target?
+    package var settings = CalibrationSettings()
 
-    public init(
+    package init(
         layouts: [String], quantizers: [QuantizerName] = [.rtn], recipes: [(path: String, layout: String, recipe: Recipe)] = [],
         measuresSensitivity: Bool = false, target: Target? = nil
     ) {
@@ -43,29 +43,29 @@ public struct SweepRequest: Sendable {
 }
 
 /// A sweep's results.
-public struct SweepResult: Sendable {
-    public var points: [SweepPoint] = []
-    public var sensitivities: [Sensitivity] = []
+package struct SweepResult: Sendable {
+    package var points: [SweepPoint] = []
+    package var sensitivities: [Sensitivity] = []
     /// The quantizer with which units were measured and mixed.
-    public var unitQuantizer: QuantizerName?
-    public var mix: Mix?
+    package var unitQuantizer: QuantizerName?
+    package var mix: Mix?
 
-    public struct Sensitivity: Sendable, Equatable {
-        public var unit: SensitivityUnit
-        public var costs: [UnitCost]
+    package struct Sensitivity: Sendable, Equatable {
+        package var unit: SensitivityUnit
+        package var costs: [UnitCost]
     }
 
-    public struct Mix: Sendable, Equatable {
+    package struct Mix: Sendable, Equatable {
         /// The layout for `--to`, which weights outside the units follow.
-        public var layout: String
-        public var recipe: Recipe
+        package var layout: String
+        package var recipe: Recipe
         /// What the units' divergences add up to, beside what the mix was measured to have (its point is the last).
-        public var predicted: Double
+        package var predicted: Double
     }
 }
 
 /// Layouts times quantizers and recipes, measured on the same tokens without writing checkpoints.
-public struct Sweep {
+package struct Sweep {
     private let checkpoint: Checkpoint
     private let request: SweepRequest
     private let evaluation: TokenBatch
@@ -80,7 +80,7 @@ public struct Sweep {
     /// - Parameters:
     ///   - evaluation: what divergences are measured on; other text than `calibration`.
     ///   - calibration: what quantizers learn from.
-    public init(
+    package init(
         _ checkpoint: Checkpoint, _ request: SweepRequest, evaluation: TokenBatch, calibration: TokenBatch?, statistics: InputStatistics? = nil,
         evidence: String, options: RunOptions = RunOptions(), stop: StopToken = StopToken(), progress: @escaping (String) -> Void = { _ in }
     ) throws {
@@ -108,7 +108,8 @@ public struct Sweep {
     private func refuseEarly() throws {
         func plan(_ layout: String, _ recipe: Recipe, _ quantizer: QuantizerName) throws {
             let choice = try LayoutChoice(target: layout, recipe: recipe, quantizer: quantizer, evidence: evidence)
-            _ = try ConversionPlan(converting: checkpoint, choice: choice, checksScales: false)
+            var plan = try ConversionPlan(converting: checkpoint, choice: choice, checksScales: false)
+            if let statistics { try plan.check(statistics, of: checkpoint, from: "--statistics") }
         }
         for layout in request.layouts {
             for quantizer in request.quantizers where fits(layout, quantizer) { try plan(layout, Recipe(), quantizer) }
@@ -125,7 +126,7 @@ public struct Sweep {
     }
 
     /// Runs everything that `journalPath` does not know yet.
-    public func run(journalPath: String) throws -> SweepResult {
+    package func run(journalPath: String) throws -> SweepResult {
         try refuseEarly()
         let journal = try SweepJournal(journalPath)
         let scratch = journalPath + ".streams"
@@ -205,7 +206,7 @@ public struct Sweep {
     private func fits(_ layout: String, _ quantizer: QuantizerName) -> Bool {
         guard let target = LayoutRegistry.target(named: layout) else { return quantizer == .rtn }
         if target.layout.isDense { return quantizer == request.quantizers[0] }
-        return SearchedEncoding.obstacle(target.layout, quantizer) == nil
+        return quantizer.obstacle(to: target.layout) == nil
     }
 
     private func key(_ plan: ConversionPlan) -> String { plan.fingerprint + " " + evaluation.digest }
@@ -318,14 +319,14 @@ public struct Sweep {
 }
 
 /// Why no mix can be found.
-public enum SweepFailure: Failure, Equatable {
+package enum SweepFailure: Failure, Equatable {
     case budget(least: Int)
     case bits(least: Double)
     case kld(Double)
 
-    public var kind: FailureKind { .usage }
+    package var kind: FailureKind { .usage }
 
-    public var description: String {
+    package var description: String {
         switch self {
         case .budget(let least): "--budget is too small: the smallest mix of these layouts takes \(ByteSize(least)); add a layout of fewer bits"
         case .bits(let least):

@@ -6,7 +6,7 @@ import StrictJSON
 import Tensors
 
 /// A sweep's results as files: a page, JSON, CSV, and the recipe of a mix.
-public struct SweepOutput {
+package struct SweepOutput {
     static let recipeName = "mix.recipe.yaml"
 
     let results: SweepResult
@@ -14,21 +14,21 @@ public struct SweepOutput {
     let tokens: Int
 
     /// - Parameter tokens: how many were evaluated.
-    public init(_ result: SweepResult, subject: ParitySubject, tokens: Int) {
+    package init(_ result: SweepResult, subject: ParitySubject, tokens: Int) {
         results = result
         self.subject = subject
         self.tokens = tokens
     }
 
     /// Writes `STEM.html`, `.json` and `.csv`, and `STEM.recipe.yaml` if a mix was made.
-    public func write(stem: String) throws {
+    package func write(stem: String) throws {
         try FileTree.write(Array(page(stem).utf8), to: stem + ".html")
         try FileTree.write(Array((JSONValue.object(json).text() + "\n").utf8), to: stem + ".json")
         try FileTree.write(Array(csv.utf8), to: stem + ".csv")
         if let mix = results.mix { try FileTree.write(Array(mix.recipe.yaml.utf8), to: stem + ".recipe.yaml") }
     }
 
-    public var json: JSONObject {
+    package var json: JSONObject {
         var object: JSONObject = [
             "schema": .int(1), "source": .string(subject.reference), "tokens": .int(tokens),
             "points": .array(
@@ -59,7 +59,7 @@ public struct SweepOutput {
         return object
     }
 
-    public var csv: String { ([SweepPoint.columns] + results.points.map(\.csv)).joined(separator: "\n") + "\n" }
+    package var csv: String { ([SweepPoint.columns] + results.points.map(\.csv)).joined(separator: "\n") + "\n" }
 
     /// Points that no other beats in both size and divergence, from small to large.
     var frontier: [Int] {
@@ -77,10 +77,10 @@ public struct SweepOutput {
     }
 
     /// Points whose figures are not numbers: what they stand for cannot be used.
-    public var unjudged: [SweepPoint] { results.points.filter { !$0.isJudged } }
+    package var unjudged: [SweepPoint] { results.points.filter { !$0.isJudged } }
 
     /// What is worth a line on the terminal.
-    public var text: String {
+    package var text: String {
         let width = max(4, results.points.map(\.name.count).max() ?? 0)
         func cell(_ text: String, _ width: Int) -> String { String(repeating: " ", count: max(0, width - text.count)) + text }
         var lines = [

@@ -5,27 +5,27 @@ import Quantization
 import StrictJSON
 
 /// One way to store the model, and how it behaves.
-public struct SweepPoint: Sendable, Equatable {
+package struct SweepPoint: Sendable, Equatable {
     /// What was evaluated: `int4-g128 by gptq`, or a recipe's name.
-    public var name: String
+    package var name: String
     /// The layout's name, and the recipe's file if there is one.
-    public var layout: String
-    public var recipe: String?
-    public var quantizer: QuantizerName
+    package var layout: String
+    package var recipe: String?
+    package var quantizer: QuantizerName
     /// Tensor files of the whole output.
-    public var outputBytes: Int
+    package var outputBytes: Int
     /// Stored bits of a weight, over all weights that are quantized, scales and zero points included.
-    public var bits: Double
+    package var bits: Double
     /// Quantized weights' share of all values.
-    public var quantizedShare: Double
-    public var kld: Double
-    public var kldMedian: Double
-    public var kld99: Double
-    public var top1: Double
-    public var referencePerplexity: Double
-    public var perplexity: Double
+    package var quantizedShare: Double
+    package var kld: Double
+    package var kldMedian: Double
+    package var kld99: Double
+    package var top1: Double
+    package var referencePerplexity: Double
+    package var perplexity: Double
     /// The arguments of `recast convert` that make this checkpoint, source and destination left out.
-    public var arguments: String
+    package var arguments: String
 
     init(
         name: String, layout: String, recipe: String?, quantizer: QuantizerName, plan: ConversionPlan, size: PlanSize,
@@ -48,9 +48,9 @@ public struct SweepPoint: Sendable, Equatable {
     }
 
     /// Whether its figures are numbers.
-    public var isJudged: Bool { kld.isFinite && kld99.isFinite && top1.isFinite }
+    package var isJudged: Bool { kld.isFinite && kld99.isFinite && top1.isFinite }
 
-    public var json: JSONObject {
+    package var json: JSONObject {
         var object: JSONObject = ["name": .string(name), "layout": .string(layout), "quantizer": .string(quantizer.rawValue)]
         if let recipe { object["recipe"] = .string(recipe) }
         for (key, value) in [
@@ -91,12 +91,12 @@ public struct SweepPoint: Sendable, Equatable {
 }
 
 /// How many bits a plan's quantized weights take.
-public struct PlanSize: Sendable, Equatable {
-    public var quantizedBytes = 0
-    public var quantizedValues = 0
-    public var values = 0
+package struct PlanSize: Sendable, Equatable {
+    package var quantizedBytes = 0
+    package var quantizedValues = 0
+    package var values = 0
 
-    public init(_ plan: ConversionPlan, _ shape: (PlannedWeight) -> Int) {
+    package init(_ plan: ConversionPlan, _ shape: (PlannedWeight) -> Int) {
         for planned in plan.weights where planned.isPrincipal {
             let count = shape(planned)
             values += count
@@ -106,6 +106,6 @@ public struct PlanSize: Sendable, Equatable {
         }
     }
 
-    public var bits: Double { quantizedValues == 0 ? 0 : Double(quantizedBytes) * 8 / Double(quantizedValues) }
-    public var share: Double { values == 0 ? 0 : Double(quantizedValues) / Double(values) }
+    package var bits: Double { quantizedValues == 0 ? 0 : Double(quantizedBytes) * 8 / Double(quantizedValues) }
+    package var share: Double { values == 0 ? 0 : Double(quantizedValues) / Double(values) }
 }

@@ -1,7 +1,7 @@
 /// A number stored in a few bits: its exact value as F32 or F64, and rounding to it.
 ///
 /// Every conversion rounds to nearest, ties to the even code, and keeps the sign of zero and of NaN.
-public protocol StoredScalar: Sendable, Equatable {
+package protocol StoredScalar: Sendable, Equatable {
     associatedtype Bits: FixedWidthInteger & UnsignedInteger & Sendable
     var bits: Bits { get }
     init(bits: Bits)
@@ -37,21 +37,21 @@ private func magnitudeValue(_ code: UInt32, mantissaBits: UInt32, bias: Int32) -
 }
 
 /// Brain floating point: the high half of an F32.
-public struct BFloat16: StoredScalar {
-    public var bits: UInt16
-    public init(bits: UInt16) { self.bits = bits }
-    public var value: Float { Float(bitPattern: UInt32(bits) << 16) }
-    public init(rounding value: Float) {
+package struct BFloat16: StoredScalar {
+    package var bits: UInt16
+    package init(bits: UInt16) { self.bits = bits }
+    package var value: Float { Float(bitPattern: UInt32(bits) << 16) }
+    package init(rounding value: Float) {
         let u = value.bitPattern
         bits = value.isNaN ? UInt16(u >> 16) | 0x40 : UInt16((UInt64(u) + 0x7FFF + UInt64((u >> 16) & 1)) >> 16)
     }
 }
 
 /// IEEE 754 binary16.
-public struct Binary16: StoredScalar {
-    public var bits: UInt16
-    public init(bits: UInt16) { self.bits = bits }
-    public var value: Float {
+package struct Binary16: StoredScalar {
+    package var bits: UInt16
+    package init(bits: UInt16) { self.bits = bits }
+    package var value: Float {
         let sign = UInt32(bits & 0x8000) << 16
         let magnitude = UInt32(bits & 0x7FFF)
         if magnitude >= 0x7C00 {
@@ -59,7 +59,7 @@ public struct Binary16: StoredScalar {
         }
         return Float(bitPattern: sign | magnitudeValue(magnitude, mantissaBits: 10, bias: 15).bitPattern)
     }
-    public init(rounding value: Float) {
+    package init(rounding value: Float) {
         let sign = UInt16(value.bitPattern >> 16) & 0x8000
         if value.isNaN {
             bits = sign | 0x7E00 | UInt16(truncatingIfNeeded: value.bitPattern >> 13) & 0x3FF
@@ -70,17 +70,17 @@ public struct Binary16: StoredScalar {
 }
 
 /// OCP FP8 E4M3 (fn): no infinity, NaN = 0x7F and 0xFF, greatest 448.
-public struct Float8E4M3: StoredScalar {
-    public static let greatest: Float = 448
-    public var bits: UInt8
-    public init(bits: UInt8) { self.bits = bits }
-    public var value: Float {
+package struct Float8E4M3: StoredScalar {
+    package static let greatest: Float = 448
+    package var bits: UInt8
+    package init(bits: UInt8) { self.bits = bits }
+    package var value: Float {
         let magnitude = bits & 0x7F == 0x7F ? Float.nan : magnitudeValue(UInt32(bits & 0x7F), mantissaBits: 3, bias: 7)
         return bits & 0x80 == 0 ? magnitude : -magnitude
     }
     /// Values beyond +-448, infinities included, become +-448: casts of overflowing values are not portable between
     /// libraries, so they never happen here.
-    public init(rounding value: Float) {
+    package init(rounding value: Float) {
         let sign = UInt8(value.bitPattern >> 24) & 0x80
         let code: UInt8 =
             value.isNaN ? 0x7F : value.magnitude >= Self.greatest ? 0x7E : UInt8(magnitudeCode(value, mantissaBits: 3, bias: 7))
@@ -89,16 +89,16 @@ public struct Float8E4M3: StoredScalar {
 }
 
 /// OCP FP8 E5M2: IEEE-like, greatest 57344.
-public struct Float8E5M2: StoredScalar {
-    public var bits: UInt8
-    public init(bits: UInt8) { self.bits = bits }
-    public var value: Float {
+package struct Float8E5M2: StoredScalar {
+    package var bits: UInt8
+    package init(bits: UInt8) { self.bits = bits }
+    package var value: Float {
         let code = UInt32(bits & 0x7F)
         let magnitude = code > 0x7C ? .nan : code == 0x7C ? .infinity : magnitudeValue(code, mantissaBits: 2, bias: 15)
         return bits & 0x80 == 0 ? magnitude : -magnitude
     }
     /// Overflow goes to infinity, as in IEEE 754.
-    public init(rounding value: Float) {
+    package init(rounding value: Float) {
         let sign = UInt8(value.bitPattern >> 24) & 0x80
         let code: UInt8 =
             value.isNaN ? 0x7F : value.magnitude >= 61440 ? 0x7C : UInt8(magnitudeCode(value, mantissaBits: 2, bias: 15))
@@ -107,10 +107,10 @@ public struct Float8E5M2: StoredScalar {
 }
 
 /// OCP E8M0: a power of two, 2^(b - 127); 0xFF is NaN; there is no zero and no sign.
-public struct Float8E8M0: StoredScalar {
-    public var bits: UInt8
-    public init(bits: UInt8) { self.bits = bits }
-    public var value: Float {
+package struct Float8E8M0: StoredScalar {
+    package var bits: UInt8
+    package init(bits: UInt8) { self.bits = bits }
+    package var value: Float {
         switch bits {
         case 0xFF: .nan
         case 0: Float(bitPattern: 0x0040_0000)  // 2^-127, a subnormal F32
@@ -119,7 +119,7 @@ public struct Float8E8M0: StoredScalar {
     }
     /// The nearest power of two by the significand, 1.5 and above going up, as PyTorch and ml_dtypes round. Below 2^-126 anything
     /// above 2^-127 goes up. Negative numbers, infinity and NaN have no code: NaN; zero becomes the smallest, 2^-127.
-    public init(rounding value: Float) {
+    package init(rounding value: Float) {
         let u = value.bitPattern
         guard value.sign == .plus || value == 0, value.isFinite else {
             bits = 0xFF
@@ -133,16 +133,16 @@ public struct Float8E8M0: StoredScalar {
 }
 
 /// OCP FP4 E2M1 in the low four bits: magnitudes 0, 0.5, 1, 1.5, 2, 3, 4, 6.
-public struct Float4E2M1: StoredScalar {
-    public static let greatest: Float = 6
-    public var bits: UInt8
-    public init(bits: UInt8) { self.bits = bits & 0xF }
-    public var value: Float {
+package struct Float4E2M1: StoredScalar {
+    package static let greatest: Float = 6
+    package var bits: UInt8
+    package init(bits: UInt8) { self.bits = bits & 0xF }
+    package var value: Float {
         let magnitude = magnitudeValue(UInt32(bits & 7), mantissaBits: 1, bias: 1)
         return bits & 8 == 0 ? magnitude : -magnitude
     }
     /// Saturates at +-6. There is no NaN: a NaN becomes negative zero, as in ml_dtypes; callers reject NaN before they come here.
-    public init(rounding value: Float) {
+    package init(rounding value: Float) {
         guard !value.isNaN else {
             bits = 8
             return
@@ -153,13 +153,13 @@ public struct Float4E2M1: StoredScalar {
 }
 
 /// Four-bit integers, two to a byte, low nibble first.
-public enum Nibbles {
+package enum Nibbles {
     /// The signed value of a two's-complement nibble: -8...7.
-    public static func signed(_ nibble: UInt8) -> Int8 { Int8(bitPattern: nibble << 4) >> 4 }
+    package static func signed(_ nibble: UInt8) -> Int8 { Int8(bitPattern: nibble << 4) >> 4 }
 
-    public static func low(_ byte: UInt8) -> UInt8 { byte & 0xF }
+    package static func low(_ byte: UInt8) -> UInt8 { byte & 0xF }
 
-    public static func high(_ byte: UInt8) -> UInt8 { byte >> 4 }
+    package static func high(_ byte: UInt8) -> UInt8 { byte >> 4 }
 
-    public static func pair(low: UInt8, high: UInt8) -> UInt8 { low & 0xF | high << 4 }
+    package static func pair(low: UInt8, high: UInt8) -> UInt8 { low & 0xF | high << 4 }
 }

@@ -5,19 +5,19 @@ import Tensors
 /// converted form), Llama 3 and Qwen ship. Anything else in the file is refused by name.
 ///
 /// Source: huggingface/tokenizers, whose result for the text alone (`add_special_tokens=False`) it equals.
-public struct Tokenizer: Sendable {
+package struct Tokenizer: Sendable {
     private var encoder: BytePairEncoder
     private var preTokenizer = PreTokenizer()
     /// Tokens that are found in the text before anything else, longest first.
     private var added: [(bytes: [UInt8], token: Int)] = []
     private var addedStarts = Set<UInt8>()
 
-    public static let sizeLimit = 256 << 20
+    package static let sizeLimit = 256 << 20
 
-    public init(reading path: String) throws { try self.init(bytes: FileTree.read(path, limit: Self.sizeLimit), path: path) }
+    package init(reading path: String) throws { try self.init(bytes: FileTree.read(path, limit: Self.sizeLimit), path: path) }
 
     /// - Parameter path: where the text comes from, for messages.
-    public init(bytes: [UInt8], path: String) throws {
+    package init(bytes: [UInt8], path: String) throws {
         let json: JSONValue
         do { json = try JSONValue(parsing: bytes) } catch {
             throw TokenizerFailure.malformed(path: path, reason: "the JSON text is malformed: \(error)")
@@ -25,7 +25,7 @@ public struct Tokenizer: Sendable {
         try self.init(json, path: path)
     }
 
-    public init(_ json: JSONValue, path: String) throws {
+    package init(_ json: JSONValue, path: String) throws {
         func malformed(_ reason: String) -> TokenizerFailure { .malformed(path: path, reason: reason) }
         guard let model = json["model"], let vocabulary = model["vocab"]?.object, let merges = model["merges"]?.array else {
             throw malformed("there is no model with `vocab` and `merges`")
@@ -37,7 +37,6 @@ public struct Tokenizer: Sendable {
         if model["byte_fallback"]?.bool == true { throw TokenizerFailure.unsupported(path: path, part: "`byte_fallback`") }
 
         // Tokens are written in an alphabet of one printable character a byte.
-        let bytesOf = Self.byteAlphabet
         var numbers: [[UInt8]: Int32] = [:]
         numbers.reserveCapacity(vocabulary.members.count)
         for (token, value) in vocabulary.members {
@@ -45,7 +44,7 @@ public struct Tokenizer: Sendable {
                 throw malformed("the number of token \"\(token)\" is no token number")
             }
             // A token outside the alphabet can only be an added one.
-            guard let bytes = Self.bytes(token, bytesOf) else { continue }
+            guard let bytes = ByteAlphabet.bytes(token) else { continue }
             numbers[bytes] = Int32(number)
         }
         var table: [BytePairEncoder.Pair: (rank: Int32, token: Int32)] = [:]
@@ -54,7 +53,7 @@ public struct Tokenizer: Sendable {
             let sides =
                 merge.string.map { $0.split(separator: " ", omittingEmptySubsequences: false).map(String.init) } ?? merge.array?.compactMap(\.string)
                 ?? []
-            guard sides.count == 2, let left = Self.bytes(sides[0], bytesOf), let right = Self.bytes(sides[1], bytesOf), let a = numbers[left],
+            guard sides.count == 2, let left = ByteAlphabet.bytes(sides[0]), let right = ByteAlphabet.bytes(sides[1]), let a = numbers[left],
                 let b = numbers[right], let joined = numbers[left + right]
             else { throw malformed("merge \(rank) is not of two tokens whose join is a token") }
             let pair = BytePairEncoder.Pair(left: a, right: b)
@@ -112,7 +111,7 @@ public struct Tokenizer: Sendable {
     // MARK: Encoding
 
     /// The tokens of a text, without any that mark its beginning or end.
-    public func encode(_ text: String) -> [Int] {
+    package func encode(_ text: String) -> [Int] {
         var tokens: [Int] = []
         var known: [Substring: [Int]] = [:]
         let bytes = text.utf8
@@ -145,32 +144,5 @@ public struct Tokenizer: Sendable {
             encoder.encode(Array(piece.utf8), into: &tokens)
             if isShort { known[piece] = Array(tokens[before...]) }
         }
-    }
-
-    // MARK: The alphabet
-
-    /// Byte of each printable stand-in (openai/gpt-2:src/encoder.py, bytes_to_unicode): printable Latin-1 bytes stand for
-    /// themselves, the others for the code points from U+0100 on.
-    private static let byteAlphabet: [Unicode.Scalar: UInt8] = {
-        var table: [Unicode.Scalar: UInt8] = [:]
-        var next: UInt32 = 0x100
-        for byte in UInt8.min...UInt8.max {
-            switch byte {
-            case 0x21...0x7E, 0xA1...0xAC, 0xAE...0xFF: table[Unicode.Scalar(byte)] = byte
-            default:
-                if let scalar = Unicode.Scalar(next) { table[scalar] = byte }
-                next += 1
-            }
-        }
-        return table
-    }()
-
-    private static func bytes(_ token: String, _ alphabet: [Unicode.Scalar: UInt8]) -> [UInt8]? {
-        var bytes: [UInt8] = []
-        for scalar in token.unicodeScalars {
-            guard let byte = alphabet[scalar] else { return nil }
-            bytes.append(byte)
-        }
-        return bytes.isEmpty ? nil : bytes
     }
 }

@@ -2,20 +2,20 @@ import Runtime
 import Tensors
 
 /// Why a text cannot be turned into tokens.
-public enum TokenizerFailure: Failure, Equatable {
+package enum TokenizerFailure: Failure, Equatable {
     case malformed(path: String, reason: String)
     /// A part of the tokenizer that is not byte-level BPE as DeepSeek ships it.
     case unsupported(path: String, part: String)
     case notText(path: String)
 
-    public var kind: FailureKind {
+    package var kind: FailureKind {
         switch self {
         case .unsupported: .usage
         default: .badData
         }
     }
 
-    public var description: String {
+    package var description: String {
         switch self {
         case .malformed(let path, let reason): "\(path): \(reason)"
         case .unsupported(let path, let part): "\(path): \(part) is not known; give token numbers with --tokens instead"

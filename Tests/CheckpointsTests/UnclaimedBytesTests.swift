@@ -329,7 +329,7 @@ import Testing
         ("hidden_act", "\"gelu\""), ("moe_layer_freq", "2"), ("sliding_window", "128"), ("attn_logit_softcapping", "30.0"),
         ("rope_interleave", "\"no\""),
         ("attention_bias", "1"), ("scoring_func", "\"tanh\""), ("topk_method", "\"random\""), ("num_key_value_heads", "2"), ("mlp_bias", "true"),
-        ("rope_scaling", #"{"type": "yarn", "factor": 4, "truncate": true}"#), ("rope_scaling", #"{"type": "llama3", "factor": 4}"#),
+        ("rope_scaling", #"{"type": "yarn", "factor": 4, "truncate": 1}"#), ("rope_scaling", #"{"type": "llama3", "factor": 4}"#),
         ("rms_norm_eps", "\"small\""), ("num_experts_per_tok", "-1"), ("index_topk", "2048"), ("rope_theta", "0"),
     ])
     func aFieldThatChangesTheArithmeticIsReadOrRefused(_ field: String, _ value: String) throws {

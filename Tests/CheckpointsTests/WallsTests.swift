@@ -43,8 +43,9 @@ import Testing
 
     /// From the ground up; a floor imports only what stands before it.
     static let floors = [
-        "CKernels", "StrictJSON", "Runtime", "Tensors", "Architectures", "Formats", "Checkpoints", "Quantization", "Conversion", "ReferenceModels",
-        "Calibration", "Consumers", "Parity", "Sweeps", "Tokenizers", "Recast", "RecastCLI",
+        "CKernels", "StrictJSON", "Runtime", "Tensors", "Tokenizers", "Architectures", "Formats", "Checkpoints", "Quantization", "Conversion",
+        "ReferenceModels",
+        "Calibration", "Consumers", "Parity", "Sweeps", "Recast", "RecastCLI",
     ]
 
     @Test func floorsImportDownwards() throws {

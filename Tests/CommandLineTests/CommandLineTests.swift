@@ -92,6 +92,9 @@ enum RecastBinary {
         let table = try RecastBinary.run("layouts").output
         let readme = try String(contentsOfFile: Fixtures.directory + "/../../README.md", encoding: .utf8)
         #expect(table.split(separator: "\n").count > 20 && readme.contains(table))
+        let architectures = try RecastBinary.run("architectures").output
+        #expect(architectures.split(separator: "\n").count == Architecture.known.count + 2)
+        #expect(readme.contains(architectures), "README's table of architectures is not what `recast architectures` prints")
         let json = try JSONValue(parsing: Array(try RecastBinary.run("layouts", "--json").output.utf8))
         #expect(json["layouts"]?.array?.count == table.split(separator: "\n").count - 2)
     }

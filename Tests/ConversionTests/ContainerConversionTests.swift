@@ -5,7 +5,8 @@ import Testing
 
 /// Checkpoints into other containers and back: the same files, whoever wrote how many at a time and however often it was stopped.
 @Suite struct ContainerConversionTests {
-    static let containers: [String] = ContainerRegistry.containers.map { $0.name }.filter { $0 != "safetensors" }
+    /// GGUF holds llama.cpp's types only: GGUFConversionTests.
+    static let containers: [String] = ContainerRegistry.containers.map { $0.name }.filter { !["safetensors", "gguf"].contains($0) }
 
     func container(_ name: String) throws -> any Container.Type {
         let found = ContainerRegistry.container(named: name)

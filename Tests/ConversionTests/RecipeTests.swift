@@ -95,7 +95,7 @@ import Testing
         #expect(other.fingerprint != plans[0].fingerprint)
         // Every byte of every shard has one owner.
         for shard in plans[0].shards {
-            var end = shard.header.count
+            var end = shard.pieces[0].bytes.count
             for tensor in plans[0].weights[shard.weights].flatMap(\.tensors).sorted(by: { ($0.offset, $0.byteCount) < ($1.offset, $1.byteCount) }) {
                 #expect(tensor.offset == end)
                 end += tensor.byteCount

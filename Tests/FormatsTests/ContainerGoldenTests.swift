@@ -71,9 +71,7 @@ import Testing
         try builder.write(to: folder.path)
         let opened = try ContainerRegistry.open(folder.file("model.safetensors"))
         let source = try #require(opened)
-        let packer = container.pack
-        let pack = try #require(packer)
-        try pack(source, folder.file("packed"), PackingOptions())
+        try store(source, in: container, folder.file("packed"))
         return [UInt8](try Data(contentsOf: URL(fileURLWithPath: folder.file("packed"))))
     }
 

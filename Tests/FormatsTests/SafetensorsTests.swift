@@ -64,7 +64,7 @@ import Testing
 
     @Test func writtenHeadersAreAlignedSortedAndReadable() throws {
         let declarations = [
-            SafetensorsHeader.Declaration(name: "odd", type: .u8, shape: [3]), .init(name: "wide", type: .i64, shape: [2]),
+            TensorDeclaration(name: "odd", type: .u8, shape: [3]), .init(name: "wide", type: .i64, shape: [2]),
             .init(name: "b\"\\\u{1}é", type: .bf16, shape: [5]), .init(name: "a", type: .bf16, shape: [2, 2]),
             .init(name: "scalar", type: .f32, shape: []),
         ]

@@ -24,8 +24,7 @@ import Testing
     func pack(_ source: String, _ path: String, _ options: PackingOptions) throws -> TensorFile {
         let opened = try ContainerRegistry.open(source)
         let file = try #require(opened)
-        let pack = try #require(ZstdArchive.pack)
-        try pack(file, path, options)
+        try ZstdArchive.pack(file, to: path, options)
         return try ZstdArchive.open(PositionedFile.openForReading(path))
     }
 

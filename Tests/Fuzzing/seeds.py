@@ -48,6 +48,52 @@ def tensor_file(tensors, metadata=None):
     return struct.pack('<Q', len(text)) + text + data
 
 
+def gguf_file(entries, tensors):
+    """A GGUF file out of key -> (type, value) and name -> (ggml type, shape, bytes)."""
+    text = lambda s: struct.pack('<Q', len(s.encode())) + s.encode()
+    numbers = {0: 'B', 4: 'I', 5: 'i', 6: 'f', 7: '?', 10: 'Q'}
+    head = b'GGUF' + struct.pack('<IQQ', 3, len(tensors), len(entries))
+    for key, (kind, value) in entries.items():
+        head += text(key) + struct.pack('<I', kind)
+        if kind == 8:
+            head += text(value)
+        elif kind == 9:
+            inner, values = value
+            head += struct.pack('<IQ', inner, len(values))
+            head += b''.join(text(v) if inner == 8 else struct.pack('<' + numbers[inner], v) for v in values)
+        else:
+            head += struct.pack('<' + numbers[kind], value)
+    data = b''
+    for name, (kind, shape, content) in tensors.items():
+        head += text(name) + struct.pack(f'<I{len(shape)}QIQ', len(shape), *reversed(shape), kind, len(data))
+        data += content + b'\0' * (-len(content) % 32)
+    return head + b'\0' * (-len(head) % 32) + data
+
+
+def gguf_seeds():
+    """Two experts of a DeepSeek model with split keys and values, and a file of an architecture without names here."""
+    arch, u32, f32, text = 'deepseek2.', 4, 6, 8
+    entries = {'general.architecture': (text, 'deepseek2'), 'general.name': (text, 'Seed')}
+    for key, value in [('block_count', 1), ('context_length', 8), ('embedding_length', 32), ('feed_forward_length', 32), ('expert_count', 2),
+                       ('attention.head_count', 2), ('attention.head_count_kv', 1), ('expert_used_count', 1), ('expert_gating_func', 2),
+                       ('leading_dense_block_count', 0), ('vocab_size', 4), ('attention.kv_lora_rank', 32), ('expert_feed_forward_length', 32),
+                       ('attention.key_length_mla', 48), ('attention.value_length_mla', 32), ('expert_shared_count', 1), ('rope.dimension_count', 16)]:
+        entries[arch + key] = (u32, value)
+    entries[arch + 'attention.layer_norm_rms_epsilon'] = (f32, 1e-6)
+    entries['tokenizer.ggml.tokens'] = (9, (8, ['a', 'b', 'c', 'd']))
+    entries['tokenizer.ggml.token_type'] = (9, (5, [1, 1, 1, 3]))
+    q8 = lambda rows, columns: (b'\x08\x20' + bytes(32)) * (rows * columns // 32)
+    seed('gguf', 'deepseek2', gguf_file(entries, {
+        'token_embd.weight': (8, [4, 32], q8(4, 32)), 'output_norm.weight': (0, [32], bytes(128)),
+        'blk.0.attn_k_b.weight': (8, [2, 32, 32], q8(64, 32)), 'blk.0.attn_v_b.weight': (8, [2, 32, 32], q8(64, 32)),
+        'blk.0.ffn_gate_exps.weight': (8, [2, 32, 32], q8(64, 32)), 'blk.0.exp_probs_b.bias': (0, [2], bytes(8))}))
+    seed('gguf', 'other', gguf_file({'general.architecture': (text, 'gemma3'), 'general.alignment': (u32, 64)}, {}))
+    kinds = {2: (32, 18), 10: (256, 84), 11: (256, 110), 12: (256, 144), 14: (256, 210), 16: (256, 66), 20: (32, 18), 23: (256, 136), 29: (256, 56),
+             34: (256, 54), 39: (32, 17), 40: (64, 36), 30: (1, 2), 1: (1, 2)}
+    seed('gguf', 'types', gguf_file({'general.architecture': (text, 'llama')}, {
+        f't{kind}.weight': (kind, [2, max(values, 2)], bytes(2 * max(values, 2) // values * size)) for kind, (values, size) in kinds.items()}))
+
+
 def tensor_text(path):
     """A safetensors file's header as the targets want it: without offsets, but with the bytes of what must be consistent."""
     with open(path, 'rb') as file:
@@ -401,6 +447,7 @@ def main():
         layouts(recast, scratch)
         pickles(scratch)
         containers(recast, scratch)
+    gguf_seeds()
     texts()
     models()
     runs()

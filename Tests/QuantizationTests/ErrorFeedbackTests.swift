@@ -79,7 +79,7 @@ import Testing
         }
         let grid = IntegerGrid(bits: 3, groupSize: 32, zeroPoints: .whole(0...7), scaleType: .bf16)
         let rowsOfWeights = WeightRows(values: weights, rows: rows, columns: size)
-        let groups = ScaleSearch().quantize(rowsOfWeights, on: grid).groups
+        let groups = ScaleSearch.search(rowsOfWeights, on: grid, importance: nil).groups
         var results: [QuantizedRows] = []
         for workers in [1, 3] {
             try inputs.withUnsafeBufferPointer { values in

@@ -35,14 +35,14 @@ import Testing
         let importance = (0..<96).map { Float(1 + $0 % 5) }
         let full = QuantizedRows(
             codes: ErrorFeedbackTests.nearest(weights, grid, grid.ranges(weights, share: 1)), groups: grid.ranges(weights, share: 1))
-        let found = ScaleSearch(importance: importance).quantize(weights, on: grid)
+        let found = ScaleSearch.search(weights, on: grid, importance: importance)
         let (before, after) = (Self.error(weights, full, grid, importance), Self.error(weights, found, grid, importance))
         #expect(after <= before)
         if grid.bits <= 3 { #expect(after < 0.9 * before) }
         // Weighting pays where it is asked for.
-        let plain = ScaleSearch().quantize(weights, on: grid)
+        let plain = ScaleSearch.search(weights, on: grid, importance: nil)
         #expect(after <= Self.error(weights, plain, grid, importance) * 1.0001)
-        let robust = HalfQuadratic().quantize(weights, on: grid)
+        let robust = HalfQuadratic.quantize(weights, on: grid, RowEvidence())
         let ones = [Float](repeating: 1, count: 96)
         #expect(Self.error(weights, robust, grid, ones, power: 0.75) <= Self.error(weights, full, grid, ones, power: 0.75) * 1.02)
         for group in found.groups + robust.groups + full.groups {
@@ -68,17 +68,66 @@ import Testing
         }
         let weights = WeightRows(values: values, rows: 12, columns: 32)
         let ones = [Float](repeating: 1, count: 32)
-        for chosen in [ScaleSearch().quantize(weights, on: grid)] { #expect(Self.error(weights, chosen, grid, ones) == 0) }
+        for chosen in [ScaleSearch.search(weights, on: grid, importance: nil)] { #expect(Self.error(weights, chosen, grid, ones) == 0) }
     }
 
-    @Test(arguments: grids) func zerosAndSingleColumns(_ grid: IntegerGrid) {
+    @Test(arguments: grids) func zerosAndSingleColumns(_ grid: IntegerGrid) throws {
         let zeros = WeightRows(values: [Float](repeating: 0, count: 64), rows: 1, columns: 64)
-        for quantizer in [ScaleSearch(), HalfQuadratic()] as [any Quantizer] {
-            let chosen = quantizer.quantize(zeros, on: grid)
+        for quantizer in [ScaleSearch.self, HalfQuadratic.self] as [any Quantizer.Type] {
+            let chosen = try quantizer.quantize(zeros, on: grid, RowEvidence())
             #expect(Self.error(zeros, chosen, grid, [Float](repeating: 1, count: 64)) == 0)
-            #expect(quantizer.quantize(WeightRows(values: [], rows: 0, columns: 0), on: grid) == QuantizedRows(codes: [], groups: []))
-            let short = quantizer.quantize(WeightRows(values: [0.5, -1.5e-38], rows: 2, columns: 1), on: grid)
+            let none = WeightRows(values: [], rows: 0, columns: 0)
+            #expect(try quantizer.quantize(none, on: grid, RowEvidence()) == QuantizedRows(codes: [], groups: []))
+            let short = try quantizer.quantize(WeightRows(values: [0.5, -1.5e-38], rows: 2, columns: 1), on: grid, RowEvidence())
             #expect(short.codes.count == 2 && short.groups.count == 2)
+        }
+    }
+
+    /// With the layout's own scales no code is farther from its weight than that of its own encoder, which divides as its peer does.
+    @Test(arguments: ["int4-g128", "int4-g32", "int3-g128", "int8-channel", "awq", "gptq"])
+    func nearestRoundingTakesTheLayoutsScales(_ name: String) throws {
+        let layout = try #require(LayoutRegistry.target(named: name)?.layout as? any IntegerCodedLayout)
+        let shape = MatrixShape(rows: 32, columns: 256)
+        var random = SeededGenerator(22)
+        let values = (0..<shape.count).map { _ in BFloat16(rounding: random.normal(0.02)).bits }
+        let parts = layout.parts(of: shape)
+        let buffers = try parts.map { try AlignedBuffer(byteCount: $0.byteCount) }
+        let slices = zip(buffers, parts).map { $0.slice(0..<$1.byteCount) }
+        try values.withUnsafeBufferPointer { values throws(EncodingFault) in
+            try layout.encode(values, rows: 0..<shape.rows, shape: shape, into: slices)
+        }
+        let stored = slices.map { UnsafeRawBufferPointer($0) }
+        let groups = layout.groups(of: stored, rows: 0..<shape.rows, shape: shape)
+        var codes = [UInt8](repeating: 0, count: shape.count)
+        codes.withUnsafeMutableBufferPointer {
+            layout.readCodes(stored, rows: 0..<shape.rows, shape: shape, into: $0.baseAddress!)
+        }
+        let weights = WeightRows(values: values.map { BFloat16(bits: $0).value }, rows: shape.rows, columns: shape.columns)
+        let grid = IntegerGrid(layout)
+        let chosen = try NearestRounding.quantize(weights, on: grid, RowEvidence { groups })
+        withExtendedLifetime(buffers) {}
+        let hasSameScales = chosen.groups == groups
+        #expect(hasSameScales)
+        let across = groups.count / shape.rows, size = shape.columns / across
+        var differing = 0, farther = 0
+        for (index, weight) in weights.values.enumerated() {
+            let group = groups[index / shape.columns * across + index % shape.columns / size]
+            func error(_ code: UInt8) -> Float { abs(group.scale * Float(code) + grid.bias(group) - weight) }
+            differing += chosen.codes[index] != codes[index] ? 1 : 0
+            farther += error(chosen.codes[index]) > error(codes[index]) + 1e-7 ? 1 : 0
+        }
+        #expect(farther == 0 && differing < shape.count / 4, "\(differing) differ")
+    }
+
+    @Test func everyQuantizerIsFoundByItsName() {
+        #expect(QuantizerName.allCases.map(\.rawValue) == ["rtn", "mse", "hqq", "imatrix", "gptq", "awq"])
+        for quantizer in QuantizerName.allCases { #expect(QuantizerName(rawValue: quantizer.rawValue) == quantizer) }
+        #expect(QuantizerName(rawValue: "RTN") == nil)
+        let grid = IntegerGrid(bits: 4, groupSize: 32, zeroPoints: .middle, scaleType: .bf16)
+        let rows = WeightRows(values: [Float](repeating: 1, count: 32), rows: 1, columns: 32)
+        // One that is not given what it needs says so.
+        for quantizer in [QuantizerName.rtn, .gptq, .awq] {
+            #expect(throws: EvidenceMissing.self) { try quantizer.method.quantize(rows, on: grid, RowEvidence()) }
         }
     }
 
@@ -98,7 +147,7 @@ import Testing
             let parts = layout.parts(of: shape)
             let buffers = try parts.map { try AlignedBuffer(byteCount: $0.byteCount) }
             let slices = zip(buffers, parts).map { $0.slice(0..<$1.byteCount) }
-            try values.withUnsafeBufferPointer { values throws(EncodingFault) in
+            try values.withUnsafeBufferPointer { values in
                 try SearchedEncoding.encode(
                     values, rows: 0..<shape.rows, shape: shape, layout: layout, quantizer: quantizer, importance: importance, into: slices)
             }
@@ -121,7 +170,7 @@ import Testing
         // Weighting pays where it is asked for.
         weights = (0..<shape.columns).map { Float($0 % 7 == 0 ? 50 : 1) }
         #expect(try onlyPowers ? sum(.imatrix, weights) <= sum(.mse) : sum(.imatrix, weights) < sum(.mse))
-        #expect((SearchedEncoding.obstacle(layout, .hqq) == nil) != (layout is any FloatCodedLayout))
+        #expect((QuantizerName.hqq.obstacle(to: layout) == nil) != (layout is any FloatCodedLayout))
     }
 
     @Test func valuesThatAreNotFiniteAreNamed() throws {
@@ -132,7 +181,7 @@ import Testing
         let buffers = try layout.parts(of: shape).map { try AlignedBuffer(byteCount: $0.byteCount) }
         let bad = values
         #expect(throws: EncodingFault.notFinite(row: 1)) {
-            try bad.withUnsafeBufferPointer { values throws(EncodingFault) in
+            try bad.withUnsafeBufferPointer { values in
                 try SearchedEncoding.encode(
                     values, rows: 0..<2, shape: shape, layout: layout, quantizer: .mse, importance: nil, into: buffers.map(\.bytes))
             }

@@ -2,7 +2,7 @@
 
 usage: fuzz.py [--seconds 5 | --executions N] [--reader NAME]... [--build-path .build-fuzz] [--seed 1] [--address] [--jobs N] [--no-build] [--corpus DIR]
 
-Builds Tests/Fuzzing, a package of its own, with libFuzzer's coverage in all of Recast (`swift build --sanitize fuzzer`; a toolchain of
+Builds Tests/Fuzzing, a target that only this script asks for, with libFuzzer's coverage in all of Recast (`swift build --sanitize fuzzer`; a toolchain of
 swift.org on Linux has it), and runs each reader for some seconds from the seeds in Tests/Fuzzing/Corpus. A finding is a trap, a report of a
 sanitizer, an input that takes longer than 10 s or more than 1 GB, and an error that is no Failure or an internal one. Inputs with findings are
 kept under the build path, each with the command that shows it again; the run goes on without them. Exit status 1 if there are any.
@@ -27,7 +27,7 @@ ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)),
 PACKAGE = os.path.join(ROOT, 'Tests/Fuzzing')
 SEEDS = os.path.join(PACKAGE, 'Corpus')
 DICTIONARIES = {
-    'yaml': ['recipe', 'policy'], 'pickle': ['pickle'], 'binary': ['torch', 'hdf5', 'zstd'],
+    'yaml': ['recipe', 'policy'], 'pickle': ['pickle'], 'binary': ['torch', 'hdf5', 'zstd', 'gguf'],
 }  # of all others: json
 SHARES = {'hdf5': 0.1}  # it makes a process for each input
 LIMITS = ['-timeout=10', '-rss_limit_mb=1500', '-malloc_limit_mb=1000', '-max_len=16384', '-detect_leaks=0']
@@ -39,10 +39,10 @@ Result = collections.namedtuple('Result', 'executions coverage units findings')
 def build(options):
     """Builds the targets and returns the program."""
     sanitizers = ['--sanitize', 'fuzzer'] + (['--sanitize', 'address'] if options.address else [])
-    command = ['swift', 'build', '-c', 'release', *sanitizers, '--package-path', PACKAGE, '--scratch-path', options.build_path]
+    command = ['swift', 'build', '-c', 'release', *sanitizers, '--package-path', ROOT, '--scratch-path', options.build_path]
     if not options.no_build:
         jobs = ['-j', str(options.jobs)] if options.jobs else []
-        subprocess.run([*command, *jobs, '--product', 'RecastFuzz'], check=True)
+        subprocess.run([*command, *jobs, '--product', 'RecastFuzz'], check=True, env=dict(os.environ, RECAST_FUZZING='1'))
     return os.path.join(options.build_path, 'release/RecastFuzz')
 
 

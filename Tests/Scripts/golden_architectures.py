@@ -16,8 +16,9 @@ import torch
 import transformers
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import (AutoModelForCausalLM, DeepseekV32Config, DeepseekV32ForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM, GlmMoeDsaConfig,
-                          GlmMoeDsaForCausalLM, LlamaConfig, LlamaForCausalLM, MiniMaxM2Config, MiniMaxM2ForCausalLM,
+from transformers import (AutoModelForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM, DeepseekV32Config, DeepseekV32ForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM, Glm4MoeLiteConfig,
+                          Glm4MoeLiteForCausalLM, GlmMoeDsaConfig, GlmMoeDsaForCausalLM, GptOssConfig,
+                          GptOssForCausalLM, HYV3Config, HYV3ForCausalLM, LlamaConfig, LlamaForCausalLM, MiniMaxM2Config, MiniMaxM2ForCausalLM,
                           Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 transformers.logging.set_verbosity_error()
@@ -43,10 +44,31 @@ MODELS = {
         moe_intermediate_size=128, n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=1, use_qk_norm=True,
         attention_bias=True, routed_scaling_factor=2.5, num_nextn_predict_layers=0, max_position_embeddings=512,
         rope_parameters=dict(rope_type='default', rope_theta=1e6, partial_rotary_factor=0.5))),
+    'glm4-moe-lite': (Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM, dict(
+        vocab_size=160, hidden_size=128, intermediate_size=128, moe_intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, q_lora_rank=128, kv_lora_rank=128, qk_rope_head_dim=16, qk_nope_head_dim=16, v_head_dim=32, n_routed_experts=4,
+        num_experts_per_tok=2, n_shared_experts=1, max_position_embeddings=512, rms_norm_eps=1e-5,
+        rope_parameters=dict(rope_type='default', rope_theta=1e6))),
     'minimax-m2': (MiniMaxM2Config, MiniMaxM2ForCausalLM, dict(
         vocab_size=160, hidden_size=128, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
         num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=512,
         rope_parameters=dict(rope_type='default', rope_theta=5e6, partial_rotary_factor=0.5))),
+    'hy3': (HYV3Config, HYV3ForCausalLM, dict(
+        vocab_size=160, hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
+        moe_intermediate_size=128, num_experts=4, num_experts_per_tok=2, num_shared_experts=2, router_scaling_factor=2.826,
+        max_position_embeddings=512, tie_word_embeddings=True)),
+    'gpt-oss': (GptOssConfig, GptOssForCausalLM, dict(
+        vocab_size=160, hidden_size=128, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
+        num_local_experts=4, num_experts_per_tok=2, sliding_window=5, max_position_embeddings=512, rope_parameters=dict(
+            rope_type='yarn', rope_theta=150000.0, factor=32.0, beta_fast=32.0, beta_slow=1.0, original_max_position_embeddings=64,
+            truncate=False))),
+    # The language model of several, under the names that the release stores (`released` below).
+    'kimi-k25': (DeepseekV3Config, DeepseekV3ForCausalLM, dict(
+        vocab_size=160, hidden_size=128, intermediate_size=128, moe_intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, q_lora_rank=128, kv_lora_rank=128, qk_rope_head_dim=16, qk_nope_head_dim=16, v_head_dim=32, n_routed_experts=4,
+        num_experts_per_tok=2, n_shared_experts=1, n_group=1, topk_group=1, first_k_dense_replace=1, max_position_embeddings=512,
+        rms_norm_eps=1e-5, rope_parameters=dict(rope_type='yarn', rope_theta=50000.0, factor=64.0, original_max_position_embeddings=64,
+                                                beta_fast=32, beta_slow=1, mscale=1.0, mscale_all_dim=1.0))),
     # As many tokens as the indexer keeps: it is dense attention.
     'deepseek-v32': (DeepseekV32Config, DeepseekV32ForCausalLM, dict(SPARSE, n_group=2, topk_group=1, rope_parameters=dict(
         rope_type='yarn', rope_theta=10000.0, factor=8.0, original_max_position_embeddings=64, beta_fast=32, beta_slow=1, mscale=1.0,
@@ -72,6 +94,23 @@ def weights(name, shape):
     return torch.from_numpy(values * np.float32(0.25) + np.float32('norm' in name)).reshape(shape)
 
 
+# A vision tower and a projector, whose arithmetic is nobody's business here.
+TOWER = {
+    'vision_tower.patch_embed.proj.weight': [16, 3, 2, 2], 'vision_tower.patch_embed.pos_emb.weight': [4, 4, 16],
+    'vision_tower.encoder.blocks.0.wqkv.weight': [48, 16], 'vision_tower.encoder.blocks.0.wqkv.bias': [48],
+    'vision_tower.encoder.final_layernorm.weight': [16], 'mm_projector.pre_norm.weight': [16], 'mm_projector.proj.0.weight': [64, 64],
+}
+
+
+def released(name, config):
+    """What the release calls a tensor of the model, the tensors beside it, and its config.json."""
+    if name != 'kimi-k25':
+        return lambda key: key, {}, config
+    config = {'architectures': ['KimiK25ForConditionalGeneration'], 'model_type': 'kimi_k25', 'tie_word_embeddings': False,
+              'vision_config': {'hidden_size': 16}, 'text_config': {**config, 'model_type': 'kimi_k2'}}
+    return lambda key: 'language_model.' + key, TOWER, config
+
+
 os.makedirs(sys.argv[1], exist_ok=True)
 for name, (Config, Model, options) in MODELS.items():
     torch.manual_seed(7)
@@ -79,15 +118,17 @@ for name, (Config, Model, options) in MODELS.items():
         Model(Config(**options)).to(torch.bfloat16).save_pretrained(folder)
         with safe_open(folder + '/model.safetensors', 'pt') as file:
             saved = {key: file.get_tensor(key) for key in file.keys()}
-        save_file({key: weights(key, tensor.shape).to(tensor.dtype) for key, tensor in saved.items()}, folder + '/model.safetensors',
-                  metadata={'format': 'pt'})
         with open(folder + '/config.json') as file:
-            config = json.load(file)
+            called, beside, config = released(name, json.load(file))
+        save_file({key: weights(called(key), tensor.shape).to(tensor.dtype) for key, tensor in saved.items()}, folder + '/model.safetensors',
+                  metadata={'format': 'pt'})
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation='eager').eval()
     sequences = [torch.randint(0, options['vocab_size'], (length,)).tolist() for length in (40, 17, 1)]
+    saved = {called(key): (tensor.dtype, list(tensor.shape)) for key, tensor in saved.items()}
+    saved |= {key: (torch.bfloat16, shape) for key, shape in beside.items()}
     types = {torch.bfloat16: 'BF16', torch.float32: 'F32'}
     with open(f'{sys.argv[1]}/{name}.json', 'w') as file:
-        json.dump({'config': config, 'tensors': {key: [types[tensor.dtype], list(tensor.shape)] for key, tensor in sorted(saved.items())},
+        json.dump({'config': config, 'tensors': {key: [types[dtype], shape] for key, (dtype, shape) in sorted(saved.items())},
                    'sequences': sequences}, file, indent=1)
     with torch.no_grad():
         logits = [model(torch.tensor([sequence]), use_cache=False).logits[0].float().contiguous() for sequence in sequences]

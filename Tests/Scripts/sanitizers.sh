@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 
 # A build for the sanitizers takes minutes; so does a trained model under them. What is left out here is run by the plain suite.
 memory='TensorsTests|FormatsTests|CheckpointsTests|StrictJSONTests|TokenizersTests|ParityTests.PerturbationTests|ConversionTests.RunTests'
-threads='ConversionTests.RunTests|ContainerConversionTests|ParityTests.ForwardTrialTests|ParityTests.PerturbationTests|ReferenceModelsTests.ForwardGoldenTests'
+threads='ConversionTests.RunTests|ContainerConversionTests|ParityTests.ForwardTrialTests|ParityTests.PerturbationTests'
 
 [ $# -gt 0 ] || set -- address thread
 for kind in "$@"; do

@@ -3,14 +3,14 @@ import Foundation
 import Recast
 
 /// Makes checkpoints in memory and on disk, right or broken as a test wants them.
-public struct CheckpointBuilder {
-    public struct Tensor: Sendable {
-        public var type: ScalarType
-        public var shape: [Int]
-        public var bytes: [UInt8]
-        public var file: Int
+package struct CheckpointBuilder {
+    package struct Tensor: Sendable {
+        package var type: ScalarType
+        package var shape: [Int]
+        package var bytes: [UInt8]
+        package var file: Int
 
-        public init(type: ScalarType, shape: [Int], bytes: [UInt8], file: Int = 0) {
+        package init(type: ScalarType, shape: [Int], bytes: [UInt8], file: Int = 0) {
             self.type = type
             self.shape = shape
             self.bytes = bytes
@@ -18,13 +18,13 @@ public struct CheckpointBuilder {
         }
     }
 
-    public var tensors: [(name: String, tensor: Tensor)] = []
-    public var config: JSONObject = [:]
+    package var tensors: [(name: String, tensor: Tensor)] = []
+    package var config: JSONObject = [:]
 
-    public init() {}
+    package init() {}
 
     /// A checkpoint in memory, as it is stored, in one file.
-    public init(reading directory: String) throws {
+    package init(reading directory: String) throws {
         let checkpoint = try Checkpoint(opening: directory, isUnstacked: false)
         for tensor in checkpoint.weights.flatMap(\.stored) {
             add(tensor.name, tensor.type, tensor.shape, try checkpoint.files[tensor.file].read(tensor.byteCount, at: tensor.offset))
@@ -32,17 +32,17 @@ public struct CheckpointBuilder {
         config = checkpoint.config.object ?? [:]
     }
 
-    public mutating func add(_ name: String, _ type: ScalarType, _ shape: [Int], _ bytes: [UInt8], file: Int = 0) {
+    package mutating func add(_ name: String, _ type: ScalarType, _ shape: [Int], _ bytes: [UInt8], file: Int = 0) {
         tensors.append((name, Tensor(type: type, shape: shape, bytes: bytes, file: file)))
     }
 
-    public mutating func addBF16(_ name: String, _ shape: [Int], file: Int = 0, scale: Float = 0.02, _ random: inout SeededGenerator) {
+    package mutating func addBF16(_ name: String, _ shape: [Int], file: Int = 0, scale: Float = 0.02, _ random: inout SeededGenerator) {
         let bytes = (0..<shape.reduce(1, *)).flatMap { _ in Self.bytes(BFloat16(rounding: random.normal(scale)).bits) }
         add(name, .bf16, shape, bytes, file: file)
     }
 
     /// An FP8 weight with a grid of scales; weight and scale may lie in different files.
-    public mutating func addFP8(
+    package mutating func addFP8(
         _ module: String, _ rows: Int, _ columns: Int, block: [Int] = [128, 128], file: Int = 0, scaleFile: Int? = nil,
         leaf: String = "weight_scale_inv", _ random: inout SeededGenerator
     ) {
@@ -53,11 +53,11 @@ public struct CheckpointBuilder {
         add(module + "." + leaf, .f32, shape, scales, file: scaleFile ?? file)
     }
 
-    public static func bytes<Number: FixedWidthInteger>(_ number: Number) -> [UInt8] {
+    package static func bytes<Number: FixedWidthInteger>(_ number: Number) -> [UInt8] {
         withUnsafeBytes(of: number.littleEndian) { Array($0) }
     }
 
-    public subscript(name: String) -> Tensor? {
+    package subscript(name: String) -> Tensor? {
         get { tensors.first { $0.name == name }?.tensor }
         set {
             if let index = tensors.firstIndex(where: { $0.name == name }) {
@@ -68,19 +68,19 @@ public struct CheckpointBuilder {
         }
     }
 
-    public mutating func rename(_ name: String, to other: String) {
+    package mutating func rename(_ name: String, to other: String) {
         if let index = tensors.firstIndex(where: { $0.name == name }) { tensors[index].name = other }
     }
 
     /// Writes shards, index and config.json. One file without an index if all tensors are in file 0.
-    public func write(to directory: String, index: Bool? = nil) throws {
+    package func write(to directory: String, index: Bool? = nil) throws {
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
         let count = (tensors.map(\.tensor.file).max() ?? 0) + 1
         var map: [(tensor: String, file: String)] = []
         for number in 0..<count {
             let members = tensors.filter { $0.tensor.file == number }
             let name = count == 1 ? "model.safetensors" : "model-\(number + 1)-of-\(count).safetensors"
-            let declarations = members.map { SafetensorsHeader.Declaration(name: $0.name, type: $0.tensor.type, shape: $0.tensor.shape) }
+            let declarations = members.map { TensorDeclaration(name: $0.name, type: $0.tensor.type, shape: $0.tensor.shape) }
             guard let place = SafetensorsHeader.layout(declarations, metadata: [("format", "pt")]) else { continue }
             var bytes = place.header + [UInt8](repeating: 0, count: place.size - place.header.count)
             for (member, offset) in zip(members, place.offsets) {
@@ -98,23 +98,23 @@ public struct CheckpointBuilder {
 }
 
 /// A model of the DeepSeek-V3 architecture with sizes of its own choosing, filled with random numbers.
-public struct SyntheticModel {
-    public var hidden = 320
-    public var intermediate = 192
-    public var expertWidth = 96
-    public var experts = 5
-    public var layers = 2
-    public var queryRank: Int? = 64
-    public var files = 3
-    public var scalesElsewhere = true
-    public var block = [128, 128]
-    public var quantized = true
-    public var mtp = true
-    public var seed: UInt64 = 7
+package struct SyntheticModel {
+    package var hidden = 320
+    package var intermediate = 192
+    package var expertWidth = 96
+    package var experts = 5
+    package var layers = 2
+    package var queryRank: Int? = 64
+    package var files = 3
+    package var scalesElsewhere = true
+    package var block = [128, 128]
+    package var quantized = true
+    package var mtp = true
+    package var seed: UInt64 = 7
 
-    public init() {}
+    package init() {}
 
-    public func build() -> CheckpointBuilder {
+    package func build() -> CheckpointBuilder {
         var builder = CheckpointBuilder()
         var random = SeededGenerator(seed)
         var next = 0
@@ -186,7 +186,7 @@ public struct SyntheticModel {
 }
 
 /// What a directory's tensor files hold: SHA-256, dtype and shape of each tensor.
-public func storedTensors(_ directory: String) throws -> [String: GoldenTensor] {
+package func storedTensors(_ directory: String) throws -> [String: GoldenTensor] {
     var found: [String: GoldenTensor] = [:]
     for name in try FileManager.default.contentsOfDirectory(atPath: directory).sorted()
     where ContainerRegistry.isTensorFile(name) && !ContainerRegistry.isIndex(name) {
@@ -202,7 +202,7 @@ public func storedTensors(_ directory: String) throws -> [String: GoldenTensor] 
 }
 
 /// Every file of a directory by name, for comparing whole outputs.
-public func directoryContents(_ directory: String) throws -> [String: Data] {
+package func directoryContents(_ directory: String) throws -> [String: Data] {
     var contents: [String: Data] = [:]
     for name in try FileManager.default.subpathsOfDirectory(atPath: directory) {
         var isDirectory: ObjCBool = false
@@ -214,7 +214,7 @@ public func directoryContents(_ directory: String) throws -> [String: Data] {
 
 /// Converts with the library, as the command line does.
 @discardableResult
-public func convert(
+package func convert(
     _ source: String, _ destination: String, to target: String, recipe: Recipe = Recipe(), shardSize: Int? = nil,
     container: (any Container.Type)? = nil, keepsByteOrder: Bool = false, filter: HDF5Filter = .zstd, modelParallel: Int? = nil,
     options: RunOptions = RunOptions()

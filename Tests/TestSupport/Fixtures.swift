@@ -3,19 +3,19 @@ import Recast
 import Testing
 
 /// Files under `Tests/Fixtures`.
-public enum Fixtures {
-    public static let directory = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+package enum Fixtures {
+    package static let directory = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
         .appendingPathComponent("Fixtures").path
 
-    public static func path(_ name: String) -> String { directory + "/" + name }
+    package static func path(_ name: String) -> String { directory + "/" + name }
 
-    public static func bytes(_ name: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: URL(fileURLWithPath: path(name)))) }
+    package static func bytes(_ name: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: URL(fileURLWithPath: path(name)))) }
 
     /// The small trained model as published: FP8 128x128.
-    public static var fp8Model: String { path("tiny-deepseek-v3-fp8") }
+    package static var fp8Model: String { path("tiny-deepseek-v3-fp8") }
 
     /// The small trained model in BF16; its shards are stored compressed and unpacked once for all tests.
-    public static let bf16Model: String = {
+    package static let bf16Model: String = {
         let target = NSTemporaryDirectory() + "recast-fixture-bf16-\(ProcessInfo.processInfo.processIdentifier)"
         do {
             try? FileManager.default.removeItem(atPath: target)
@@ -34,7 +34,7 @@ public enum Fixtures {
     }()
 
     /// Golden digests by tensor: SHA-256 and, where the peer recorded them, dtype and shape.
-    public static func digests(_ name: String) throws -> [String: GoldenTensor] {
+    package static func digests(_ name: String) throws -> [String: GoldenTensor] {
         let json = try JSONValue(parsing: bytes("golden/" + name))
         let tensors = json["tensors"]?.object ?? json.object ?? [:]
         return Dictionary(
@@ -49,19 +49,19 @@ public enum Fixtures {
     }
 }
 
-public struct GoldenTensor: Equatable {
-    public var digest: String
-    public var type: String?
-    public var shape: [Int]?
+package struct GoldenTensor: Equatable {
+    package var digest: String
+    package var type: String?
+    package var shape: [Int]?
 }
 
 /// A finished child process.
-public struct Subprocess {
-    public var status: Int32
-    public var output: String
-    public var errors: String
+package struct Subprocess {
+    package var status: Int32
+    package var output: String
+    package var errors: String
 
-    public init(_ path: String, _ arguments: [String], environment: [String: String] = [:]) throws {
+    package init(_ path: String, _ arguments: [String], environment: [String: String] = [:]) throws {
         let process = Process()
         process.executableURL = URL(fileURLWithPath: path)
         process.arguments = arguments
@@ -81,26 +81,26 @@ public struct Subprocess {
 }
 
 /// A directory that is removed with the last reference to it.
-public final class TemporaryDirectory: Sendable {
-    public let path: String
+package final class TemporaryDirectory: Sendable {
+    package let path: String
 
-    public init() throws {
+    package init() throws {
         path = NSTemporaryDirectory() + "recast-test-" + UUID().uuidString
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
     }
 
     deinit { try? FileManager.default.removeItem(atPath: path) }
 
-    public func file(_ name: String) -> String { path + "/" + name }
+    package func file(_ name: String) -> String { path + "/" + name }
 }
 
 /// SplitMix64: the same numbers on every machine.
-public struct SeededGenerator: RandomNumberGenerator {
+package struct SeededGenerator: RandomNumberGenerator {
     private var state: UInt64
 
-    public init(_ seed: UInt64) { state = seed }
+    package init(_ seed: UInt64) { state = seed }
 
-    public mutating func next() -> UInt64 {
+    package mutating func next() -> UInt64 {
         state &+= 0x9E37_79B9_7F4A_7C15
         var z = state
         z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
@@ -109,7 +109,7 @@ public struct SeededGenerator: RandomNumberGenerator {
     }
 
     /// Roughly normal, standard deviation `scale`.
-    public mutating func normal(_ scale: Float) -> Float {
+    package mutating func normal(_ scale: Float) -> Float {
         var sum: Float = 0
         for _ in 0..<12 { sum += Float(next() >> 40) / Float(1 << 24) }
         return (sum - 6) * scale

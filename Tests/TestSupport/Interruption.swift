@@ -4,7 +4,7 @@ import Testing
 
 /// Runs a conversion with one worker and stops it after so many lines of its journal: always at the same place.
 /// - Returns: false if it was finished before.
-public func interruptedConversion(
+package func interruptedConversion(
     _ source: String, _ destination: String, to target: String, container: any Container.Type = Safetensors.self, afterJournalLines lines: Int
 ) throws -> Bool {
     let checkpoint = try Checkpoint(opening: source)

@@ -1,7 +1,7 @@
 import Recast
 
 /// The stored parts of a matrix, written by `body` in tiles of `step` rows as a run would write them.
-public func storedTiles(
+package func storedTiles(
     _ layout: any WeightLayout, _ shape: MatrixShape, step: Int, _ body: (Range<Int>, [UnsafeMutableRawBufferPointer]) throws -> Void
 ) rethrows -> [[UInt8]] {
     var stored = layout.parts(of: shape).map { [UInt8](repeating: 0xEE, count: $0.byteCount) }
@@ -23,7 +23,7 @@ public func storedTiles(
 }
 
 /// Calls `body` with the stored parts of a tile.
-public func withStoredTile<Result>(
+package func withStoredTile<Result>(
     _ layout: any WeightLayout, _ shape: MatrixShape, _ stored: [[UInt8]], _ rows: Range<Int>, _ body: ([UnsafeRawBufferPointer]) throws -> Result
 ) rethrows -> Result {
     let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
@@ -37,7 +37,7 @@ public func withStoredTile<Result>(
 }
 
 /// The stored parts of a matrix, encoded in tiles of `step` rows.
-public func encodeTiles(_ layout: any WeightLayout, _ values: [UInt16], _ shape: MatrixShape, step: Int) throws -> [[UInt8]] {
+package func encodeTiles(_ layout: any WeightLayout, _ values: [UInt16], _ shape: MatrixShape, step: Int) throws -> [[UInt8]] {
     try storedTiles(layout, shape, step: step) { rows, slices in
         try values.withUnsafeBufferPointer {
             let tile = UnsafeBufferPointer(rebasing: $0[(rows.lowerBound * shape.columns)..<(rows.upperBound * shape.columns)])
@@ -47,7 +47,7 @@ public func encodeTiles(_ layout: any WeightLayout, _ values: [UInt16], _ shape:
 }
 
 /// The values of a matrix, decoded in tiles of `step` rows.
-public func decodeTiles(_ layout: any WeightLayout, _ stored: [[UInt8]], _ shape: MatrixShape, step: Int) -> [UInt16] {
+package func decodeTiles(_ layout: any WeightLayout, _ stored: [[UInt8]], _ shape: MatrixShape, step: Int) -> [UInt16] {
     var values = [UInt16](repeating: 0, count: shape.count)
     for rows in TileSequence(rows: shape.rows, step: step) {
         withStoredTile(layout, shape, stored, rows) { parts in

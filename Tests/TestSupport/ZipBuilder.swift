@@ -1,6 +1,6 @@
 /// Zip files of stored entries, for archives that no writer would make.
-public enum ZipBuilder {
-    public static func zip(_ entries: [(name: String, content: [UInt8])]) -> [UInt8] {
+package enum ZipBuilder {
+    package static func zip(_ entries: [(name: String, content: [UInt8])]) -> [UInt8] {
         var file: [UInt8] = []
         var directory: [UInt8] = []
         for entry in entries {

@@ -3,7 +3,7 @@ import Runtime
 import Tensors
 
 /// How the chunks of an HDF5 file are compressed, after their bytes were shuffled.
-public enum HDF5Filter: String, Sendable, CaseIterable {
+package enum HDF5Filter: String, Sendable, CaseIterable {
     /// Registered filter 32015; h5py reads it with hdf5plugin.
     case zstd
     /// Built into every HDF5 library.
@@ -13,11 +13,11 @@ public enum HDF5Filter: String, Sendable, CaseIterable {
 }
 
 /// HDF5 files: a tensor's name is its path, `model/layers/0/mlp/gate/weight`. Keras' `.weights.h5` files are read as plain tensors.
-public enum HDF5: Container {
-    public static let name = "hdf5"
-    public static let endings = [".h5", ".hdf5"]
-    public static let indexName = "model.h5.index.json"
-    public static let isSingleFile = true
+package enum HDF5: PackedContainer {
+    package static let name = "hdf5"
+    package static let endings = [".h5", ".hdf5"]
+    package static let indexName = "model.h5.index.json"
+    package static let isSingleFile = true
 
     /// Where small files lie: `config.json` of a checkpoint that is one file.
     static let attachmentGroup = "__files__"
@@ -25,9 +25,9 @@ public enum HDF5: Container {
     /// libhdf5 keeps global state: one call at a time, and no child is forked while another thread is inside.
     static let library = Lock(())
 
-    public static func recognises(_ start: [UInt8]) -> Bool { start.starts(with: [0x89, 0x48, 0x44, 0x46, 0x0D, 0x0A, 0x1A, 0x0A]) }
+    package static func recognises(_ start: [UInt8]) -> Bool { start.starts(with: [0x89, 0x48, 0x44, 0x46, 0x0D, 0x0A, 0x1A, 0x0A]) }
 
-    public static func open(_ file: PositionedFile) throws -> TensorFile {
+    package static func open(_ file: PositionedFile) throws -> TensorFile {
         guard recognises(try file.read(8, at: 0)) else {
             throw ContainerFailure(file.path, "this is no HDF5 file: its signature is missing; copy it again")
         }
@@ -49,12 +49,13 @@ public enum HDF5: Container {
         return TensorFile(tensors: tensors, bytes: bytes.finish(path: file.path, files: [file]), attachments: attachments)
     }
 
-    public static func fileName(_ place: (number: String, count: String)?) -> String {
+    package static func fileName(_ place: (number: String, count: String)?) -> String {
         place.map { "model-\($0.number)-of-\($0.count).h5" } ?? "model.h5"
     }
 
     /// A name becomes a path, so it must not lead elsewhere, nor be the group that another tensor lies in.
-    public static func obstacle(to tensors: [SafetensorsHeader.Declaration]) -> String? {
+    package static func obstacle(to tensors: [TensorDeclaration]) -> String? {
+        if let obstacle = Safetensors.obstacle(to: tensors) { return obstacle }
         var groups = Set<Substring>()
         for tensor in tensors {
             let parts = tensor.name.split(separator: ".", omittingEmptySubsequences: false)
@@ -68,7 +69,7 @@ public enum HDF5: Container {
         }
     }
 
-    public static let pack: (@Sendable (TensorFile, String, PackingOptions) throws -> Void)? = { source, path, options in
+    package static func pack(_ source: TensorFile, to path: String, _ options: PackingOptions) throws {
         try HDF5Writer(source, options).write(to: path)
     }
 }

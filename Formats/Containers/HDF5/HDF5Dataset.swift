@@ -88,7 +88,7 @@ struct HDF5Dataset {
 
     private var scalarType: ScalarType? {
         if !element.dtype.isEmpty {
-            guard let type = ScalarType(rawValue: element.dtype) else { return nil }
+            guard let type = ScalarType(rawValue: element.dtype), type.block == nil else { return nil }
             return type.bitWidth == 8 * element.size || element.trueShape != nil && element.size == 1 ? type : nil
         }
         switch UInt32(element.kind) {

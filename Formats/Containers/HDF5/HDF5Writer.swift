@@ -65,7 +65,9 @@ struct HDF5Writer {
     }
 
     private func write(_ tensor: StoredTensor, to file: Int64, _ path: String, _ failed: () -> FileFailure) throws {
-        let (type, width) = Self.element(tensor.type)
+        guard let (type, width) = Self.element(tensor.type) else {
+            throw ContainerFailure(path, "HDF5 has no type for \(tensor.name), which is \(tensor.type.rawValue)")
+        }
         let isNative = !Self.needsName(tensor.type)
         let shape = tensor.type.bitWidth < 8 ? [tensor.byteCount] : tensor.shape
         let isChunked = tensor.byteCount >= Self.smallTensor && !shape.isEmpty && options.filter != .none
@@ -229,7 +231,8 @@ struct HDF5Writer {
 
     // MARK: Types
 
-    private static func element(_ type: ScalarType) -> (type: CH5ElementType, width: Int) {
+    /// Nil for blocks, which are refused before a file is planned.
+    private static func element(_ type: ScalarType) -> (type: CH5ElementType, width: Int)? {
         switch type {
         case .u8, .f8E4M3, .f8E5M2, .f8E8M0, .f4, .f6E2M3, .f6E3M2, .u4, .i4: (CH5_U8, 1)
         case .bool: (CH5_BOOL, 1)
@@ -244,6 +247,7 @@ struct HDF5Writer {
         case .i64: (CH5_I64, 8)
         case .f64: (CH5_F64, 8)
         case .c64: (CH5_C64, 8)
+        default: nil
         }
     }
 

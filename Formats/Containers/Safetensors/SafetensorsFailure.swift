@@ -3,8 +3,8 @@ import StrictJSON
 import Tensors
 
 /// A safetensors file or index that cannot be trusted: one case for each way it can lie.
-public struct SafetensorsFailure: Failure, Equatable {
-    public enum Fault: Sendable, Equatable {
+package struct SafetensorsFailure: Failure, Equatable {
+    package enum Fault: Sendable, Equatable {
         case gitLFSPointer
         case webPage
         case tooShort(size: Int)
@@ -28,20 +28,20 @@ public struct SafetensorsFailure: Failure, Equatable {
         case tensorInTwoFiles(tensor: String, other: String)
     }
 
-    public var path: String
-    public var fault: Fault
+    package var path: String
+    package var fault: Fault
 
-    public init(_ path: String, _ fault: Fault) {
+    package init(_ path: String, _ fault: Fault) {
         self.path = path
         self.fault = fault
     }
 
-    public var kind: FailureKind {
+    package var kind: FailureKind {
         if case .indexMissingFile = fault { return .noInput }
         return .badData
     }
 
-    public var description: String { "\(path): \(sentence)" }
+    package var description: String { "\(path): \(sentence)" }
 
     private var sentence: String {
         switch fault {

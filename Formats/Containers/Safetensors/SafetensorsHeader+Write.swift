@@ -2,31 +2,15 @@ import StrictJSON
 import Tensors
 
 extension SafetensorsHeader {
-    /// A tensor to be stored: its place is decided by ``layout(_:metadata:)``.
-    public struct Declaration: Sendable, Equatable {
-        public var name: String
-        public var type: ScalarType
-        public var shape: [Int]
-
-        public init(name: String, type: ScalarType, shape: [Int]) {
-            self.name = name
-            self.type = type
-            self.shape = shape
-        }
-    }
-
     /// The complete start of a file and the place of each tensor, in the order of `declarations`.
     ///
     /// Data are stored as the Python writer stores them, wide types first and then by name, so that every tensor is aligned
     /// to its own size; the header is padded with spaces to a multiple of 8 bytes. The same declarations give the same bytes.
     /// - Returns: nil if a size leaves Int.
-    public static func layout(
-        _ declarations: [Declaration], metadata: [(key: String, value: String)]
+    package static func layout(
+        _ declarations: [TensorDeclaration], metadata: [(key: String, value: String)]
     ) -> (header: [UInt8], offsets: [Int], size: Int)? {
-        let order = declarations.indices.sorted { a, b in
-            let (x, y) = (declarations[a], declarations[b])
-            return x.type.bitWidth != y.type.bitWidth ? x.type.bitWidth > y.type.bitWidth : x.name.utf8.lexicographicallyPrecedes(y.name.utf8)
-        }
+        let order = storageOrder(declarations)
         var offsets = [Int](repeating: 0, count: declarations.count)
         var text = "{"
         if !metadata.isEmpty {
@@ -55,11 +39,19 @@ extension SafetensorsHeader {
         return (header, offsets.map { $0 + header.count }, end + header.count)
     }
 
+    /// The order in which the tensors lie: wide types first, then by name.
+    static func storageOrder(_ declarations: [TensorDeclaration]) -> [Int] {
+        declarations.indices.sorted { a, b in
+            let (x, y) = (declarations[a], declarations[b])
+            return x.type.bitWidth != y.type.bitWidth ? x.type.bitWidth > y.type.bitWidth : x.name.utf8.lexicographicallyPrecedes(y.name.utf8)
+        }
+    }
+
     /// Writes a file of tensors that are at hand: it appears complete or not at all.
     /// - Parameter tensors: Declarations, each with its values in order; a value must have the size of its declared type.
     /// - Returns: false, and nothing is written, if a size leaves Int.
-    public static func write(
-        _ tensors: [(declaration: Declaration, bytes: [UInt8])], metadata: [(key: String, value: String)], to path: String
+    package static func write(
+        _ tensors: [(declaration: TensorDeclaration, bytes: [UInt8])], metadata: [(key: String, value: String)], to path: String
     ) throws -> Bool {
         guard let place = layout(tensors.map(\.declaration), metadata: metadata) else { return false }
         try FileTree.write(to: path) { file in
@@ -76,5 +68,5 @@ extension SafetensorsHeader {
 
 extension [UInt8] {
     /// The bytes of some values, one after another.
-    public init<Value: BitwiseCopyable>(bytesOf values: [Value]) { self = values.withUnsafeBytes { Array($0) } }
+    package init<Value: BitwiseCopyable>(bytesOf values: [Value]) { self = values.withUnsafeBytes { Array($0) } }
 }

@@ -3,18 +3,18 @@ import Tensors
 
 /// The header of a safetensors file, validated: at least as strictly as the Rust crate's `SafeTensors::read_metadata`
 /// (huggingface/safetensors:safetensors/src/tensor.rs).
-public struct SafetensorsHeader: Sendable {
+package struct SafetensorsHeader: Sendable {
     /// Longest header that any reader accepts.
-    public static let lengthLimit = 100_000_000
+    package static let lengthLimit = 100_000_000
 
     /// In the order of their bytes; offsets are absolute in the file.
-    public var tensors: [StoredTensor]
-    public var metadata: [(key: String, value: String)]
+    package var tensors: [StoredTensor]
+    package var metadata: [(key: String, value: String)]
     /// Where the data begins: 8 + header length.
-    public var dataOffset: Int
+    package var dataOffset: Int
 
     /// Parses and checks the header of `file`. `index` becomes ``StoredTensor/file``.
-    public init(reading file: any ByteSource, index: Int = 0) throws {
+    package init(reading file: any ByteSource, index: Int = 0) throws {
         let size = try file.size()
         let start = try file.read(min(size, 64), at: 0)
         if let disguise = Disguise(start) { throw SafetensorsFailure(file.path, disguise.fault) }
@@ -31,7 +31,7 @@ public struct SafetensorsHeader: Sendable {
     }
 
     /// The header at the beginning of a file of `fileSize` bytes, given as ``layout(_:metadata:)`` made it.
-    public init(_ header: [UInt8], fileSize: Int) throws {
+    package init(_ header: [UInt8], fileSize: Int) throws {
         do {
             try self.init(parsing: Array(header.dropFirst(8)), fileSize: fileSize, index: 0)
         } catch let fault as Fault {
@@ -101,7 +101,7 @@ public struct SafetensorsHeader: Sendable {
         guard let typeName, let shape, let range else {
             throw Fault(.badEntry(tensor: name, reason: "dtype, shape and data_offsets are all required"))
         }
-        guard let type = ScalarType(rawValue: typeName) else { throw Fault(.unknownType(tensor: name, type: typeName)) }
+        guard let type = ScalarType(rawValue: typeName), type.block == nil else { throw Fault(.unknownType(tensor: name, type: typeName)) }
         guard range.count == 2, range[0] <= range[1] else {
             throw Fault(.badEntry(tensor: name, reason: "data_offsets must be two offsets, the first not above the second"))
         }

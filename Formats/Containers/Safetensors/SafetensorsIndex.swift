@@ -2,18 +2,18 @@ import StrictJSON
 import Tensors
 
 /// `model.safetensors.index.json`: which file holds which tensor.
-public struct SafetensorsIndex: Sendable {
-    public static let fileName = "model.safetensors.index.json"
+package struct SafetensorsIndex: Sendable {
+    package static let fileName = "model.safetensors.index.json"
     /// Longest index that is read. DeepSeek-V3's has 9 MB.
-    public static let sizeLimit = 512 << 20
+    package static let sizeLimit = 512 << 20
 
     /// File names in the order of their first mention.
-    public var files: [String] = []
+    package var files: [String] = []
     /// Tensor name to position in ``files``.
-    public var fileOfTensor: [String: Int] = [:]
+    package var fileOfTensor: [String: Int] = [:]
 
     /// Reads an index. Unknown members are skipped; a file name must be a plain name beside the index.
-    public init(reading path: String) throws {
+    package init(reading path: String) throws {
         let bytes = try FileTree.read(path, limit: Self.sizeLimit)
         if bytes.starts(with: "version https://git-lfs".utf8) { throw SafetensorsFailure(path, .gitLFSPointer) }
         do {
@@ -51,12 +51,12 @@ public struct SafetensorsIndex: Sendable {
     }
 
     /// Whether this names a file beside others, not one elsewhere.
-    public static func isPlainName(_ name: String) -> Bool {
+    package static func isPlainName(_ name: String) -> Bool {
         !name.isEmpty && name != "." && name != ".." && !name.utf8.contains { $0 == UInt8(ascii: "/") || $0 == 0 || $0 == UInt8(ascii: "\\") }
     }
 
     /// The text of an index over `weightMap` (tensor, file), sorted by tensor name, as huggingface_hub writes it.
-    public static func text(weightMap: [(tensor: String, file: String)], totalSize: Int) -> [UInt8] {
+    package static func text(weightMap: [(tensor: String, file: String)], totalSize: Int) -> [UInt8] {
         var text = "{\n  \"metadata\": {\n    \"total_size\": \(totalSize)\n  },\n  \"weight_map\": {"
         let sorted = weightMap.sorted { $0.tensor.utf8.lexicographicallyPrecedes($1.tensor.utf8) }
         for (index, entry) in sorted.enumerated() {

@@ -2,14 +2,14 @@ import CZlib
 import Tensors
 
 /// `torch.save`'s zip files: `.bin`, `.pt`, `.pth` (pytorch/pytorch:torch/serialization.py). The pickle inside is read, never run.
-public enum TorchArchive: Container {
-    public static let name = "torch"
-    public static let endings = [".bin", ".pt", ".pth"]
-    public static let indexName = "pytorch_model.bin.index.json"
+package enum TorchArchive: PlacedContainer {
+    package static let name = "torch"
+    package static let endings = [".bin", ".pt", ".pth"]
+    package static let indexName = "pytorch_model.bin.index.json"
 
-    public static func recognises(_ start: [UInt8]) -> Bool { start.starts(with: [0x50, 0x4B, 3, 4]) }
+    package static func recognises(_ start: [UInt8]) -> Bool { start.starts(with: [0x50, 0x4B, 3, 4]) }
 
-    public static func open(_ file: PositionedFile) throws -> TensorFile {
+    package static func open(_ file: PositionedFile) throws -> TensorFile {
         let start = try file.read(8, at: 0)
         guard recognises(start) else {
             let isPickle = start.first == 0x80 && start.count > 1 && (2...5).contains(start[1])
@@ -22,15 +22,20 @@ public enum TorchArchive: Container {
         return try TorchReader(file).open()
     }
 
-    public static func fileName(_ place: (number: String, count: String)?) -> String {
+    package static func fileName(_ place: (number: String, count: String)?) -> String {
         place.map { "pytorch_model-\($0.number)-of-\($0.count).bin" } ?? "pytorch_model.bin"
     }
 
-    public static let pack: (@Sendable (TensorFile, String, PackingOptions) throws -> Void)? = { source, path, options in
-        try TorchWriter(source, options).write(to: path)
+    package static func arrange(_ tensors: [TensorDeclaration], metadata: FileMetadata) -> FileArrangement? {
+        TorchWriter.arrange(tensors)
     }
 
-    public static func obstacle(to tensors: [SafetensorsHeader.Declaration]) -> String? {
+    /// Takes the checksums of all entries and writes them where the headers of a file that ``arrange(_:metadata:)`` described hold none.
+    package static func seal(_ file: PositionedFile, checkpoint: () throws -> Void) throws {
+        try TorchWriter.seal(file, checkpoint: checkpoint)
+    }
+
+    package static func obstacle(to tensors: [TensorDeclaration]) -> String? {
         tensors.first { TorchType($0.type) == nil }.map { "\($0.name): PyTorch has no dtype for \($0.type.rawValue)" }
     }
 

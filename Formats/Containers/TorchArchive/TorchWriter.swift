@@ -1,6 +1,6 @@
 import Tensors
 
-/// Writes what `torch.save(state_dict)` writes: a zip with the pickle first and each tensor's bytes as an entry of its own, aligned to
+/// Lays out what `torch.save(state_dict)` writes: a zip with the pickle first and each tensor's bytes as an entry of its own, aligned to
 /// 64 bytes as torch aligns them, so that `torch.load(mmap=True)` maps them.
 struct TorchWriter {
     private static let root = "archive/"
@@ -9,7 +9,6 @@ struct TorchWriter {
     private struct Entry {
         var name: String
         var byteCount: Int
-        var content: Content
         /// First byte of the local header.
         var header = 0
         /// Bytes of the extra field that moves the content to its alignment.
@@ -19,82 +18,84 @@ struct TorchWriter {
         var offset: Int { header + 30 + name.utf8.count + extra }
     }
 
-    private enum Content {
-        case bytes([UInt8])
-        /// A tensor's bytes in the source.
-        case source(Int)
-    }
-
-    private let source: TensorFile
-    private let options: PackingOptions
     private var entries: [Entry] = []
     private var end = 0
 
-    init(_ source: TensorFile, _ options: PackingOptions) throws {
-        self.source = source
-        self.options = options
-        var data: [Entry] = []
-        var pickle = PickleWriter()
-        for (key, tensor) in source.tensors.enumerated() {
-            guard let type = TorchType(tensor.type) else {
-                throw ContainerFailure(source.bytes.path, "tensor \(tensor.name): PyTorch has no dtype for \(tensor.type.rawValue)")
-            }
-            pickle.add(tensor, type, key: String(key))
-            data.append(Entry(name: Self.root + "data/\(key)", byteCount: tensor.byteCount, content: .source(tensor.offset)))
-        }
-        func text(_ name: String, _ bytes: [UInt8]) -> Entry { Entry(name: Self.root + name, byteCount: bytes.count, content: .bytes(bytes)) }
-        entries =
-            [
-                text("data.pkl", pickle.finish()), text(".format_version", Array("1".utf8)),
-                text(".storage_alignment", Array("\(Self.alignment)".utf8)),
-                text("byteorder", Array("little".utf8)),
-            ] + data + [text("version", Array("3\n".utf8))]
-        for index in entries.indices { place(index) }
+    /// Entries follow each other; the extra field makes each content begin at a multiple of the alignment.
+    private mutating func add(_ name: String, _ byteCount: Int) -> Bool {
+        var entry = Entry(name: name, byteCount: byteCount, header: end)
+        let bare = end + 30 + name.utf8.count + 4 + (isLarge(entry) ? 20 : 0)
+        entry.extra = (Self.alignment - bare % Self.alignment) % Self.alignment + 4 + (isLarge(entry) ? 20 : 0)
+        let (next, over) = entry.offset.addingReportingOverflow(byteCount)
+        guard !over, next < 1 << 60 else { return false }
+        end = next
+        entries.append(entry)
+        return true
     }
 
-    /// Entries follow each other; the extra field makes each content begin at a multiple of the alignment.
-    private mutating func place(_ index: Int) {
-        entries[index].header = end
-        let bare = end + 30 + entries[index].name.utf8.count + 4 + (isLarge(entries[index]) ? 20 : 0)
-        entries[index].extra = (Self.alignment - bare % Self.alignment) % Self.alignment + 4 + (isLarge(entries[index]) ? 20 : 0)
-        end = entries[index].offset + entries[index].byteCount
+    /// The places of tensors, in the order in which a safetensors file holds them. The checksums of their bytes are zero until the file is sealed.
+    /// - Returns: nil if a size leaves Int or PyTorch has no dtype for a tensor.
+    static func arrange(_ tensors: [TensorDeclaration]) -> FileArrangement? {
+        let order = SafetensorsHeader.storageOrder(tensors)
+        var pickle = PickleWriter()
+        var sizes: [Int] = []
+        for (key, index) in order.enumerated() {
+            guard let type = TorchType(tensors[index].type), let byteCount = Shape.byteCount(tensors[index].shape, tensors[index].type) else {
+                return nil
+            }
+            pickle.add(tensors[index], type, byteCount: byteCount, key: String(key))
+            sizes.append(byteCount)
+        }
+        let texts = [
+            ("data.pkl", pickle.finish()), (".format_version", Array("1".utf8)), (".storage_alignment", Array("\(alignment)".utf8)),
+            ("byteorder", Array("little".utf8)),
+        ]
+        let version = ("version", Array("3\n".utf8))
+        var writer = TorchWriter()
+        for text in texts { guard writer.add(root + text.0, text.1.count) else { return nil } }
+        for (key, size) in sizes.enumerated() { guard writer.add(root + "data/\(key)", size) else { return nil } }
+        guard writer.add(root + version.0, version.1.count) else { return nil }
+
+        var offsets = [Int](repeating: 0, count: tensors.count)
+        for (key, index) in order.enumerated() { offsets[index] = writer.entries[texts.count + key].offset }
+        var pieces: [FileArrangement.Piece] = []
+        for index in writer.entries.indices {
+            let text = index < texts.count ? texts[index].1 : index == writer.entries.count - 1 ? version.1 : []
+            writer.entries[index].checksum = text.withUnsafeBytes { TorchArchive.checksum($0) }
+            pieces.append(.init(offset: writer.entries[index].header, bytes: writer.local(writer.entries[index]) + text))
+        }
+        pieces.append(.init(offset: writer.end, bytes: writer.directory()))
+        return FileArrangement(pieces: pieces, offsets: offsets, size: writer.end + (pieces.last?.bytes.count ?? 0))
+    }
+
+    /// Writes the headers anew with the checksums of the bytes that lie between them.
+    static func seal(_ file: PositionedFile, checkpoint: () throws -> Void) throws {
+        let found = try ZipDirectory(reading: file).entries
+        let buffer = try AlignedBuffer(byteCount: 4 << 20)
+        var writer = TorchWriter()
+        for entry in found {
+            guard writer.add(entry.name, entry.byteCount), writer.entries[writer.entries.count - 1].offset == entry.offset else {
+                throw ContainerFailure(file.path, "its entry \"\(entry.name)\" is not where it was planned; remove the file and run again")
+            }
+        }
+        for index in writer.entries.indices {
+            let entry = writer.entries[index]
+            for done in stride(from: 0, to: entry.byteCount, by: buffer.bytes.count) {
+                try checkpoint()
+                let piece = buffer.slice(0..<min(buffer.bytes.count, entry.byteCount - done))
+                guard try file.read(into: piece, at: entry.offset + done) == piece.count else {
+                    throw ContainerFailure(file.path, "the file ended at byte \(entry.offset + done) while it was sealed; run again")
+                }
+                writer.entries[index].checksum = TorchArchive.checksum(UnsafeRawBufferPointer(piece), from: writer.entries[index].checksum)
+            }
+        }
+        for entry in writer.entries { try file.write(writer.local(entry), at: entry.header) }
+        try file.write(writer.directory(), at: writer.end)
+        try file.synchronize()
     }
 
     /// Whether the entry's size needs 64 bits.
     private func isLarge(_ entry: Entry) -> Bool { entry.byteCount >= 0xFFFF_FFFF }
-
-    func write(to path: String) throws {
-        let file = try PositionedFile.openForWriting(path, truncate: true)
-        let buffer = try AlignedBuffer(byteCount: max(64 << 10, min(4 << 20, options.memory)))
-        var entries = entries
-        for index in entries.indices {
-            let entry = entries[index]
-            try options.checkpoint()
-            switch entry.content {
-            case .bytes(let bytes):
-                entries[index].checksum = bytes.withUnsafeBytes { TorchArchive.checksum($0) }
-                try file.write(bytes, at: entry.offset)
-            case .source(let start): entries[index].checksum = try copy(start, entry, to: file, buffer)
-            }
-            try file.write(local(entries[index]), at: entry.header)
-        }
-        try file.write(directory(entries), at: end)
-        try file.synchronize()
-    }
-
-    private func copy(_ start: Int, _ entry: Entry, to file: PositionedFile, _ buffer: AlignedBuffer) throws -> UInt32 {
-        var checksum: UInt32 = 0
-        for done in stride(from: 0, to: entry.byteCount, by: buffer.bytes.count) {
-            try options.checkpoint()
-            let piece = buffer.slice(0..<min(buffer.bytes.count, entry.byteCount - done))
-            guard try source.bytes.read(into: piece, at: start + done) == piece.count else {
-                throw ContainerFailure(source.bytes.path, "the file ended at byte \(start + done) while it was packed; restore it and run again")
-            }
-            checksum = TorchArchive.checksum(UnsafeRawBufferPointer(piece), from: checksum)
-            try file.write(UnsafeRawBufferPointer(piece), at: entry.offset + done)
-        }
-        return checksum
-    }
 
     private func local(_ entry: Entry) -> [UInt8] {
         var bytes: [UInt8] = []
@@ -130,7 +131,7 @@ struct TorchWriter {
         bytes.append(word: size)
     }
 
-    private func directory(_ entries: [Entry]) -> [UInt8] {
+    private func directory() -> [UInt8] {
         var bytes: [UInt8] = []
         for entry in entries {
             var extra: [UInt8] = []
@@ -179,7 +180,7 @@ struct TorchWriter {
 private struct PickleWriter {
     private var bytes: [UInt8] = [0x80, 2, UInt8(ascii: "}"), UInt8(ascii: "(")]
 
-    mutating func add(_ tensor: StoredTensor, _ type: TorchType, key: String) {
+    mutating func add(_ tensor: TensorDeclaration, _ type: TorchType, byteCount: Int, key: String) {
         text(tensor.name)
         global("torch._utils", type.storageName == nil ? "_rebuild_tensor_v3" : "_rebuild_tensor_v2")
         bytes.append(UInt8(ascii: "("))
@@ -188,7 +189,7 @@ private struct PickleWriter {
         if let name = type.storageName { global("torch", name) } else { global("torch.storage", "UntypedStorage") }
         text(key)
         text("cpu")
-        integer(type.storageName == nil ? tensor.byteCount : tensor.byteCount / type.byteCount)
+        integer(type.storageName == nil ? byteCount : byteCount / type.byteCount)
         bytes += [UInt8(ascii: "t"), UInt8(ascii: "Q")]
         integer(0)
         tuple(tensor.shape)

@@ -1,35 +1,37 @@
 import Tensors
 
 /// Safetensors shards compressed losslessly, in zstd's seekable format: any tensor is read without unpacking the rest.
-public enum ZstdArchive: Container {
-    public static let name = "zstd"
-    public static let endings = [".safetensors.zst"]
+package enum ZstdArchive: PackedContainer {
+    package static let name = "zstd"
+    package static let endings = [".safetensors.zst"]
     /// Of the restored files, so that `zstd -d` leaves a checkpoint that any reader opens.
-    public static let indexName = SafetensorsIndex.fileName
-    public static let wrapsSafetensors = true
+    package static let indexName = SafetensorsIndex.fileName
+    package static let wrapsSafetensors = true
 
-    public static func listedName(of fileName: String) -> String { String(fileName.dropLast(".zst".count)) }
+    package static func listedName(of fileName: String) -> String { String(fileName.dropLast(".zst".count)) }
 
-    public static func recognises(_ start: [UInt8]) -> Bool {
+    package static func recognises(_ start: [UInt8]) -> Bool {
         guard start.count >= 4 else { return false }
         let magic = start.word(at: 0)
         return magic == ZstdFrame.magic || ZstdFrame.isSkippable(magic)
     }
 
     /// Opens an archive. Its bytes are those of the safetensors file that it restores.
-    public static func open(_ file: PositionedFile) throws -> TensorFile { try open(bytes: file) }
+    package static func open(_ file: PositionedFile) throws -> TensorFile { try open(bytes: file) }
 
     /// Opens an archive that lies in any source of bytes.
-    public static func open(bytes: any ByteSource) throws -> TensorFile { try Safetensors.open(bytes: SeekableZstd(bytes)) }
+    package static func open(bytes: any ByteSource) throws -> TensorFile { try Safetensors.open(bytes: SeekableZstd(bytes)) }
 
-    public static func fileName(_ place: (number: String, count: String)?) -> String { Safetensors.fileName(place) + ".zst" }
+    package static func fileName(_ place: (number: String, count: String)?) -> String { Safetensors.fileName(place) + ".zst" }
 
-    public static let pack: (@Sendable (TensorFile, String, PackingOptions) throws -> Void)? = { source, path, options in
+    package static func obstacle(to tensors: [TensorDeclaration]) -> String? { Safetensors.obstacle(to: tensors) }
+
+    package static func pack(_ source: TensorFile, to path: String, _ options: PackingOptions) throws {
         try ZstdArchiveWriter(source, options).write(to: path)
     }
 
     /// Hands an archive of `source` to `sink`, piece by piece in order.
-    public static func pack(_ source: TensorFile, _ options: PackingOptions, _ sink: (UnsafeRawBufferPointer) throws -> Void) throws {
+    package static func pack(_ source: TensorFile, _ options: PackingOptions, _ sink: (UnsafeRawBufferPointer) throws -> Void) throws {
         try ZstdArchiveWriter(source, options).write(sink)
     }
 }

@@ -3,18 +3,18 @@ import Tensors
 
 /// The names and cuts of DeepSeek's inference code: `model{i}-mp{N}.safetensors`, one file a rank, no multi-token-prediction module
 /// (deepseek-ai/DeepSeek-V3:inference/convert.py).
-public struct DeepSeekRanks: Dialect {
+package struct DeepSeekRanks: Dialect {
     /// How many ranks the weights are divided among.
-    public let count: Int
+    package let count: Int
 
-    public init(_ count: Int) { self.count = count }
+    package init(_ count: Int) { self.count = count }
 
-    public var name: String { "DeepSeek's inference code" }
-    public var readers: String { "DeepSeek's inference code" }
-    public var ranks: Int? { count }
+    package var name: String { "DeepSeek's inference code" }
+    package var readers: String { "DeepSeek's inference code" }
+    package var ranks: Int? { count }
 
     /// How a weight is divided among ranks.
-    public enum Division: Sendable, Equatable {
+    package enum Division: Sendable, Equatable {
         case rows, columns
         /// The same on every rank, or on the one that has the expert.
         case whole
@@ -45,7 +45,7 @@ public struct DeepSeekRanks: Dialect {
     // MARK: To ranks
 
     /// DeepSeek's name of a tensor and how it is divided; nil for tensors that the inference code has no place for.
-    public static func name(of tensor: String) -> (name: String, division: Division)? {
+    package static func name(of tensor: String) -> (name: String, division: Division)? {
         guard let place = family.place(of: WeightName.module(tensor)), let module = table.module(place), let entry = modules[place.role] else {
             return nil
         }
@@ -54,21 +54,21 @@ public struct DeepSeekRanks: Dialect {
     }
 
     /// The rank that has routed expert `index` of `count`.
-    public static func rank(ofExpert index: Int, count: Int, ranks: Int) -> Int { index / (count / ranks) }
+    package static func rank(ofExpert index: Int, count: Int, ranks: Int) -> Int { index / (count / ranks) }
 
-    public func storedName(of tensor: String) -> String { Self.name(of: tensor)?.name ?? tensor }
+    package func storedName(of tensor: String, isStacked: Bool) -> String { Self.name(of: tensor)?.name ?? tensor }
 
-    public func fileName(_ number: Int) -> String? { Self.fileName(rank: number, of: count) }
+    package func fileName(_ number: Int) -> String? { Self.fileName(rank: number, of: count) }
 
-    public static func fileName(rank: Int, of ranks: Int) -> String { "model\(rank)-mp\(ranks).safetensors" }
+    package static func fileName(rank: Int, of ranks: Int) -> String { "model\(rank)-mp\(ranks).safetensors" }
 
     /// Kernels for BF16 and FP8 blocks are all that the inference code has.
-    public func obstacle(to layout: any WeightLayout) -> String? {
+    package func obstacle(to layout: any WeightLayout) -> String? {
         layout.isDense || layout is any ScaledBlockLayout
             ? nil : "DeepSeek's inference code reads BF16 and FP8 blocks, not \(layout.name); give --to bf16 or fp8-block"
     }
 
-    public func pieces(of weight: LogicalTensor, in model: DialectModel) throws(DialectFailure) -> [StoredPiece] {
+    package func pieces(of weight: LogicalTensor, in model: DialectModel) throws(DialectFailure) -> [StoredPiece] {
         if model.isBeyondLayers(weight.name) { return [] }
         guard let (_, division) = Self.name(of: weight.name), let place = Self.family.place(of: weight.module) else {
             throw DialectFailure(tensor: weight.name, reason: "DeepSeek's inference code has no place for this tensor")
@@ -92,16 +92,16 @@ public struct DeepSeekRanks: Dialect {
     // MARK: Back
 
     /// How many ranks these files are the shards of; nil if they are not such shards, or not all of them.
-    public static func ranks(of names: [String]) -> Int? {
+    package static func ranks(of names: [String]) -> Int? {
         let count = names.count
         return Set(names) == Set((0..<count).map { fileName(rank: $0, of: count) }) ? count : nil
     }
 
     /// The rank of a file name among `ranks`.
-    public static func rank(of name: String, _ ranks: Int) -> Int? { (0..<ranks).first { fileName(rank: $0, of: ranks) == name } }
+    package static func rank(of name: String, _ ranks: Int) -> Int? { (0..<ranks).first { fileName(rank: $0, of: ranks) == name } }
 
     /// The canonical name of a tensor and how it was divided; nil for names that are not DeepSeek's.
-    public static func canonicalName(of tensor: String) -> (name: String, division: Division)? {
+    package static func canonicalName(of tensor: String) -> (name: String, division: Division)? {
         guard let place = table.place(of: WeightName.module(tensor)), let entry = modules[place.role],
             let module = family.module(place.role, layer: place.layer, expert: place.expert)
         else { return nil }

@@ -4,30 +4,30 @@ import Tensors
 /// transposed, `unembed_out` [heads, value, rank] the value part. Either half has a layout of its own. Read only.
 ///
 /// Source: ml-explore/mlx-lm:mlx_lm/models/deepseek_v3.py (`sanitize`).
-public struct LatentSplitLayout: WeightLayout {
+package struct LatentSplitLayout: WeightLayout {
     /// Rows of a head: keys, then values.
-    public var nope: Int
-    public var value: Int
-    public var keys: any WeightLayout
-    public var values: any WeightLayout
+    package var nope: Int
+    package var value: Int
+    package var keys: any WeightLayout
+    package var values: any WeightLayout
 
-    public init(nope: Int, value: Int, keys: any WeightLayout, values: any WeightLayout) {
+    package init(nope: Int, value: Int, keys: any WeightLayout, values: any WeightLayout) {
         self.nope = nope
         self.value = value
         self.keys = keys
         self.values = values
     }
 
-    public var name: String { keys.name == values.name ? "\(keys.name) by head" : "\(keys.name) and \(values.name) by head" }
-    public var rowAlignment: Int { nope + value }
-    public var isJoinedFromParts: Bool { true }
-    public var hasSignedScales: Bool { keys.hasSignedScales || values.hasSignedScales }
+    package var name: String { keys.name == values.name ? "\(keys.name) by head" : "\(keys.name) and \(values.name) by head" }
+    package var rowAlignment: Int { nope + value }
+    package var isJoinedFromParts: Bool { true }
+    package var hasSignedScales: Bool { keys.hasSignedScales || values.hasSignedScales }
 
     private func shapes(_ heads: Int, _ rank: Int) -> (keys: MatrixShape, values: MatrixShape) {
         (MatrixShape(rows: heads * rank, columns: nope), MatrixShape(rows: heads * value, columns: rank))
     }
 
-    public func parts(of shape: MatrixShape) -> [WeightPart] {
+    package func parts(of shape: MatrixShape) -> [WeightPart] {
         let heads = shape.rows / (nope + value)
         let shapes = shapes(heads, shape.columns)
         func stacked(_ part: WeightPart, _ module: String, _ rows: Int) -> WeightPart {
@@ -37,7 +37,7 @@ public struct LatentSplitLayout: WeightLayout {
             + values.parts(of: shapes.values).map { stacked($0, "unembed_out", value) }
     }
 
-    public func decode(
+    package func decode(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into target: UnsafeMutableBufferPointer<UInt16>
     ) {
         let heads = rows.count / (nope + value)
@@ -67,7 +67,7 @@ public struct LatentSplitLayout: WeightLayout {
         }
     }
 
-    public func encode(
+    package func encode(
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) { throw .readOnly }
 }

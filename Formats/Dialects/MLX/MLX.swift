@@ -5,24 +5,25 @@ import Tensors
 /// ml-explore/mlx-lm: experts stacked as `switch_mlp`, `kv_b_proj` split by head into `embed_q` and `unembed_out`, no multi-token-prediction module.
 ///
 /// Source: mlx_lm/models/deepseek_v3.py and qwen3_moe.py (`sanitize`).
-public struct MLX: StackedDialect {
-    public init() {}
+package struct MLX: StackedDialect {
+    package init() {}
 
-    public var name: String { "MLX" }
-    public var readers: String { "mlx-lm" }
-    public var format: String { "mlx" }
+    package var name: String { "MLX" }
+    package var readers: String { "mlx-lm" }
+    package var format: String { "mlx" }
 
     /// What the two parts of a latent's projection are called: the keys' part of each head transposed, the values' part as it is.
-    public static let halves = ["embed_q", "unembed_out"]
+    package static let halves = ["embed_q", "unembed_out"]
 
     /// mlx-lm quantizes every linear and every embedding; its router gate is neither.
-    public func exemption(of module: String, dimensions: [Int], roles: ModelRoles) -> ModelRoles.Exemption? {
+    package func exemption(of module: String, dimensions: [Int], roles: ModelRoles) -> ModelRoles.Exemption? {
         if roles.place(of: module)?.role == .router { return .init(reason: "router gate", isImplied: true) }
         return dimensions.count == 2 ? nil : .init(reason: "not a matrix", isImplied: true)
     }
 
-    public func pieces(of weight: LogicalTensor, in model: DialectModel) -> [StoredPiece] {
+    package func pieces(of weight: LogicalTensor, in model: DialectModel) throws(DialectFailure) -> [StoredPiece] {
         let module = weight.module
+        if model.roles.joinsGateAndUp { throw DialectFailure(tensor: weight.name, reason: "mlx-lm's names of gpt-oss are not written here") }
         if model.isBeyondLayers(weight.name) { return [] }
         if model.roles.place(of: module)?.role == .keyValueUp, weight.dimensions.count == 2, model.heads > 0,
             weight.dimensions[0] == model.heads * (model.nope + model.value)
@@ -77,7 +78,7 @@ public struct MLX: StackedDialect {
     }
 
     /// `kv_b_proj` out of `embed_q` and `unembed_out`; nil if the tensors are not those of a split projection.
-    public static func latentProjection(
+    package static func latentProjection(
         _ parent: String, _ members: [StoredTensor], quantization: QuantizationConfig?, read: @escaping (StoredTensor) throws -> [UInt8]
     ) throws -> (name: String, dimensions: [Int], layout: any WeightLayout, stored: [StoredTensor])? {
         func half(_ name: String) throws -> (layout: any WeightLayout, stored: [StoredTensor], heads: Int, rows: Int, columns: Int)? {
@@ -93,7 +94,8 @@ public struct MLX: StackedDialect {
             }
             let (heads, rows) = (first.shape[0], first.shape[1])
             if mine.count == 1 {
-                return first.type.isDenseFloat ? (DenseLayout(first.type), [first], heads, rows, first.shape[2]) : nil
+                let layout: (any WeightLayout)? = first.type.isDenseFloat ? DenseLayout(first.type) : GGMLBlockLayout(first.type)
+                return layout.map { ($0, [first], heads, rows, first.shape[2]) }
             }
             let tensors = ModuleTensors(module: module, tensors: flat, read: read)
             for family in LayoutRegistry.families {
@@ -120,5 +122,5 @@ public struct MLX: StackedDialect {
 }
 
 extension Dialect where Self == MLX {
-    public static var mlx: MLX { MLX() }
+    package static var mlx: MLX { MLX() }
 }

@@ -2,17 +2,17 @@ import StrictJSON
 import Tensors
 
 /// `X.qweight`, `X.qzeros` and `X.scales` with the codes of eight output channels in a word.
-public enum AWQFamily: LayoutFamily {
-    public static let targets = [128, 32, 64].map { (group: Int) in
+package enum AWQFamily: LayoutFamily {
+    package static let targets = [128, 32, 64].map { (group: Int) in
         let layout = AWQLayout(groupSize: group)
         return LayoutTarget(
             layout.name, layout, isListed: group == 128, peers: .init(encoder: "AutoAWQ 0.2.9", readers: "AutoAWQ 0.2.9, GPTQModel 7.7"))
     }
 
-    public static let companionLeaves: Set<String> = ["qweight", "qzeros"]
-    public static let codeLeaves: Set<String> = ["qweight", "qzeros"]
+    package static let companionLeaves: Set<String> = ["qweight", "qzeros"]
+    package static let codeLeaves: Set<String> = ["qweight", "qzeros"]
 
-    public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
+    package static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let weight = module["qweight"], module["g_idx"] == nil, config?.method != "gptq" else { return nil }
         guard let zeros = module["qzeros"], let scales = module["scales"] else {
             throw LayoutFault(weight.name, "has no \(module.module).\(module["qzeros"] == nil ? "qzeros" : "scales") beside it in any shard")
@@ -39,7 +39,7 @@ public enum AWQFamily: LayoutFamily {
             MatrixShape(rows: scales.shape[1], columns: columns))
     }
 
-    public static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
+    package static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
         guard let layout = layout as? AWQLayout else { return nil }
         let json: JSONObject = [
             "bits": .int(4), "group_size": .int(layout.groupSize ?? -1), "quant_method": .string("awq"), "version": .string("gemm"),

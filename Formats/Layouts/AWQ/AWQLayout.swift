@@ -6,25 +6,25 @@ import Tensors
 /// Codes are packed along the output channels: nibble i of a word holds channel 8 * word + order[i]. Value = scale * (code - zero).
 /// Reference: casper-hansen/AutoAWQ:awq/modules/linear/gemm.py (`from_linear`), awq/utils/packing_utils.py (`dequantize_gemm`),
 /// awq/quantize/quantizer.py (`pseudo_quantize_tensor`, which computes in F16).
-public struct AWQLayout: IntegerCodedLayout, Equatable {
-    public var groupSize: Int?
-    public let scaleType: ScalarType
+package struct AWQLayout: IntegerCodedLayout, Equatable {
+    package var groupSize: Int?
+    package let scaleType: ScalarType
 
-    public init(groupSize: Int? = 128, scaleType: ScalarType = .f16) {
+    package init(groupSize: Int? = 128, scaleType: ScalarType = .f16) {
         self.groupSize = groupSize
         self.scaleType = scaleType
     }
 
-    public var bits: Int { 4 }
-    public var name: String { groupSize == 128 ? "awq" : "awq-" + (groupSize.map { "g\($0)" } ?? "channel") }
-    public var rowAlignment: Int { 8 }
-    public var preferredRows: Int { 1024 }
-    public var zeroPoints: ZeroPoints { .whole(0...15) }
+    package var bits: Int { 4 }
+    package var name: String { groupSize == 128 ? "awq" : "awq-" + (groupSize.map { "g\($0)" } ?? "channel") }
+    package var rowAlignment: Int { 8 }
+    package var preferredRows: Int { 1024 }
+    package var zeroPoints: ZeroPoints { .whole(0...15) }
 
     /// Where in a word the code of channel 8 * word + c lies: AutoAWQ packs the channels in the order 0 2 4 6 1 3 5 7.
     static let shifts: [UInt32] = [0, 16, 4, 20, 8, 24, 12, 28]
 
-    public func parts(of shape: MatrixShape) -> [WeightPart] {
+    package func parts(of shape: MatrixShape) -> [WeightPart] {
         let groups = groupCount(shape)
         return [
             WeightPart("qweight", .i32, [shape.columns, shape.rows / 8], rows: .along(bits: 4)),
@@ -33,7 +33,7 @@ public struct AWQLayout: IntegerCodedLayout, Equatable {
         ]
     }
 
-    public func obstacle(to shape: MatrixShape) -> String? {
+    package func obstacle(to shape: MatrixShape) -> String? {
         if shape.rows % 8 != 0 { return "\(shape.rows) rows are not a multiple of the 8 that a word holds" }
         if let groupSize, shape.columns % groupSize != 0 { return "\(shape.columns) columns are not a multiple of the group size \(groupSize)" }
         return nil
@@ -41,12 +41,12 @@ public struct AWQLayout: IntegerCodedLayout, Equatable {
 
     // MARK: Codes
 
-    public func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
+    package func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
         guard let words = parts[0].scalars(UInt32.self).baseAddress else { return }
         ck_awq_unpack(KernelLevel.active.rawValue, words, rows.count, shape.columns, codes)
     }
 
-    public func readGroups(
+    package func readGroups(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into groups: UnsafeMutablePointer<GroupParameters>
     ) {
         guard let zeros = parts[1].scalars(UInt32.self).baseAddress else { return }
@@ -60,7 +60,7 @@ public struct AWQLayout: IntegerCodedLayout, Equatable {
         }
     }
 
-    public func store(
+    package func store(
         codes: UnsafePointer<UInt8>, groups: UnsafePointer<GroupParameters>, rows: Range<Int>, shape: MatrixShape,
         into parts: [UnsafeMutableRawBufferPointer]
     ) {
@@ -83,18 +83,18 @@ public struct AWQLayout: IntegerCodedLayout, Equatable {
 
     // MARK: Repacking
 
-    public var requirement: String { "a non-negative \(scaleType.rawValue) scale and a zero point of 0 to 15" }
+    package var requirement: String { "a non-negative \(scaleType.rawValue) scale and a zero point of 0 to 15" }
 
-    public func holds(_ group: GroupParameters) -> Bool {
+    package func holds(_ group: GroupParameters) -> Bool {
         scaleType.holds(group.scale) && group.scale >= 0 && (0...15).contains(group.zero) && group.zero.rounded() == group.zero
     }
 
-    public func adopting(scaleType: ScalarType) -> Self { self }
+    package func adopting(scaleType: ScalarType) -> Self { self }
 
     // MARK: Round to nearest
 
     /// In F16 arithmetic: scale = max((max - min), 1e-5) / 15, zero = clamp(-rint(min / scale)), code = clamp(rint(w / scale) + zero).
-    public func encode(
+    package func encode(
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         guard scaleType == .f16 else { throw .readOnly }

@@ -2,15 +2,15 @@ import StrictJSON
 import Tensors
 
 /// `X.weight` in E4M3 with a two-dimensional grid of scales, whatever the scales are called.
-public enum BlockScaledFP8Family: LayoutFamily {
-    public static let targets = [
+package enum BlockScaledFP8Family: LayoutFamily {
+    package static let targets = [
         LayoutTarget("fp8-block", BlockScaledFP8Layout(), peers: .init(encoder: "PyTorch 2.13, DeepSeek's formula", readers: "transformers 5.17")),
         LayoutTarget("fp8-block-ue8m0", BlockScaledFP8Layout(roundsScaleUp: true), peers: .init(encoder: "PyTorch 2.13, DeepSeek's formula")),
     ]
 
-    public static let companionLeaves: Set<String> = ["weight_scale_inv", "weight_scale"]
+    package static let companionLeaves: Set<String> = ["weight_scale_inv", "weight_scale"]
 
-    public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
+    package static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let weight = module["weight"], weight.type == .f8E4M3, weight.shape.count == 2 else { return nil }
         let leaves = ["weight_scale_inv", "scale", "weight_scale"]
         let scales = leaves.compactMap { module[$0] }.filter { $0.type.isScale && $0.shape.count == 2 }
@@ -55,12 +55,12 @@ public enum BlockScaledFP8Family: LayoutFamily {
         return block
     }
 
-    public static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer {
+    package static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer {
         guard let from = source as? BlockScaledFP8Layout, let to = target as? BlockScaledFP8Layout else { return .unrelated }
         return BlockScaleRepacking.offer(from: from, to: to)
     }
 
-    public static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
+    package static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
         guard let layout = layout as? BlockScaledFP8Layout else { return nil }
         let block = [layout.blockRows, layout.blockColumns]
         guard layout.scaleLeaf == "weight_scale" else { return .fp8(block: block, powerOfTwoScales: layout.roundsScaleUp) }

@@ -6,17 +6,17 @@ import Tensors
 /// Reference: deepseek-ai/DeepSeek-V3:inference/kernel.py (`weight_dequant`, `act_quant`) and README_WEIGHTS.md.
 /// Decoding is round_bf16(F32(code) * scale). Encoding takes scale = max(amax, 1e-4) / 448 over the block in F32
 /// (rounded up to a power of two if ``roundsScaleUp``) and code = E4M3(F32(w) / scale).
-public struct BlockScaledFP8Layout: FloatCodedLayout, ScaledBlockLayout, Equatable {
-    public var blockRows: Int
-    public var blockColumns: Int
+package struct BlockScaledFP8Layout: FloatCodedLayout, ScaledBlockLayout, Equatable {
+    package var blockRows: Int
+    package var blockColumns: Int
     /// F32, BF16, F16 or F8_E8M0.
-    public var scaleType: ScalarType
+    package var scaleType: ScalarType
     /// The scale's leaf name: `weight_scale_inv` (DeepSeek), `weight_scale` (compressed-tensors) or `scale` (V4).
-    public var scaleLeaf: String
+    package var scaleLeaf: String
     /// UE8M0: scales are powers of two.
-    public var roundsScaleUp: Bool
+    package var roundsScaleUp: Bool
 
-    public init(
+    package init(
         blockRows: Int = 128, blockColumns: Int = 128, scaleType: ScalarType = .f32, scaleLeaf: String = "weight_scale_inv",
         roundsScaleUp: Bool = false
     ) {
@@ -27,22 +27,22 @@ public struct BlockScaledFP8Layout: FloatCodedLayout, ScaledBlockLayout, Equatab
         self.roundsScaleUp = roundsScaleUp
     }
 
-    public var name: String {
+    package var name: String {
         let geometry = blockRows == 128 && blockColumns == 128 ? "" : " \(blockRows)x\(blockColumns)"
         return (roundsScaleUp ? "fp8-block-ue8m0" : "fp8-block") + geometry
     }
 
-    public var rowAlignment: Int { blockRows }
+    package var rowAlignment: Int { blockRows }
 
     /// Scales that are powers of two are scales like any other; the other way round they must be.
-    public func isStored(as other: any WeightLayout, shape: MatrixShape) -> Bool {
+    package func isStored(as other: any WeightLayout, shape: MatrixShape) -> Bool {
         guard let other = other as? BlockScaledFP8Layout, parts(of: shape) == other.parts(of: shape) else { return false }
         return !roundsScaleUp || other.roundsScaleUp
     }
 
-    public func groupColumns(of columns: Int) -> Int { blockColumns }
+    package func groupColumns(of columns: Int) -> Int { blockColumns }
 
-    public func parts(of shape: MatrixShape) -> [WeightPart] {
+    package func parts(of shape: MatrixShape) -> [WeightPart] {
         [
             WeightPart("weight", .f8E4M3, [shape.rows, shape.columns]),
             WeightPart(
@@ -51,7 +51,7 @@ public struct BlockScaledFP8Layout: FloatCodedLayout, ScaledBlockLayout, Equatab
         ]
     }
 
-    public func decode(
+    package func decode(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
     ) {
         guard let codes = parts[0].scalars(UInt8.self).baseAddress, let target = values.baseAddress else { return }
@@ -69,7 +69,7 @@ public struct BlockScaledFP8Layout: FloatCodedLayout, ScaledBlockLayout, Equatab
         }
     }
 
-    public func encode(
+    package func encode(
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, search: BlockScaleSearch?,
         into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {

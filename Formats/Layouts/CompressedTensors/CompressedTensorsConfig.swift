@@ -1,12 +1,12 @@
 import StrictJSON
 
 /// The `quantization_config` of compressed-tensors, as version 0.19 writes it and vLLM, SGLang and transformers read it.
-public enum CompressedTensorsConfig {
+package enum CompressedTensorsConfig {
     /// Who the layouts were checked against.
     static let peers = LayoutTarget.Peers(encoder: "llm-compressor 0.14", readers: "compressed-tensors 0.19, transformers 5.17")
 
     /// `QuantizationArgs` of weights or activations.
-    public static func arguments(
+    package static func arguments(
         bits: Int, type: String, strategy: String, groupSize: Int? = nil, symmetric: Bool = true, block: [Int]? = nil, dynamic: Bool = false,
         scaleType: String? = nil
     ) -> JSONObject {
@@ -27,13 +27,13 @@ public enum CompressedTensorsConfig {
     }
 
     /// One scheme and the modules it applies to: `["Linear"]`, names, or `re:` patterns.
-    public struct Group {
-        public var format: String
-        public var weights: JSONObject
-        public var activations: JSONObject?
-        public var targets: [String]
+    package struct Group {
+        package var format: String
+        package var weights: JSONObject
+        package var activations: JSONObject?
+        package var targets: [String]
 
-        public init(format: String, weights: JSONObject, activations: JSONObject?, targets: [String]) {
+        package init(format: String, weights: JSONObject, activations: JSONObject?, targets: [String]) {
             self.format = format
             self.weights = weights
             self.activations = activations
@@ -42,7 +42,7 @@ public enum CompressedTensorsConfig {
     }
 
     /// The whole object. Groups of different formats make the format "mixed-precision".
-    public static func json(groups: [Group], ignore: [String]) -> JSONObject {
+    package static func json(groups: [Group], ignore: [String]) -> JSONObject {
         var named = JSONObject()
         for (index, group) in groups.enumerated() {
             named["config_group_\(index)"] = .object([

@@ -2,17 +2,17 @@ import CKernels
 import Tensors
 
 /// One number a value: BF16, F16, F32 or F64.
-public struct DenseLayout: UncodedLayout {
-    public let type: ScalarType
+package struct DenseLayout: UncodedLayout {
+    package let type: ScalarType
 
-    public init(_ type: ScalarType) { self.type = type }
+    package init(_ type: ScalarType) { self.type = type }
 
-    public var name: String { type.rawValue.lowercased() }
-    public var isDense: Bool { true }
+    package var name: String { type.rawValue.lowercased() }
+    package var isDense: Bool { true }
 
-    public func parts(of shape: MatrixShape) -> [WeightPart] { [WeightPart("weight", type, [shape.rows, shape.columns])] }
+    package func parts(of shape: MatrixShape) -> [WeightPart] { [WeightPart("weight", type, [shape.rows, shape.columns])] }
 
-    public func decode(
+    package func decode(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
     ) {
         let count = values.count
@@ -26,7 +26,7 @@ public struct DenseLayout: UncodedLayout {
         }
     }
 
-    public func encode(
+    package func encode(
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         guard let source = values.baseAddress else { return }
@@ -44,7 +44,7 @@ public struct DenseLayout: UncodedLayout {
         if overflow { throw .overflowsF16(row: rows.lowerBound) }
     }
 
-    public func convert(
+    package func convert(
         from source: any UncodedLayout, _ bytes: UnsafeRawBufferPointer, count: Int, rows: Range<Int>, into target: UnsafeMutableRawBufferPointer
     ) throws(EncodingFault) {
         var overflow = false
@@ -58,7 +58,7 @@ public struct DenseLayout: UncodedLayout {
         if overflow { throw .overflowsF16(row: rows.lowerBound) }
     }
 
-    public func decodeFloats(_ bytes: UnsafeRawBufferPointer, count: Int, into target: UnsafeMutableBufferPointer<Float>) {
+    package func decodeFloats(_ bytes: UnsafeRawBufferPointer, count: Int, into target: UnsafeMutableBufferPointer<Float>) {
         Self.inPieces(count) { start, piece in
             floats(bytes, start, piece) { (target.baseAddress! + start).update(from: $0, count: piece) }
         }

@@ -1,12 +1,12 @@
 import Tensors
 
 /// `X.weight` in E4M3 with `X.weight_scale` of one value a row, or one for the tensor.
-public enum FloatQuantizedFamily: LayoutFamily {
-    public static let targets = [LayoutTarget("fp8-channel", FloatQuantizedLayout(), peers: CompressedTensorsConfig.peers)]
+package enum FloatQuantizedFamily: LayoutFamily {
+    package static let targets = [LayoutTarget("fp8-channel", FloatQuantizedLayout(), peers: CompressedTensorsConfig.peers)]
 
-    public static let companionLeaves: Set<String> = ["weight_scale", "qscale_weight"]
+    package static let companionLeaves: Set<String> = ["weight_scale", "qscale_weight"]
 
-    public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
+    package static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let weight = module["weight"], weight.type == .f8E4M3, weight.shape.count == 2 else { return nil }
         let shape = MatrixShape(weight.shape)
         // Mistral gives a tensor's one scale the name of DeepSeek's grids (and says that there are no blocks).
@@ -33,7 +33,7 @@ public enum FloatQuantizedFamily: LayoutFamily {
         return scale.count < 2 || shape.rows > 128 || shape.columns > 128
     }
 
-    public static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
+    package static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
         guard let layout = layout as? FloatQuantizedLayout else { return nil }
         return .compressedTensors(
             format: "float-quantized",

@@ -6,17 +6,17 @@ import Tensors
 /// Reference: vllm-project/compressed-tensors:quantization/utils/helpers.py (`calculate_qparams`) and
 /// lifecycle/forward_helpers.py (`_quantize`): the arithmetic runs in the weight's dtype, so scale = round_bf16(amax / 448)
 /// (2^-7 if that is zero) and code = E4M3(clamp(round_bf16(w / scale), -448, 448)).
-public struct FloatQuantizedLayout: FloatCodedLayout, Equatable {
-    public enum Strategy: Sendable, Equatable { case channel, tensor }
+package struct FloatQuantizedLayout: FloatCodedLayout, Equatable {
+    package enum Strategy: Sendable, Equatable { case channel, tensor }
 
-    public var strategy: Strategy
-    public var scaleType: ScalarType
+    package var strategy: Strategy
+    package var scaleType: ScalarType
     /// `[out, 1]`, or `[out]` as some tools write it; `[1]` or `[]` for a whole tensor.
-    public var scaleShape: [Int]?
+    package var scaleShape: [Int]?
     /// `weight_scale`, or `weight_scale_inv` as Mistral names it.
-    public var scaleLeaf: String
+    package var scaleLeaf: String
 
-    public init(
+    package init(
         strategy: Strategy = .channel, scaleType: ScalarType = .bf16, scaleShape: [Int]? = nil, scaleLeaf: String = "weight_scale"
     ) {
         self.scaleLeaf = scaleLeaf
@@ -25,9 +25,9 @@ public struct FloatQuantizedLayout: FloatCodedLayout, Equatable {
         self.scaleShape = scaleShape
     }
 
-    public var name: String { strategy == .channel ? "fp8-channel" : "fp8-tensor" }
+    package var name: String { strategy == .channel ? "fp8-channel" : "fp8-tensor" }
 
-    public func parts(of shape: MatrixShape) -> [WeightPart] {
+    package func parts(of shape: MatrixShape) -> [WeightPart] {
         let values = WeightPart("weight", .f8E4M3, [shape.rows, shape.columns])
         return switch strategy {
         case .channel: [values, WeightPart(scaleLeaf, scaleType, scaleShape ?? [shape.rows, 1])]
@@ -35,7 +35,7 @@ public struct FloatQuantizedLayout: FloatCodedLayout, Equatable {
         }
     }
 
-    public func decode(
+    package func decode(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
     ) {
         guard let codes = parts[0].scalars(UInt8.self).baseAddress, let target = values.baseAddress else { return }
@@ -52,7 +52,7 @@ public struct FloatQuantizedLayout: FloatCodedLayout, Equatable {
         }
     }
 
-    public func encode(
+    package func encode(
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, search: BlockScaleSearch?,
         into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {

@@ -2,8 +2,8 @@ import StrictJSON
 import Tensors
 
 /// `X.qweight`, `X.qzeros`, `X.scales` and `X.g_idx` with the codes of one output channel in a word.
-public enum GPTQFamily: LayoutFamily {
-    public static let targets: [LayoutTarget] = {
+package enum GPTQFamily: LayoutFamily {
+    package static let targets: [LayoutTarget] = {
         let peers = LayoutTarget.Peers(encoder: "GPTQModel 7.7", readers: "GPTQModel 7.7")
         var targets = [LayoutTarget("gptq", GPTQLayout(), peers: peers)]
         // v1 cannot say "zero point 0", so asymmetric codes are written as v2.
@@ -24,10 +24,10 @@ public enum GPTQFamily: LayoutFamily {
         return targets
     }()
 
-    public static let companionLeaves: Set<String> = ["qweight", "qzeros", "g_idx"]
-    public static let codeLeaves: Set<String> = ["qweight", "qzeros"]
+    package static let companionLeaves: Set<String> = ["qweight", "qzeros", "g_idx"]
+    package static let codeLeaves: Set<String> = ["qweight", "qzeros"]
 
-    public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
+    package static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let weight = module["qweight"], module["g_idx"] != nil || config?.method == "gptq" else { return nil }
         guard config?.method != "awq" else {
             throw LayoutFault(weight.name, "has a g_idx beside it, which AWQ does not know, though quantization_config says awq")
@@ -98,7 +98,7 @@ public enum GPTQFamily: LayoutFamily {
         return indices.enumerated().contains { $0.element != $0.offset / size }
     }
 
-    public static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
+    package static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
         guard let layout = layout as? GPTQLayout else { return nil }
         let json: JSONObject = [
             "bits": .int(layout.bits), "checkpoint_format": .string(layout.version == 2 ? "gptq_v2" : "gptq"), "desc_act": .bool(layout.isOrdered),

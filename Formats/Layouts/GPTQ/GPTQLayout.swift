@@ -8,21 +8,21 @@ import Tensors
 /// scale * (code - zero). Format v1 stores zero - 1, format v2 zero itself.
 /// Reference: ModelCloud/GPTQModel:gptqmodel/nn_modules/qlinear/__init__.py (`pack_original`, `dequantize_weight`),
 /// gptqmodel/quantization/quantizer.py (`find_params`, in F32) and rtn.py.
-public struct GPTQLayout: IntegerCodedLayout, Equatable {
+package struct GPTQLayout: IntegerCodedLayout, Equatable {
     /// 2, 3, 4 or 8.
-    public var bits: Int
-    public var groupSize: Int?
+    package var bits: Int
+    package var groupSize: Int?
     /// All zero points are 2^(bits - 1).
-    public var symmetric: Bool
+    package var symmetric: Bool
     /// `checkpoint_format`: 1 ("gptq") or 2 ("gptq_v2").
-    public var version: Int
-    public var scaleType: ScalarType
+    package var version: Int
+    package var scaleType: ScalarType
     /// Groups are scattered over the columns by `g_idx` (`desc_act`); such weights are read only.
-    public var isOrdered: Bool
+    package var isOrdered: Bool
     /// Whether `g_idx` is stored; without it groups are runs of columns.
-    public var hasOrder: Bool
+    package var hasOrder: Bool
 
-    public init(
+    package init(
         bits: Int = 4, groupSize: Int? = 128, symmetric: Bool = true, version: Int = 1, scaleType: ScalarType = .f16, isOrdered: Bool = false,
         hasOrder: Bool = true
     ) {
@@ -35,7 +35,7 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
         self.isOrdered = isOrdered
     }
 
-    public var name: String {
+    package var name: String {
         var name = "gptq"
         if bits != 4 { name += "-\(bits)bit" }
         if groupSize != 128 { name += groupSize.map { "-g\($0)" } ?? "-channel" }
@@ -46,12 +46,12 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
     }
 
     /// Zero points fill whole words: 32 / gcd(bits, 32) rows.
-    public var rowAlignment: Int { 32 / (bits & -bits) }
-    public var preferredRows: Int { 512 }
-    public var hasContiguousGroups: Bool { !isOrdered }
-    public var zeroPoints: ZeroPoints { symmetric ? .middle : .whole((version == 1 ? 1 : 0)...(1 << bits) - 1) }
+    package var rowAlignment: Int { 32 / (bits & -bits) }
+    package var preferredRows: Int { 512 }
+    package var hasContiguousGroups: Bool { !isOrdered }
+    package var zeroPoints: ZeroPoints { symmetric ? .middle : .whole((version == 1 ? 1 : 0)...(1 << bits) - 1) }
 
-    public func parts(of shape: MatrixShape) -> [WeightPart] {
+    package func parts(of shape: MatrixShape) -> [WeightPart] {
         let groups = groupCount(shape)
         let parts = [
             WeightPart("qweight", .i32, [shape.columns * bits / 32, shape.rows], rows: .along(bits: 32)),
@@ -61,7 +61,7 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
         return hasOrder ? parts + [WeightPart("g_idx", .i32, [shape.columns], rows: .whole)] : parts
     }
 
-    public func obstacle(to shape: MatrixShape) -> String? {
+    package func obstacle(to shape: MatrixShape) -> String? {
         // Whole words along both dimensions; GPTQModel asks for multiples of 32 whatever the width.
         if shape.columns % 32 != 0 { return "\(shape.columns) columns are not a multiple of 32" }
         if shape.rows * bits % 32 != 0 { return "\(shape.rows) zero points of \(bits) bits do not fill words of 32 bits" }
@@ -71,7 +71,7 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
 
     /// Zero points that contradict what the configuration says: one that is not the middle in symmetric codes (format v2 read as v1 is off by
     /// one everywhere), or one in format v1 whose successor does not fit, which readers take for 0 or for 2^bits.
-    public func fault(in part: WeightPart, _ bytes: UnsafeRawBufferPointer) -> StoredFault? {
+    package func fault(in part: WeightPart, _ bytes: UnsafeRawBufferPointer) -> StoredFault? {
         guard part.leaf == "qzeros" else { return defaultFault(in: part, bytes) }
         let top = (1 << bits) - 1
         let middle = version == 1 ? top >> 1 : (top >> 1) + 1
@@ -92,7 +92,7 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
 
     // MARK: Codes
 
-    public func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
+    package func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
         guard let words = parts[0].scalars(UInt32.self).baseAddress else { return }
         let wordsPerRow = shape.columns * bits / 32
         withUnsafeTemporaryAllocation(of: UInt32.self, capacity: max(1, rows.count * wordsPerRow)) { turned in
@@ -102,7 +102,7 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
         }
     }
 
-    public func readGroups(
+    package func readGroups(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into groups: UnsafeMutablePointer<GroupParameters>
     ) {
         guard let zeros = parts[1].scalars(UInt32.self).baseAddress else { return }
@@ -116,7 +116,7 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
         }
     }
 
-    public func store(
+    package func store(
         codes: UnsafePointer<UInt8>, groups: UnsafePointer<GroupParameters>, rows: Range<Int>, shape: MatrixShape,
         into parts: [UnsafeMutableRawBufferPointer]
     ) {
@@ -141,7 +141,7 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
     }
 
     /// With activation order every column looks its group up; without it groups are decoded one by one.
-    public func decode(
+    package func decode(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
     ) {
         guard isOrdered else { return decodeGroups(parts, rows: rows, shape: shape, into: values) }
@@ -164,23 +164,23 @@ public struct GPTQLayout: IntegerCodedLayout, Equatable {
 
     // MARK: Repacking
 
-    public var requirement: String {
+    package var requirement: String {
         let zero = symmetric ? "the zero point \(1 << (bits - 1))" : version == 1 ? "a zero point above 0" : "a zero point"
         return "a non-negative \(scaleType.rawValue) scale and \(zero)"
     }
 
-    public func holds(_ group: GroupParameters) -> Bool {
+    package func holds(_ group: GroupParameters) -> Bool {
         guard scaleType.holds(group.scale), group.scale >= 0, group.zero.rounded() == group.zero else { return false }
         return symmetric ? group.zero == Float(1 << (bits - 1)) : (Float(version == 1 ? 1 : 0)...Float((1 << bits) - 1)).contains(group.zero)
     }
 
-    public func adopting(scaleType: ScalarType) -> Self { self }
+    package func adopting(scaleType: ScalarType) -> Self { self }
 
     // MARK: Round to nearest
 
     /// In F32: symmetric with zero = 2^(bits - 1), scale = (max - min) / (2^bits - 1) where min = -max if anything is negative;
     /// otherwise zero = rint(-min / scale). Code = clamp(rint(w / scale) + zero). The F32 scale is then rounded to F16.
-    public func encode(
+    package func encode(
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         guard !isOrdered, scaleType == .f16 else { throw .readOnly }

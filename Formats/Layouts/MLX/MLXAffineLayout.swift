@@ -5,29 +5,29 @@ import Tensors
 ///
 /// Codes of one row form a stream of bits, lowest first (widths 3, 5 and 6 straddle words). Value = scale * code + bias, product and
 /// sum each rounded to the dtype. Reference: ml-explore/mlx:mlx/backend/cpu/quantized.cpp (`quantize`), mlx/ops.cpp (`dequantize`).
-public struct MLXAffineLayout: IntegerCodedLayout, Equatable {
+package struct MLXAffineLayout: IntegerCodedLayout, Equatable {
     /// 2, 3, 4, 5, 6 or 8.
-    public var bits: Int
+    package var bits: Int
     /// 32, 64 or 128.
-    public var group: Int
-    public var scaleType: ScalarType
+    package var group: Int
+    package var scaleType: ScalarType
 
-    public init(bits: Int = 4, group: Int = 64, scaleType: ScalarType = .bf16) {
+    package init(bits: Int = 4, group: Int = 64, scaleType: ScalarType = .bf16) {
         self.bits = bits
         self.group = group
         self.scaleType = scaleType
     }
 
-    public var groupSize: Int? { group }
-    public var hasBias: Bool { true }
-    public var zeroPoints: ZeroPoints { .bias }
+    package var groupSize: Int? { group }
+    package var hasBias: Bool { true }
+    package var zeroPoints: ZeroPoints { .bias }
     /// The encoder begins at the edge of larger magnitude, from which the codes may go down.
-    public var hasSignedScales: Bool { true }
-    public var name: String { "mlx-\(bits)bit" + (group == 64 ? "" : "-g\(group)") }
+    package var hasSignedScales: Bool { true }
+    package var name: String { "mlx-\(bits)bit" + (group == 64 ? "" : "-g\(group)") }
 
     func wordsPerRow(_ shape: MatrixShape) -> Int { shape.columns * bits / 32 }
 
-    public func parts(of shape: MatrixShape) -> [WeightPart] {
+    package func parts(of shape: MatrixShape) -> [WeightPart] {
         let groups = groupCount(shape)
         return [
             WeightPart("weight", .u32, [shape.rows, wordsPerRow(shape)]), WeightPart("scales", scaleType, [shape.rows, groups]),
@@ -35,15 +35,15 @@ public struct MLXAffineLayout: IntegerCodedLayout, Equatable {
         ]
     }
 
-    public func obstacle(to shape: MatrixShape) -> String? {
+    package func obstacle(to shape: MatrixShape) -> String? {
         shape.columns % group != 0 ? "\(shape.columns) columns are not a multiple of the group size \(group)" : nil
     }
 
-    public func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
+    package func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
         BitStream.unpackRows(parts[0], bits: bits, wordsPerRow: wordsPerRow(shape), rows: rows.count, columns: shape.columns, into: codes)
     }
 
-    public func readGroups(
+    package func readGroups(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into groups: UnsafeMutablePointer<GroupParameters>
     ) {
         for index in 0..<rows.count * groupCount(shape) {
@@ -55,7 +55,7 @@ public struct MLXAffineLayout: IntegerCodedLayout, Equatable {
         }
     }
 
-    public func store(
+    package func store(
         codes: UnsafePointer<UInt8>, groups: UnsafePointer<GroupParameters>, rows: Range<Int>, shape: MatrixShape,
         into parts: [UnsafeMutableRawBufferPointer]
     ) {
@@ -68,18 +68,18 @@ public struct MLXAffineLayout: IntegerCodedLayout, Equatable {
     }
 
     /// scale * code + bias, product and sum each rounded to the dtype, then to BF16.
-    public func value(_ code: Int, _ group: GroupParameters) -> UInt16 {
+    package func value(_ code: Int, _ group: GroupParameters) -> UInt16 {
         BFloat16(rounding: rounded(rounded(Float(code) * group.scale) + group.bias)).bits
     }
 
-    public var requirement: String { "a scale, and scale x zero point as a bias, that \(scaleType.rawValue) can hold" }
+    package var requirement: String { "a scale, and scale x zero point as a bias, that \(scaleType.rawValue) can hold" }
 
-    public func holds(_ group: GroupParameters) -> Bool {
+    package func holds(_ group: GroupParameters) -> Bool {
         scaleType.holds(group.scale) && scaleType.holds(group.bias != 0 ? group.bias : -group.zero * group.scale)
     }
 
     /// MLX computes in the type of the scales.
-    public func adopting(scaleType: ScalarType) -> Self {
+    package func adopting(scaleType: ScalarType) -> Self {
         var layout = self
         if [.bf16, .f16, .f32].contains(scaleType) { layout.scaleType = scaleType }
         return layout
@@ -87,7 +87,7 @@ public struct MLXAffineLayout: IntegerCodedLayout, Equatable {
 
     /// In F32: scale = max((max - min) / (2^bits - 1), 1e-7), negative unless |min| > |max|; the edge of larger magnitude is then
     /// made a code of its own. Codes come from the F32 scale and bias, which are rounded to BF16 afterwards.
-    public func encode(
+    package func encode(
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         guard scaleType == .bf16 else { throw .readOnly }

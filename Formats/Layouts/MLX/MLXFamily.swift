@@ -1,8 +1,8 @@
 import Tensors
 
 /// `X.weight` U32 with `X.scales` and `X.biases`.
-public enum MLXFamily: LayoutFamily {
-    public static let targets: [LayoutTarget] = [4, 8, 2, 3, 5, 6].flatMap { bits in
+package enum MLXFamily: LayoutFamily {
+    package static let targets: [LayoutTarget] = [4, 8, 2, 3, 5, 6].flatMap { bits in
         [64, 32, 128].map { group in
             let layout = MLXAffineLayout(bits: bits, group: group)
             return LayoutTarget(
@@ -11,7 +11,7 @@ public enum MLXFamily: LayoutFamily {
         }
     }
 
-    public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
+    package static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let weight = module["weight"], weight.type == .u32, weight.shape.count == 2, let scales = module["scales"],
             let biases = module["biases"]
         else { return nil }
@@ -32,7 +32,7 @@ public enum MLXFamily: LayoutFamily {
         return RecognisedWeight(layout, MatrixShape(rows: weight.shape[0], columns: groups * layout.group))
     }
 
-    public static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
+    package static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
         guard let layout = layout as? MLXAffineLayout else { return nil }
         return .mlx(["group_size": .int(layout.group), "bits": .int(layout.bits), "mode": .string("affine")])
     }

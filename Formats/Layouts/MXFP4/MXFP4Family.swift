@@ -1,18 +1,27 @@
 import Tensors
 
 /// E2M1 codes with an E8M0 exponent for 32 columns, under five names.
-public enum MXFP4Family: LayoutFamily {
-    public static let targets = [
+package enum MXFP4Family: LayoutFamily {
+    package static let targets = [
         LayoutTarget("mxfp4", MXFP4Layout(), peers: CompressedTensorsConfig.peers),
         LayoutTarget(
             "mlx-mxfp4", MXFP4Layout(naming: .mlx), dialect: .mlx, peers: .init(encoder: "mlx-lm 0.32", readers: "MLX 0.32, mlx-lm 0.32")),
     ]
 
-    public static let companionLeaves: Set<String> = ["weight_packed", "weight_scale"]
-    public static let codeLeaves: Set<String> = ["weight_packed"]
+    package static let companionLeaves: Set<String> = ["weight_packed", "weight_scale", MXFP4Layout.blockLeaves[0], MXFP4Layout.blockLeaves[1]]
+    package static let codeLeaves: Set<String> = ["weight_packed", MXFP4Layout.blockLeaves[0]]
 
-    public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
+    package static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         if let found = try stackedExperts(module) { return found }
+        if let blocks = module[MXFP4Layout.blockLeaves[0]], blocks.type == .u8, blocks.shape.count == 3, blocks.shape[2] == 16,
+            let scale = module[MXFP4Layout.blockLeaves[1]]
+        {
+            guard [.u8, .f8E8M0].contains(scale.type), scale.shape == Array(blocks.shape.dropLast()) else {
+                throw LayoutFault(scale.name, "is \(scale.summary) beside \(blocks.summary); expected one exponent for 16 bytes")
+            }
+            return RecognisedWeight(
+                MXFP4Layout(naming: .blocks, scaleType: scale.type), MatrixShape(rows: blocks.shape[0], columns: blocks.shape[1] * 32))
+        }
         if let packed = module["weight_packed"], packed.type == .u8, module["weight_global_scale"] == nil, let scale = module["weight_scale"] {
             return try matrix(packed, scale, codesPerElement: 2, .compressedTensors)
         }
@@ -65,14 +74,14 @@ public enum MXFP4Family: LayoutFamily {
             leaf: leaf)
     }
 
-    public static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer {
+    package static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer {
         guard let from = source as? MXFP4Layout else { return .unrelated }
         if let to = target as? MXFP4Layout { return from == to ? .unrelated : .possible([Renaming(source: from, target: to)]) }
         guard let to = target as? BlockScaledFP8Layout, to.blockColumns % 32 == 0 else { return .unrelated }
         return .possible([MXFP4Widening(from: from, to: to)])
     }
 
-    public static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
+    package static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
         guard let layout = layout as? MXFP4Layout else { return nil }
         switch layout.naming {
         case .compressedTensors:
@@ -83,7 +92,7 @@ public enum MXFP4Family: LayoutFamily {
         case .mlx: return .mlx(["group_size": .int(32), "bits": .int(4), "mode": .string("mxfp4")])
         case .quark: return .uniform(UniformMethod(["quant_method": .string("quark")], exemptions: "exclude"))
         case .deepSeekV4: return .uniform(UniformMethod(["quant_method": .string("fp8"), "expert_dtype": .string("fp4")]))
-        case .gptOSS: return .uniform(UniformMethod(["quant_method": .string("mxfp4")], exemptions: "modules_to_not_convert"))
+        case .gptOSS, .blocks: return .uniform(UniformMethod(["quant_method": .string("mxfp4")], exemptions: "modules_to_not_convert"))
         }
     }
 }

@@ -6,8 +6,8 @@ import Tensors
 /// The bytes are the same under every name: compressed-tensors `weight_packed` U8 [out, in/2] and `weight_scale` U8 [out, in/32];
 /// MLX `weight` U32 [out, in/8] and `scales` U8; gpt-oss `_blocks` U8 [experts, out, in/32, 16] and `_scales` U8.
 /// References: vllm-project/compressed-tensors:quantization/utils/mxfp_utils.py, ml-explore/mlx:mlx/ops.cpp (`fp_quantize`).
-public struct MXFP4Layout: FloatCodedLayout, Equatable {
-    public enum Naming: Sendable, Equatable {
+package struct MXFP4Layout: FloatCodedLayout, Equatable {
+    package enum Naming: Sendable, Equatable {
         case compressedTensors
         case mlx
         /// AMD Quark: `weight` U8 [out, in/2] and `weight_scale` U8; read only.
@@ -16,30 +16,35 @@ public struct MXFP4Layout: FloatCodedLayout, Equatable {
         case deepSeekV4
         /// Stacked experts, `X_blocks` and `X_scales`; read only.
         case gptOSS(leaf: String, experts: Int)
+        /// One of them: U8 [out, in/32, 16] and its exponents.
+        case blocks
     }
 
-    public var naming: Naming
-    /// U8, or F8_E8M0 where a file says so.
-    public var scaleType: ScalarType
+    /// What the parts of one expert of a stack are called: nothing that a file would call a tensor.
+    package static let blockLeaves = ["<blocks>", "<scales>"]
 
-    public init(naming: Naming = .compressedTensors, scaleType: ScalarType = .u8) {
+    package var naming: Naming
+    /// U8, or F8_E8M0 where a file says so.
+    package var scaleType: ScalarType
+
+    package init(naming: Naming = .compressedTensors, scaleType: ScalarType = .u8) {
         self.naming = naming
         self.scaleType = scaleType
     }
 
-    public var name: String {
+    package var name: String {
         switch naming {
         case .compressedTensors: "mxfp4"
         case .mlx: "mlx-mxfp4"
         case .quark: "mxfp4 of Quark"
         case .deepSeekV4: "mxfp4 of DeepSeek-V4"
-        case .gptOSS: "mxfp4 in gpt-oss blocks"
+        case .gptOSS, .blocks: "mxfp4 in gpt-oss blocks"
         }
     }
 
-    public func groupColumns(of columns: Int) -> Int { 32 }
+    package func groupColumns(of columns: Int) -> Int { 32 }
 
-    public func parts(of shape: MatrixShape) -> [WeightPart] {
+    package func parts(of shape: MatrixShape) -> [WeightPart] {
         let groups = ceilingDivide(shape.columns, 32)
         switch naming {
         case .compressedTensors:
@@ -52,6 +57,10 @@ public struct MXFP4Layout: FloatCodedLayout, Equatable {
             return [WeightPart("weight", .u8, [shape.rows, shape.columns / 2]), WeightPart("weight_scale", scaleType, [shape.rows, groups])]
         case .deepSeekV4:
             return [WeightPart("weight", .i8, [shape.rows, shape.columns / 2]), WeightPart("scale", scaleType, [shape.rows, groups])]
+        case .blocks:
+            return [
+                WeightPart(Self.blockLeaves[0], .u8, [shape.rows, groups, 16]), WeightPart(Self.blockLeaves[1], scaleType, [shape.rows, groups]),
+            ]
         case .gptOSS(let leaf, let experts):
             let rows = experts == 0 ? 0 : shape.rows / experts
             return [
@@ -60,11 +69,11 @@ public struct MXFP4Layout: FloatCodedLayout, Equatable {
         }
     }
 
-    public func obstacle(to shape: MatrixShape) -> String? {
+    package func obstacle(to shape: MatrixShape) -> String? {
         shape.columns % 32 != 0 ? "\(shape.columns) columns are not a multiple of the group size 32" : nil
     }
 
-    public func decode(
+    package func decode(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
     ) {
         guard let codes = parts[0].scalars(UInt8.self).baseAddress, let target = values.baseAddress else { return }
@@ -73,13 +82,13 @@ public struct MXFP4Layout: FloatCodedLayout, Equatable {
         }
     }
 
-    public func encode(
+    package func encode(
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, search: BlockScaleSearch?,
         into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         switch naming {
         case .compressedTensors, .mlx: break
-        case .quark, .deepSeekV4, .gptOSS: throw .readOnly
+        case .quark, .deepSeekV4, .gptOSS, .blocks: throw .readOnly
         }
         guard let codes = parts[0].scalars(UInt8.self).baseAddress, let source = values.baseAddress else { return }
         let level = KernelLevel.active.rawValue

@@ -2,18 +2,18 @@ import StrictJSON
 import Tensors
 
 /// E2M1 codes with an E4M3 scale for 16 columns and one F32 scale for the tensor.
-public enum NVFP4Family: LayoutFamily {
-    public static let targets = [
+package enum NVFP4Family: LayoutFamily {
+    package static let targets = [
         LayoutTarget("nvfp4", NVFP4Layout(), peers: .init(encoder: "llm-compressor 0.14", readers: "compressed-tensors 0.19")),
         LayoutTarget(
             "nvfp4-modelopt", NVFP4Layout(naming: .modelOpt),
             peers: .init(encoder: "ModelOpt 0.47", readers: "ModelOpt 0.47")),
     ]
 
-    public static let companionLeaves: Set<String> = ["weight_packed", "weight_scale", "weight_global_scale", "weight_scale_2"]
-    public static let codeLeaves: Set<String> = ["weight_packed"]
+    package static let companionLeaves: Set<String> = ["weight_packed", "weight_scale", "weight_global_scale", "weight_scale_2"]
+    package static let codeLeaves: Set<String> = ["weight_packed"]
 
-    public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
+    package static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         let isModelOpt = module["weight_scale_2"] != nil
         guard let codes = module[isModelOpt ? "weight" : "weight_packed"], codes.type == .u8, codes.shape.count == 2,
             let global = module[isModelOpt ? "weight_scale_2" : "weight_global_scale"]
@@ -31,12 +31,12 @@ public enum NVFP4Family: LayoutFamily {
         return RecognisedWeight(NVFP4Layout(naming: isModelOpt ? .modelOpt : .compressedTensors, globalShape: global.shape), shape)
     }
 
-    public static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer {
+    package static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer {
         guard let from = source as? NVFP4Layout, let to = target as? NVFP4Layout else { return .unrelated }
         return NVFP4Repacking.offer(from: from, to: to)
     }
 
-    public static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
+    package static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
         guard let layout = layout as? NVFP4Layout else { return nil }
         guard layout.naming == .modelOpt else {
             return .compressedTensors(

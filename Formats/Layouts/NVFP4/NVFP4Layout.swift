@@ -7,38 +7,38 @@ import Tensors
 /// value = code * (scale / global). ModelOpt: `weight` U8, `weight_scale`, `weight_scale_2` F32 []; value = code * (scale * scale_2).
 /// References: vllm-project/compressed-tensors:quantization/utils/helpers.py (`generate_gparam`, `calculate_qparams`),
 /// NVIDIA/Model-Optimizer:modelopt/torch/quantization/qtensor/nvfp4_tensor.py.
-public struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
-    public enum Naming: Sendable, Equatable {
+package struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
+    package enum Naming: Sendable, Equatable {
         case compressedTensors
         case modelOpt
     }
 
-    public var naming: Naming
+    package var naming: Naming
     /// The shape of the tensor's scale as it was found: [1] or [].
-    public var globalShape: [Int]
+    package var globalShape: [Int]
     /// The largest magnitude of all values that share the tensor's scale, as BF16 bits; needed to encode.
-    public var amax: UInt16?
+    package var amax: UInt16?
     /// ModelOpt multiplies by the tensor's scale, compressed-tensors divides by it.
     var isModelOpt: Bool { naming != .compressedTensors }
 
-    public init(naming: Naming = .compressedTensors, globalShape: [Int]? = nil, amax: UInt16? = nil) {
+    package init(naming: Naming = .compressedTensors, globalShape: [Int]? = nil, amax: UInt16? = nil) {
         self.naming = naming
         self.globalShape = globalShape ?? (naming == .compressedTensors ? [1] : [])
         self.amax = amax
     }
 
-    public var name: String { isModelOpt ? "nvfp4-modelopt" : "nvfp4" }
+    package var name: String { isModelOpt ? "nvfp4-modelopt" : "nvfp4" }
 
-    public var tensorScalePart: Int { 2 }
-    public func groupColumns(of columns: Int) -> Int { 16 }
+    package var tensorScalePart: Int { 2 }
+    package func groupColumns(of columns: Int) -> Int { 16 }
 
-    public func spanning(_ amax: UInt16) -> Self { NVFP4Layout(naming: naming, globalShape: globalShape, amax: amax) }
+    package func spanning(_ amax: UInt16) -> Self { NVFP4Layout(naming: naming, globalShape: globalShape, amax: amax) }
 
     /// llm-compressor gives the gate and up projections of a dense network one scale, and leaves experts apart; ModelOpt joins
     /// both, as the engines do when they load them.
-    public var sharesRangeAsModelOpt: Bool { isModelOpt }
+    package var sharesRangeAsModelOpt: Bool { isModelOpt }
 
-    public func parts(of shape: MatrixShape) -> [WeightPart] {
+    package func parts(of shape: MatrixShape) -> [WeightPart] {
         let scale = WeightPart("weight_scale", .f8E4M3, [shape.rows, ceilingDivide(shape.columns, 16)])
         switch naming {
         case .compressedTensors:
@@ -53,14 +53,14 @@ public struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
         }
     }
 
-    public func obstacle(to shape: MatrixShape) -> String? {
+    package func obstacle(to shape: MatrixShape) -> String? {
         shape.columns % 16 != 0 ? "\(shape.columns) columns are not a multiple of the group size 16" : nil
     }
 
     /// The F32 scale of a group, as the reference joins the two.
     func joined(_ scale: Float, _ global: Float) -> Float { isModelOpt ? scale * global : scale / global }
 
-    public func decode(
+    package func decode(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
     ) {
         guard let codes = parts[0].scalars(UInt8.self).baseAddress, let target = values.baseAddress else { return }
@@ -72,7 +72,7 @@ public struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
         }
     }
 
-    public func encode(
+    package func encode(
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, search: BlockScaleSearch?,
         into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {

@@ -1,8 +1,8 @@
 import Tensors
 
 /// `X.weight_packed` with `X.weight_scale`, `X.weight_shape` and, when asymmetric, `X.weight_zero_point`.
-public enum PackedIntegerFamily: LayoutFamily {
-    public static let targets: [LayoutTarget] = {
+package enum PackedIntegerFamily: LayoutFamily {
+    package static let targets: [LayoutTarget] = {
         let listed = [
             PackedIntegerLayout(bits: 4, groupSize: 128), PackedIntegerLayout(bits: 4, groupSize: 32),
             PackedIntegerLayout(bits: 4, groupSize: 128, symmetric: false), PackedIntegerLayout(bits: 8, groupSize: nil),
@@ -23,10 +23,10 @@ public enum PackedIntegerFamily: LayoutFamily {
         }
     }()
 
-    public static let companionLeaves: Set<String> = ["weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"]
-    public static let codeLeaves: Set<String> = ["weight_packed"]
+    package static let companionLeaves: Set<String> = ["weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"]
+    package static let codeLeaves: Set<String> = ["weight_packed"]
 
-    public static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
+    package static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
         guard let packed = module["weight_packed"], packed.type == .i32 else { return nil }
         if let order = module["weight_g_idx"], try !saysNothing(order, module, groupCount: module["weight_scale"]?.shape.last ?? 1) {
             throw LayoutFault(
@@ -95,13 +95,13 @@ public enum PackedIntegerFamily: LayoutFamily {
         return Int(numbers[1])
     }
 
-    public static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer {
+    package static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer {
         // Of all layouts of integers, whichever folder they are in.
         guard let from = source as? any IntegerCodedLayout, let to = target as? any IntegerCodedLayout else { return .unrelated }
         return IntegerRepacking.offer(from: from, to: to, shape: shape)
     }
 
-    public static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
+    package static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {
         guard let layout = layout as? PackedIntegerLayout else { return nil }
         return .compressedTensors(
             format: "pack-quantized",

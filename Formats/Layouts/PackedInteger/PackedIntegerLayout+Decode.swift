@@ -3,7 +3,7 @@ import Tensors
 
 extension PackedIntegerLayout {
     /// (code - zero point) * scale, each step rounded to the scale's dtype as the library computes it, then to BF16.
-    public func decode(
+    package func decode(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
     ) {
         guard let target = values.baseAddress, let packed = parts[0].baseAddress else { return }

@@ -6,7 +6,7 @@ extension PackedIntegerLayout {
     ///
     /// Symmetric: scale = max(|min|, |max|) / ((2^bits - 1) / 2). Asymmetric: scale = (max - min) / (2^bits - 1),
     /// zero point = rint(clamp(-2^(bits - 1) - min / scale)). A zero scale becomes 2^-7. Minimum and maximum include 0.
-    public func encode(
+    package func encode(
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         guard scaleType == .bf16 else { throw .readOnly }

@@ -1,13 +1,13 @@
 import Tensors
 
 extension PackedIntegerLayout: IntegerCodedLayout {
-    public var zeroPoints: ZeroPoints { symmetric ? .middle : .whole(0...(1 << bits) - 1) }
+    package var zeroPoints: ZeroPoints { symmetric ? .middle : .whole(0...(1 << bits) - 1) }
 
-    public func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
+    package func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
         BitStream.unpackRows(parts[0], bits: bits, wordsPerRow: wordsPerRow(shape), rows: rows.count, columns: shape.columns, into: codes)
     }
 
-    public func readGroups(
+    package func readGroups(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into parameters: UnsafeMutablePointer<GroupParameters>
     ) {
         let count = groups(shape)
@@ -19,7 +19,7 @@ extension PackedIntegerLayout: IntegerCodedLayout {
         }
     }
 
-    public func store(
+    package func store(
         codes: UnsafePointer<UInt8>, groups parameters: UnsafePointer<GroupParameters>, rows: Range<Int>, shape: MatrixShape,
         into parts: [UnsafeMutableRawBufferPointer]
     ) {
@@ -35,18 +35,18 @@ extension PackedIntegerLayout: IntegerCodedLayout {
         }
     }
 
-    public var requirement: String {
+    package var requirement: String {
         "a non-negative \(scaleType.rawValue) scale and "
             + (symmetric ? "the zero point \(1 << (bits - 1))" : "a zero point of 0 to \((1 << bits) - 1)")
     }
 
-    public func holds(_ group: GroupParameters) -> Bool {
+    package func holds(_ group: GroupParameters) -> Bool {
         guard scaleType.holds(group.scale), group.scale >= 0, group.zero.rounded() == group.zero else { return false }
         return symmetric ? group.zero == Float(1 << (bits - 1)) : (0...Float((1 << bits) - 1)).contains(group.zero)
     }
 
     /// The readers take the stored type, so an F16 scale stays one.
-    public func adopting(scaleType: ScalarType) -> Self {
+    package func adopting(scaleType: ScalarType) -> Self {
         var layout = self
         if [.bf16, .f16, .f32].contains(scaleType) { layout.scaleType = scaleType }
         return layout

@@ -4,34 +4,34 @@ import Tensors
 ///
 /// Element i of a row lies at bit i * bits of the row's words, lowest bits first, stored with an offset of 2^(bits - 1).
 /// Reference: vllm-project/compressed-tensors:compressors/pack_quantized/helpers.py (`pack_to_int32`).
-public struct PackedIntegerLayout: WeightLayout, Equatable {
+package struct PackedIntegerLayout: WeightLayout, Equatable {
     /// 1...8.
-    public var bits: Int
+    package var bits: Int
     /// Columns that share a scale; nil for one scale a row.
-    public var groupSize: Int?
-    public var symmetric: Bool
+    package var groupSize: Int?
+    package var symmetric: Bool
     /// BF16, F16 or F32.
-    public var scaleType: ScalarType
+    package var scaleType: ScalarType
 
-    public init(bits: Int, groupSize: Int?, symmetric: Bool = true, scaleType: ScalarType = .bf16) {
+    package init(bits: Int, groupSize: Int?, symmetric: Bool = true, scaleType: ScalarType = .bf16) {
         self.bits = bits
         self.groupSize = groupSize
         self.symmetric = symmetric
         self.scaleType = scaleType
     }
 
-    public var name: String {
+    package var name: String {
         "int\(bits)-" + (groupSize.map { "g\($0)" } ?? "channel") + (symmetric ? "" : "-asym")
     }
 
     /// Zero points are packed along the rows: 32 / gcd(bits, 32) rows fill whole words.
-    public var rowAlignment: Int { symmetric ? 1 : 32 / (bits & -bits) }
+    package var rowAlignment: Int { symmetric ? 1 : 32 / (bits & -bits) }
 
     func groups(_ shape: MatrixShape) -> Int { groupSize.map { ceilingDivide(shape.columns, $0) } ?? 1 }
 
     func wordsPerRow(_ shape: MatrixShape) -> Int { ceilingDivide(shape.columns * bits, 32) }
 
-    public func parts(of shape: MatrixShape) -> [WeightPart] {
+    package func parts(of shape: MatrixShape) -> [WeightPart] {
         var parts = [
             WeightPart("weight_packed", .i32, [shape.rows, wordsPerRow(shape)]),
             WeightPart("weight_scale", scaleType, [shape.rows, groups(shape)]),
@@ -43,7 +43,7 @@ public struct PackedIntegerLayout: WeightLayout, Equatable {
         return parts
     }
 
-    public func obstacle(to shape: MatrixShape) -> String? {
+    package func obstacle(to shape: MatrixShape) -> String? {
         guard let groupSize, shape.columns % groupSize != 0 else { return nil }
         return "\(shape.columns) columns are not a multiple of the group size \(groupSize)"
     }

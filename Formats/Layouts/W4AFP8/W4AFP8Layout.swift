@@ -6,27 +6,27 @@ import Tensors
 ///
 /// Reference: sgl-project/sglang:python/sglang/srt/layers/quantization/w4afp8.py, which vLLM reads too. There is no published
 /// encoder for CPUs; codes and scales are those of compressed-tensors' symmetric int4 with groups of 128.
-public struct W4AFP8Layout: IntegerCodedLayout, Equatable {
-    public var scaleType: ScalarType
+package struct W4AFP8Layout: IntegerCodedLayout, Equatable {
+    package var scaleType: ScalarType
 
-    public init(scaleType: ScalarType = .bf16) { self.scaleType = scaleType }
+    package init(scaleType: ScalarType = .bf16) { self.scaleType = scaleType }
 
-    public var bits: Int { 4 }
-    public var groupSize: Int? { 128 }
-    public var name: String { "w4afp8" }
+    package var bits: Int { 4 }
+    package var groupSize: Int? { 128 }
+    package var name: String { "w4afp8" }
 
-    public func parts(of shape: MatrixShape) -> [WeightPart] {
+    package func parts(of shape: MatrixShape) -> [WeightPart] {
         [
             WeightPart("weight", .i8, [shape.rows, shape.columns / 2]),
             WeightPart("weight_scale_inv", scaleType, [shape.rows, groupCount(shape)]),
         ]
     }
 
-    public func obstacle(to shape: MatrixShape) -> String? {
+    package func obstacle(to shape: MatrixShape) -> String? {
         shape.columns % 128 != 0 ? "\(shape.columns) columns are not a multiple of the group size 128" : nil
     }
 
-    public func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
+    package func readCodes(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into codes: UnsafeMutablePointer<UInt8>) {
         // Two's complement and the offset of unsigned codes differ in the highest bit only.
         guard let source = parts[0].scalars(UInt8.self).baseAddress else { return }
         let count = rows.count * shape.columns
@@ -34,7 +34,7 @@ public struct W4AFP8Layout: IntegerCodedLayout, Equatable {
         for index in 0..<count { codes[index] ^= 8 }
     }
 
-    public func readGroups(
+    package func readGroups(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into groups: UnsafeMutablePointer<GroupParameters>
     ) {
         for index in 0..<rows.count * groupCount(shape) {
@@ -42,7 +42,7 @@ public struct W4AFP8Layout: IntegerCodedLayout, Equatable {
         }
     }
 
-    public func store(
+    package func store(
         codes: UnsafePointer<UInt8>, groups: UnsafePointer<GroupParameters>, rows: Range<Int>, shape: MatrixShape,
         into parts: [UnsafeMutableRawBufferPointer]
     ) {
@@ -53,13 +53,13 @@ public struct W4AFP8Layout: IntegerCodedLayout, Equatable {
         for index in 0..<rows.count * groupCount(shape) { scaleType.store(groups[index].scale, in: parts[1], at: index) }
     }
 
-    public var requirement: String { "a non-negative \(scaleType.rawValue) scale and the zero point 8" }
+    package var requirement: String { "a non-negative \(scaleType.rawValue) scale and the zero point 8" }
 
-    public func holds(_ group: GroupParameters) -> Bool { scaleType.holds(group.scale) && group.scale >= 0 && group.zero == 8 }
+    package func holds(_ group: GroupParameters) -> Bool { scaleType.holds(group.scale) && group.scale >= 0 && group.zero == 8 }
 
-    public func adopting(scaleType: ScalarType) -> Self { W4AFP8Layout(scaleType: scaleType == .bf16 ? .bf16 : .f32) }
+    package func adopting(scaleType: ScalarType) -> Self { W4AFP8Layout(scaleType: scaleType == .bf16 ? .bf16 : .f32) }
 
-    public func encode(
+    package func encode(
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         guard scaleType == .bf16 else { throw .readOnly }

@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "ggml_blocks.h"
+
 /// Outputs in a panel of packed weights, tokens in a block of packed activations.
 enum { CK_PANEL = 16, CK_TOKEN_BLOCK = 24 };
 
@@ -186,6 +188,8 @@ void ck_unshuffle(const uint8_t *source, uint8_t *target, size_t size, size_t wi
 
 /// Makes the C library keep freed memory for the next allocation (mallopt, which Glibc's Swift module does not show).
 void ck_keep_freed_memory(void);
+/// One arena for all threads: what one freed serves the others. Before the first thread begins.
+void ck_share_freed_memory(void);
 
 /// Copies bytes between files inside the kernel (copy_file_range, which Glibc's Swift module does not show).
 /// Returns how many were copied, 0 at the end of the file, or -1 where the system or the file system cannot.

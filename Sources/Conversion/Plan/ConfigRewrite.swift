@@ -10,6 +10,8 @@ struct ConfigRewrite {
 
     private let ignorePatterns: [String]
     private let head: String
+    /// Modules that readers of `quant_method: fp8` must be told of although their role says it.
+    private let namedInFP8: [String]
 
     private struct Group {
         var configuration: ConsumerConfiguration
@@ -19,11 +21,13 @@ struct ConfigRewrite {
 
     /// - Parameter keepsDescription: whether codes and scales stay what they are, so that what describes them does too.
     init(
-        checkpoint: Checkpoint, weights: [PlannedWeight], unquantizedLinears: [String], dropsMTP: Bool, keepsDescription: Bool
+        checkpoint: Checkpoint, weights: [PlannedWeight], unquantizedLinears: [String], exemptLinears: [String], dropsMTP: Bool,
+        keepsDescription: Bool
     ) throws {
         config = checkpoint.config
         ignorePatterns = checkpoint.roles.ignorePatterns
         head = checkpoint.roles.head
+        namedInFP8 = checkpoint.roles.wiresFP8Exemptions ? [] : exemptLinears
         guard var object = config.object else { return }
         if dropsMTP, object["num_nextn_predict_layers"] != nil { object["num_nextn_predict_layers"] = .int(0) }
         config = .object(object)
@@ -93,7 +97,8 @@ struct ConfigRewrite {
             ]
             if powerOfTwoScales { object["scale_fmt"] = .string("ue8m0") }
             // DeepSeek's own exceptions are wired into its consumers; others must be named.
-            if !unquantized.isEmpty { object["modules_to_not_convert"] = .array(unquantized.map(JSONValue.string)) }
+            let named = unquantized + namedInFP8.filter { !unquantized.contains($0) }
+            if !named.isEmpty { object["modules_to_not_convert"] = .array(named.map(JSONValue.string)) }
             return object
         case .uniform(let method):
             guard groups.count == 1 else { throw ConversionFailure.mixedConfigurations(names) }

@@ -12,7 +12,7 @@ extension ConversionPlan {
     ///   - requireExact: refuse a plan in which any value would be rounded.
     /// - Throws: ``CheckpointFailure`` if scales are missing, ``ConversionFailure`` if the recipe or the container does not fit.
     ///   - checksScales: compare the scales of every quantized weight with those of its siblings, and name what is odd.
-    public init(
+    package init(
         converting checkpoint: Checkpoint, choice: LayoutChoice, output: OutputOptions = OutputOptions(), requireExact: Bool = false,
         checksScales: Bool = true
     ) throws {
@@ -63,12 +63,17 @@ extension ConversionPlan {
         shards = []
         var weightMap: [(tensor: String, file: String)] = []
         var dataBytes = 0
-        for (number, units) in cuts.enumerated() {
+        let all = choice.dialect.isSelfDescribing ? draft.units.flatMap(\.declarations) : []
+        let descriptions = try Self.descriptions(of: checkpoint, all, choice.dialect, files: cuts.count)
+        for (number, cut) in cuts.enumerated() {
             let name = Self.shardName(number, of: cuts.count, choice.dialect, output)
+            let units = cut
             let declarations = units.flatMap { draft.units[$0].declarations }
             if let obstacle = output.container.obstacle(to: declarations) { throw ConversionFailure.usage(obstacle) }
             let copied = draft.copiedFile(units)
-            guard let place = try Self.place(declarations, copied, checkpoint, choice.dialect) else {
+            notes += descriptions[number].notes.map { Finding(name, $0) }
+            warnings += descriptions[number].warnings.map { Finding(name, $0) }
+            guard let place = try Self.place(declarations, copied, checkpoint, descriptions[number], output.container) else {
                 throw ConversionFailure.tooLarge(tensor: declarations.first?.name ?? name)
             }
             let first = weights.count
@@ -95,7 +100,7 @@ extension ConversionPlan {
             }
             shards.append(
                 PlannedShard(
-                    name: name, header: place.header, size: place.size, copiedFile: copied, tensorCount: declarations.count,
+                    name: name, pieces: place.pieces, size: place.size, copiedFile: copied, tensorCount: declarations.count,
                     weights: first..<weights.count))
         }
         try Self.checkNames(weightMap, isDivided: choice.dialect.ranks != nil)
@@ -103,7 +108,7 @@ extension ConversionPlan {
         texts = []
         if cuts.count > 1, choice.dialect.ranks != nil {
             // The ranks' file names say it all.
-        } else if cuts.count > 1 {
+        } else if cuts.count > 1, output.container.listsFiles {
             let map = weightMap.map { ($0.tensor, output.container.listedName(of: $0.file)) }
             texts.append((output.container.indexName, SafetensorsIndex.text(weightMap: map, totalSize: dataBytes)))
         }
@@ -111,9 +116,11 @@ extension ConversionPlan {
         let planned = weights
         let describes =
             choice.isCopy || planned.allSatisfy { $0.road == .passthrough } && planned.contains { $0.layout?.isDense == false }
-        if checkpoint.config.object?.members.isEmpty == false {
+        if choice.dialect.isSelfDescribing {
+            sideFiles = []
+        } else if checkpoint.config.object?.members.isEmpty == false {
             let rewrite = try ConfigRewrite(
-                checkpoint: checkpoint, weights: weights, unquantizedLinears: draft.unquantizedLinears,
+                checkpoint: checkpoint, weights: weights, unquantizedLinears: draft.unquantizedLinears, exemptLinears: draft.exemptLinears,
                 dropsMTP: draft.dropsMTP, keepsDescription: describes)
             texts.append(("config.json", Array((rewrite.config.text() + "\n").utf8)))
             for file in rewrite.sideFiles {
@@ -122,7 +129,7 @@ extension ConversionPlan {
             }
         }
         fingerprint = ""
-        if !describes { try removeStaleDescriptions(checkpoint) }
+        if !describes, !choice.dialect.isSelfDescribing { try removeStaleDescriptions(checkpoint) }
         fingerprint = makeFingerprint()
     }
 
@@ -141,18 +148,32 @@ extension ConversionPlan {
         notes.append(Finding(native, "its description of the quantization no longer holds and is removed"))
     }
 
-    /// The header of a shard and the places of its tensors: the source file's own where it is copied.
+    /// The places of a shard's tensors and what lies around them: the source file's own where it is copied.
     private static func place(
-        _ declarations: [SafetensorsHeader.Declaration], _ copied: Int?, _ checkpoint: Checkpoint, _ dialect: any Dialect
-    ) throws -> (header: [UInt8], offsets: [Int], size: Int)? {
+        _ declarations: [TensorDeclaration], _ copied: Int?, _ checkpoint: Checkpoint, _ description: FileMetadata,
+        _ container: any Container.Type
+    ) throws -> FileArrangement? {
         guard let copied, let held = checkpoint.safetensors[copied] else {
-            return SafetensorsHeader.layout(declarations, metadata: [("format", dialect.format)])
+            let placed = container as? any PlacedContainer.Type ?? Safetensors.self
+            return placed.arrange(declarations, metadata: description)
         }
         let offsets = Dictionary(
             checkpoint.weights.lazy.flatMap(\.stored).filter { $0.file == copied }.map { ($0.name, $0.offset) },
             uniquingKeysWith: { first, _ in first })
         let header = try checkpoint.files[copied].read(held.dataOffset, at: 0)
-        return (header, declarations.map { offsets[$0.name] ?? 0 }, try checkpoint.files[copied].size())
+        return FileArrangement(
+            pieces: [.init(offset: 0, bytes: header)], offsets: declarations.map { offsets[$0.name] ?? 0 }, size: try checkpoint.files[copied].size())
+    }
+
+    /// What each file says of itself beside its tensors.
+    private static func descriptions(
+        of checkpoint: Checkpoint, _ tensors: [TensorDeclaration], _ dialect: any Dialect, files: Int
+    ) throws -> [FileMetadata] {
+        let model = DescribedModel(
+            config: checkpoint.languageConfig, roles: checkpoint.roles,
+            name: checkpoint.directory.split(separator: "/").last.map(String.init) ?? "model", tensors: tensors,
+            sideFile: { try checkpoint.sideFile($0, limit: 64 << 20) })
+        return try dialect.descriptions(of: model, files: files)
     }
 
     static func shardName(_ number: Int, of count: Int, _ dialect: any Dialect, _ output: OutputOptions) -> String {
@@ -174,7 +195,7 @@ extension ConversionPlan {
     private func makeFingerprint() -> String {
         var lines = ["recast plan 2", targetName, output.summary] + recipe.summary
         lines += source.files.map { "\($0.name) \($0.size) \($0.headerDigest)" } + [source.configDigest]
-        lines += shards.map { "\($0.name) \($0.size) \(Digest.of($0.header))" }
+        lines += shards.map { "\($0.name) \($0.size) \(Digest.of($0.pieces.flatMap(\.bytes)))" }
         if quantizer != .rtn || !evidence.isEmpty { lines += [quantizer.rawValue, evidence] }
         lines += weights.map { weight in
             let way = weight.road == .quantize && weight.quantizer != .rtn ? " " + weight.quantizer.rawValue : ""

@@ -4,147 +4,135 @@ import Quantization
 import StrictJSON
 import Tensors
 
-/// Which way a weight goes from source to target, the most exact there is.
-public enum Road: String, Sendable, Equatable, CaseIterable {
-    /// The stored bytes are copied.
-    case passthrough
-    /// The same codes and scales in another order or under other names.
-    case repack
-    /// Codes and scales to numbers, bit-identical with the format's reference implementation.
-    case dequantize
-    /// Numbers to codes and scales, bit-identical with the peer's encoder.
-    case quantize
-    /// One dense type to another, every value rounded once: a declared dtype change.
-    case cast
-    /// A norm's values divided by powers of two that the weights after it were multiplied by before they were quantized: exact.
-    case fold
-}
-
 /// A stored tensor of the output with its final place.
-public struct PlannedTensor: Sendable, Equatable {
-    public var name: String
-    public var type: ScalarType
-    public var shape: [Int]
+package struct PlannedTensor: Sendable, Equatable {
+    package var name: String
+    package var type: ScalarType
+    package var shape: [Int]
     /// First byte in its shard.
-    public var offset: Int
-    public var byteCount: Int
+    package var offset: Int
+    package var byteCount: Int
 }
 
-/// One weight's way into the output.
-public struct PlannedWeight: Sendable {
+/// What one weight of the source becomes in the output.
+package struct PlannedWeight: Sendable {
     /// Index among the source checkpoint's weights.
-    public var source: Int
-    public var road: Road
+    package var source: Int
+    package var way: Way
     /// The target's layout; nil for opaque tensors.
-    public var layout: (any WeightLayout)?
-    public var reason: String
-    public var shard: Int
+    package var layout: (any WeightLayout)?
+    package var reason: String
+    package var shard = 0
     /// The output's tensors, or this weight's part of tensors that hold a stack of weights.
-    public var tensors: [PlannedTensor]
+    package var tensors: [PlannedTensor] = []
     /// The module's name in the output.
-    public var module: String
-    /// The exact way that was proven, where codes and scales are put into another order.
-    public var repacking: (any Repacking)?
+    package var module: String
     /// The part of the source weight that this is; nil for all of it.
-    public var view: WeightView?
-    /// Which of the source's stored tensors are carried, where the bytes pass through and lie in several files; nil for all.
-    public var carried: [Int]?
-    /// The part of every stored tensor that is copied, where the bytes pass through; nil for all of it.
-    public var split: TensorSplit?
+    package var view: WeightView?
     /// The place among stacked matrices, if the output's tensors are stacks.
-    public var stackIndex: Int?
-    /// Weights of the source whose values share one range with this one's, for layouts that need the range beforehand.
-    public var rangeSources: [Int] = []
+    package var stackIndex: Int?
+
+    package var road: Road { way.road }
+
     /// How codes and scales are chosen, where they are.
-    public var quantizer: QuantizerName = .rtn
+    package var quantizer: QuantizerName { if case .quantize(let quantizer, _) = way { quantizer } else { .rtn } }
+
+    /// Weights of the source whose values share one range with this one's.
+    var rangeSources: [Int] { if case .quantize(_, let range) = way { range } else { [] } }
+
+    /// Which of the source's stored tensors are copied; nil for all.
+    var copied: [Int]? { if case .copy(let tensors, _) = way { tensors } else { nil } }
+
+    /// The part of every stored tensor that is copied; nil for all of it.
+    package var split: TensorSplit? { if case .copy(_, let split) = way { split } else { nil } }
 
     /// Whether codes and scales are chosen with the help of inputs.
-    public var isCalibrated: Bool { road == .quantize && quantizer.needs == .hessian && view == nil }
+    package var isCalibrated: Bool { quantizer.needs == .hessian && view == nil }
 
     /// Whether this is the weight itself, not scales of it that go into another file.
-    public var isPrincipal: Bool { carried.map { $0.first == 0 } ?? true }
+    package var isPrincipal: Bool { copied.map { $0.first == 0 } ?? true }
 
-    /// The stored tensors of `weight` that the planned ones are made of, where bytes pass through.
-    func passed(of weight: Weight) -> [StoredTensor] { carried.map { $0.map { weight.stored[$0] } } ?? weight.stored }
+    /// The stored tensors of `weight` that the planned ones are made of, where bytes are copied.
+    func passed(of weight: Weight) -> [StoredTensor] { copied.map { $0.map { weight.stored[$0] } } ?? weight.stored }
 }
 
-/// One output file: its name, its complete header and its size are known before anything is written. Where the container is
-/// another than safetensors, that file is packed when it is complete.
-public struct PlannedShard: Sendable, Equatable {
-    public var name: String
-    public var header: [UInt8]
-    /// Of the safetensors file.
-    public var size: Int
+/// One output file: its name, its size and all but its tensors' bytes are known before anything is written. Where the container gives tensors
+/// no places beforehand, this is a safetensors file, which is packed when it is complete.
+package struct PlannedShard: Sendable, Equatable {
+    package var name: String
+    package var pieces: [FileArrangement.Piece]
+    /// Of the file that ``pieces`` belong to.
+    package var size: Int
     /// The source file that this one is a copy of, header included.
-    public var copiedFile: Int?
-    /// How many tensors the header names.
-    public var tensorCount: Int
+    package var copiedFile: Int?
+    /// How many tensors the file names.
+    package var tensorCount: Int
     /// Positions in ``ConversionPlan/weights``.
-    public var weights: Range<Int>
+    package var weights: Range<Int>
 }
 
 /// Every output file and byte range of a conversion: a pure value, complete before the first byte is written.
 ///
 /// Shards are independent: a run may carry out any subset of them, on any machine that sees source and destination.
-public struct ConversionPlan: Sendable {
-    public var targetName: String
-    public var recipe: Recipe
+package struct ConversionPlan: Sendable {
+    package var targetName: String
+    package var recipe: Recipe
     /// Of weights for which the recipe names none, and what it learns from.
-    public var quantizer: QuantizerName
-    public var evidence: String
-    public var output: OutputOptions
+    package var quantizer: QuantizerName
+    package var evidence: String
+    package var output: OutputOptions
     /// In the order of shards, and of the source inside a shard.
-    public var weights: [PlannedWeight]
-    public var shards: [PlannedShard]
+    package var weights: [PlannedWeight]
+    package var shards: [PlannedShard]
     /// Small files that are written at the end: index, config.json.
-    public var texts: [(name: String, bytes: [UInt8])]
+    package var texts: [(name: String, bytes: [UInt8])]
     /// Files that are copied as they are.
-    public var sideFiles: [Checkpoint.SideFile]
+    package var sideFiles: [Checkpoint.SideFile]
     /// What a user should know: exceptions, odd ranges, missing layers.
-    public var notes: [Finding]
+    package var notes: [Finding]
     /// What a user must know before relying on the output: not hidden by `--quiet`.
-    public var warnings: [Finding] = []
+    package var warnings: [Finding] = []
     /// Identifies source, recipe and every output byte range.
-    public var fingerprint: String
-    public var source: SourceFingerprint
+    package var fingerprint: String
+    package var source: SourceFingerprint
 
     /// Whether every tensor is copied as it is stored.
-    public var isCopy: Bool { targetName == LayoutChoice.keepName && recipe.rules.isEmpty }
+    package var isCopy: Bool { targetName == LayoutChoice.keepName && recipe.rules.isEmpty }
 
     /// Positions of weights that take more than their own values: they are written by a ``CalibrationStage``.
-    public var calibrated: [Int] {
+    package var calibrated: [Int] {
         weights.indices.filter { weights[$0].isCalibrated }
     }
 
-    public var outputBytes: Int { shards.reduce(0) { $0 + $1.size } }
+    package var outputBytes: Int { shards.reduce(0) { $0 + $1.size } }
 
     /// Room that a run takes besides the shards: other files, and where shards are packed into another container the safetensors files that they
     /// are packed from, as many as are in flight at once.
     func spaceBeside(workers: Int) -> Int {
         let others = sideFiles.reduce(0) { $0 + $1.range.count } + texts.reduce(0) { $0 + $1.bytes.count } + weights.count * 512
-        guard output.container.pack != nil else { return others }
+        guard output.container is any PackedContainer.Type else { return others }
         let staged = shards.filter { $0.copiedFile == nil }.map(\.size).sorted(by: >)
         return others + staged.prefix(workers + 1).reduce(0, +)
     }
 
     /// Room that a run takes from its beginning to its end.
-    public func spaceNeeded(workers: Int) -> Int { outputBytes + spaceBeside(workers: workers) }
+    package func spaceNeeded(workers: Int) -> Int { outputBytes + spaceBeside(workers: workers) }
 }
 
 /// How the output is cut and stored.
-public struct OutputOptions: Sendable {
-    public var container: any Container.Type
+package struct OutputOptions: Sendable {
+    package var container: any Container.Type
     /// Cut the output into shards of at most this many bytes of data (a larger weight gets a shard of its own); nil keeps the source's
     /// cuts, or 5 GB where weights are stacked.
-    public var shardSize: Int?
+    package var shardSize: Int?
     /// Everything in one file that is the destination itself, `config.json` included.
-    public var isSingleFile: Bool
+    package var isSingleFile: Bool
     /// Zstd archives: leave bytes in their order, so that `zstd -d` restores the files.
-    public var keepsByteOrder: Bool
+    package var keepsByteOrder: Bool
     /// HDF5: how chunks are compressed.
-    public var filter: HDF5Filter
+    package var filter: HDF5Filter
 
-    public init(
+    package init(
         container: any Container.Type = Safetensors.self, shardSize: Int? = nil, isSingleFile: Bool = false, keepsByteOrder: Bool = false,
         filter: HDF5Filter = .zstd
     ) {
@@ -166,12 +154,12 @@ public struct OutputOptions: Sendable {
 }
 
 /// What identifies a source without reading 700 GB: the names and sizes of its files and the digests of their headers.
-public struct SourceFingerprint: Sendable, Equatable {
-    public struct File: Sendable, Equatable {
-        public var name: String
-        public var size: Int
-        public var headerDigest: String
+package struct SourceFingerprint: Sendable, Equatable {
+    package struct File: Sendable, Equatable {
+        package var name: String
+        package var size: Int
+        package var headerDigest: String
     }
-    public var files: [File]
-    public var configDigest: String
+    package var files: [File]
+    package var configDigest: String
 }

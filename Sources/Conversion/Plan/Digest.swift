@@ -12,7 +12,7 @@ package enum Digest {
         return text
     }
 
-    static func of(_ bytes: [UInt8]) -> String { hexadecimal(SHA256.hash(data: bytes)) }
+    package static func of(_ bytes: [UInt8]) -> String { hexadecimal(SHA256.hash(data: bytes)) }
 
     package static func of(_ text: String) -> String { of(Array(text.utf8)) }
 }

@@ -9,7 +9,7 @@ struct PlanDraft {
     /// Tensors that belong together: those of one weight, or of a stack of weights.
     struct Unit {
         var members: [Member]
-        var declarations: [SafetensorsHeader.Declaration]
+        var declarations: [TensorDeclaration]
         /// Which file, where the dialect decides.
         var rank: Int?
 
@@ -29,6 +29,8 @@ struct PlanDraft {
     private(set) var units: [Unit] = []
     private(set) var notes: [Finding] = []
     private(set) var unquantizedLinears: [String] = []
+    /// Linear modules that stay unquantized by their role, which some readers must be told.
+    private(set) var exemptLinears: [String] = []
     /// Values that quantized layouts are for, and how many of them are left as they are.
     private var linearValues = (all: 0, left: 0)
     private var leftLinears: [String] = []
@@ -47,7 +49,7 @@ struct PlanDraft {
 
     mutating func decide(stop: StopToken = StopToken()) throws {
         try proveRepackings(stop)
-        let model = DialectModel(checkpoint.languageConfig, roles: checkpoint.roles)
+        let model = DialectModel(checkpoint.languageConfig, roles: checkpoint.roles, modules: checkpoint.weights.lazy.map(\.module))
         let places = Dictionary(checkpoint.weights.indices.map { (checkpoint.weights[$0].module, $0) }) { first, _ in first }
         var used = Set<Int>()
         var exceptions: [String: [String]] = [:]
@@ -65,17 +67,20 @@ struct PlanDraft {
             for piece in pieces {
                 let shape = piece.view?.shape ?? weight.shape
                 let dimensions = piece.view.map { [$0.shape.rows, $0.shape.columns] } ?? weight.dimensions
-                let decision = try choice.decide(weight, as: dimensions, roles: checkpoint.roles, used: &used)
+                let leaf = String(WeightName.leaf(weight.name))
+                let ruled = choice.dialect.layout(of: piece, leaf: leaf, as: dimensions, in: model)
+                let decision = try choice.decide(weight, as: dimensions, roles: checkpoint.roles, ruled: ruled, used: &used)
                 if decision.isException { exceptions[decision.reason, default: []].append(weight.name) }
                 if decision.isUnquantizedLinear, unquantizedLinears.last != piece.module { unquantizedLinears.append(piece.module) }
+                if leaf == "weight", decision.layout?.isDense == true, checkpoint.roles.isExemptLinear(piece.module) {
+                    exemptLinears.append(piece.module)
+                }
                 count(decision, weight, shape)
-                var planned = try planned(weight, index, piece, decision, shape)
+                var planned = try planned(weight, index, piece, decision, shape, model)
                 if let split = piece.split { try divide(&planned, weight, split) }
-                if let layout = planned.layout as? any WholeRangeLayout, planned.road == .quantize {
-                    planned.rangeSources =
-                        [index]
-                        + checkpoint.roles.rangePartners(of: String(weight.module), byModelOpt: layout.sharesRangeAsModelOpt)
-                        .compactMap { places[$0[...]] }
+                if let layout = planned.layout as? any WholeRangeLayout, case .quantize(let quantizer, _) = planned.way {
+                    let partners = checkpoint.roles.rangePartners(of: String(weight.module), byModelOpt: layout.sharesRangeAsModelOpt)
+                    planned.way = .quantize(quantizer, range: [index] + partners.compactMap { places[$0[...]] })
                 }
                 try add(planned, weight, piece, shape, &stacks)
             }
@@ -87,7 +92,9 @@ struct PlanDraft {
         for (_, found) in inexact.sorted(by: { $0.key < $1.key }) { note(found.names, found.reason) }
         if !dropped.isEmpty {
             dropsMTP = dropped.contains { WeightName.layer($0).map { $0 >= model.layers } ?? false }
-            note(dropped, "left out: \(choice.dialect.readers) has no multi-token-prediction module and no stored rotary frequencies")
+            note(
+                dropped,
+                "left out: \(choice.dialect.readers) runs this architecture without multi-token prediction and computes rotary frequencies itself")
         }
         try checkStacks()
         markFolds()
@@ -139,8 +146,7 @@ struct PlanDraft {
             let weight = checkpoint.weights[index]
             let piece = StoredPiece(module: String(weight.module))
             let planned = PlannedWeight(
-                source: index, road: .passthrough, layout: weight.layout, reason: "carried beside its weight", shard: 0, tensors: [],
-                module: piece.module)
+                source: index, way: .copy(), layout: weight.layout, reason: "carried beside its weight", module: piece.module)
             try add(planned, weight, piece, weight.shape, &stacks)
         }
     }
@@ -152,11 +158,10 @@ struct PlanDraft {
         for (number, unit) in units.enumerated() {
             for (place, member) in unit.members.enumerated() {
                 let planned = member.weight
-                scaled[planned.module] = planned.isCalibrated && planned.quantizer == .awq
+                scaled[planned.module] = planned.isCalibrated && planned.quantizer.method.scalesInputs
                 let weight = checkpoint.weights[planned.source]
-                if planned.module.hasSuffix("norm"), weight.layout?.isPlainBF16 == true, planned.road == .passthrough,
-                    planned.split == nil,
-                    planned.carried == nil, planned.view == nil
+                if planned.module.hasSuffix("norm"), weight.layout?.isPlainBF16 == true, case .copy(tensors: nil, split: nil) = planned.way,
+                    planned.view == nil
                 {
                     norms[planned.module] = (number, place)
                 }
@@ -167,8 +172,8 @@ struct PlanDraft {
             guard let readers = checkpoint.roles.readers(of: module) else { continue }
             let found = readers.filter { scaled[$0] != nil }
             guard !found.isEmpty, found.allSatisfy({ scaled[$0] == true }) else { continue }
-            units[place.unit].members[place.member].weight.road = .fold
-            units[place.unit].members[place.member].weight.reason = "awq: takes the reciprocals of the scales of what follows"
+            units[place.unit].members[place.member].weight.way = .fold
+            units[place.unit].members[place.member].weight.reason = "takes the reciprocals of the scales of what follows"
         }
     }
 
@@ -180,34 +185,41 @@ struct PlanDraft {
     // MARK: Roads
 
     private mutating func planned(
-        _ weight: Weight, _ index: Int, _ piece: StoredPiece, _ decision: LayoutChoice.Decision, _ shape: MatrixShape
+        _ weight: Weight, _ index: Int, _ piece: StoredPiece, _ decision: LayoutChoice.Decision, _ shape: MatrixShape, _ model: DialectModel
     ) throws -> PlannedWeight {
         var planned = PlannedWeight(
-            source: index, road: .passthrough, layout: weight.layout, reason: decision.reason, shard: 0, tensors: [], module: piece.module,
-            view: piece.view)
+            source: index, way: .copy(), layout: weight.layout, reason: decision.reason, module: piece.module, view: piece.view)
         if let layout = decision.layout ?? weight.layout, let obstacle = choice.dialect.obstacle(to: layout) {
             throw ConversionFailure.usage("\(weight.name): \(obstacle)")
         }
-        guard let layout = decision.layout, let stored = weight.layout else { return planned }
+        guard let stored = weight.layout else { return planned }
+        guard !choice.isCopy else { return planned }
+        let layout = try choice.dialect.arranged(decision.layout ?? stored, of: piece, leaf: String(WeightName.leaf(weight.name)), in: model)
+        guard decision.layout != nil else {
+            guard layout.isStored(as: stored, shape: shape) else {
+                throw ConversionFailure.usage("\(weight.name): cannot stay as it is among the experts of a stack; name a layout for it")
+            }
+            return planned
+        }
         planned.layout = layout
         // A part of a weight under a name of its own has other inputs, or none.
-        planned.quantizer = piece.view == nil ? decision.quantizer : decision.quantizer.withoutStatistics
+        let keeps = piece.view == nil || choice.dialect.isSelfDescribing
+        let quantizer = keeps ? decision.quantizer : decision.quantizer.withoutStatistics
         if piece.view != nil {
-            // A rearrangement of the same numbers, or numbers made of codes, or codes made of numbers.
-            planned.road = !layout.isDense ? .quantize : stored.isDense ? (stored.name == layout.name ? .repack : .cast) : .dequantize
+            planned.way =
+                !layout.isDense
+                ? .quantize(quantizer, range: []) : !stored.isDense ? .dequantize : stored.name == layout.name ? .rearrange : .cast
             return planned
         }
         if layout.isStored(as: stored, shape: shape) {
-            planned.road = .passthrough
             planned.layout = stored
         } else if layout.isDense {
-            planned.road = stored.isDense ? .cast : .dequantize
+            planned.way = stored.isDense ? .cast : .dequantize
         } else if let repacking = repacking(weight, index, stored, layout, shape) {
             planned.layout = repacking.target
-            planned.repacking = repacking
-            planned.road = repacking.target.isStored(as: stored, shape: shape) ? .passthrough : .repack
+            planned.way = repacking.target.isStored(as: stored, shape: shape) ? .copy() : .repack(repacking)
         } else {
-            planned.road = .quantize
+            planned.way = .quantize(quantizer, range: [])
         }
         return planned
     }
@@ -227,9 +239,9 @@ struct PlanDraft {
                 )
             }
         }
-        switch planned.road {
-        case .passthrough: planned.split = split
-        case .repack:
+        switch planned.way {
+        case .copy(let tensors, _): planned.way = .copy(tensors: tensors, split: split)
+        case .repack, .rearrange:
             throw ConversionFailure.usage(
                 "\(weight.name): convert to \(planned.layout?.name ?? "") first, then divide with --to keep --model-parallel")
         case .cast, .dequantize, .quantize, .fold: planned.view = WeightView(split, of: weight.shape)
@@ -357,12 +369,14 @@ struct PlanDraft {
         throws
     {
         var declarations = Self.declarations(of: planned, weight, planned.view?.shape ?? shape)
-        for index in declarations.indices { declarations[index].name = choice.dialect.storedName(of: declarations[index].name) }
+        for index in declarations.indices {
+            declarations[index].name = choice.dialect.storedName(of: declarations[index].name, isStacked: piece.stack != nil)
+        }
         guard let stack = piece.stack else {
             if let files = scattered(planned, weight) {
                 for carried in files {
                     var part = planned
-                    part.carried = carried
+                    part.way = .copy(tensors: carried, split: planned.split)
                     units.append(Unit(members: [Member(weight: part)], declarations: carried.map { declarations[$0] }))
                 }
                 return
@@ -378,13 +392,15 @@ struct PlanDraft {
         var planned = planned
         planned.stackIndex = stack.index
         let member = Member(weight: planned, index: stack.index, count: stack.count)
-        if let place = stacks[piece.module] {
+        // A matrix and its bias are stacks of their own.
+        let key = piece.module + "." + WeightName.leaf(weight.name)
+        if let place = stacks[key] {
             guard units[place].declarations == declarations else {
                 throw ConversionFailure.mixedStack(piece.module, [units[place].members[0].weight, planned].map { $0.layout?.name ?? "" })
             }
             units[place].members.append(member)
         } else {
-            stacks[piece.module] = units.count
+            stacks[key] = units.count
             units.append(Unit(members: [member], declarations: declarations))
         }
     }
@@ -405,7 +421,9 @@ struct PlanDraft {
     }
 
     /// Whether shards follow the source's files.
-    private var keepsCuts: Bool { output.shardSize == nil && !output.isSingleFile && choice.dialect.isCanonical && !checkpoint.isDivided }
+    private var keepsCuts: Bool {
+        output.shardSize == nil && !choice.dialect.isSelfDescribing && !output.isSingleFile && choice.dialect.isCanonical && !checkpoint.isDivided
+    }
 
     private func checkStacks() throws {
         for unit in units where unit.members[0].count > 1 && Set(unit.members.map(\.index)).count != unit.members[0].count {
@@ -416,25 +434,25 @@ struct PlanDraft {
     }
 
     /// The stored tensors of a planned weight. Dense and opaque weights keep their dimensions.
-    private static func declarations(of planned: PlannedWeight, _ weight: Weight, _ shape: MatrixShape) -> [SafetensorsHeader.Declaration] {
+    private static func declarations(of planned: PlannedWeight, _ weight: Weight, _ shape: MatrixShape) -> [TensorDeclaration] {
         let prefix = planned.module.isEmpty ? "" : planned.module + "."
         let isRenamed = planned.module != String(weight.module)
         if planned.road == .passthrough {
             return weight.stored.map { tensor in
                 let name = isRenamed ? prefix + WeightName.leaf(tensor.name) : tensor.name
-                return SafetensorsHeader.Declaration(name: name, type: tensor.type, shape: planned.split?.dimensions(tensor.shape) ?? tensor.shape)
+                return TensorDeclaration(name: name, type: tensor.type, shape: planned.split?.dimensions(tensor.shape) ?? tensor.shape)
             }
         }
         guard let layout = planned.layout else { return [] }
         let parts = layout.parts(of: shape)
-        if layout.isDense {
+        if layout.denseType != nil {
             return [
-                SafetensorsHeader.Declaration(
+                TensorDeclaration(
                     name: prefix + WeightName.leaf(weight.name), type: parts[0].type,
                     shape: planned.view == nil ? weight.dimensions : [shape.rows, shape.columns])
             ]
         }
-        return parts.map { SafetensorsHeader.Declaration(name: prefix + $0.leaf, type: $0.type, shape: $0.shape) }
+        return parts.map { TensorDeclaration(name: prefix + $0.leaf, type: $0.type, shape: $0.shape) }
     }
 
     // MARK: Shards
@@ -463,25 +481,27 @@ struct PlanDraft {
     /// Which units share a shard: the source's cuts, or runs of at most `shardSize` bytes.
     func cut() -> [[Int]] {
         if let ranks = choice.dialect.ranks { return (0..<ranks).map { rank in units.indices.filter { units[$0].rank == rank } } }
-        if output.isSingleFile { return [Array(units.indices)] }
+        let order = choice.dialect.order(units.map { $0.declarations[0] })
+        if output.isSingleFile { return [order] }
         if keepsCuts {
             var files = [[Int]](repeating: [], count: checkpoint.files.count)
             for (index, unit) in units.enumerated() {
                 let member = unit.members[0].weight
-                files[checkpoint.weights[member.source].stored[member.carried?[0] ?? 0].file].append(index)
+                files[checkpoint.weights[member.source].stored[member.copied?[0] ?? 0].file].append(index)
             }
             return files.filter { !$0.isEmpty }
         }
         let size = output.shardSize ?? 5_000_000_000
         var shards: [[Int]] = []
         var filled = 0
-        for (index, unit) in units.enumerated() {
-            if shards.isEmpty || filled + unit.byteCount > size && filled > 0 {
+        for index in order {
+            let byteCount = units[index].byteCount
+            if shards.isEmpty || filled + byteCount > size && filled > 0 {
                 shards.append([])
                 filled = 0
             }
             shards[shards.count - 1].append(index)
-            filled += unit.byteCount
+            filled += byteCount
         }
         return shards
     }

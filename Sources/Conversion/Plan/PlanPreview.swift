@@ -6,7 +6,7 @@ import Runtime
 import StrictJSON
 
 /// A plan for people: what goes which way, and why. Weights that differ in numbers only share a row.
-public struct PlanPreview {
+package struct PlanPreview {
     private struct Key: Hashable {
         var kind: String
         var road: Road
@@ -28,7 +28,7 @@ public struct PlanPreview {
     private let plan: ConversionPlan
     private let rows: [Row]
 
-    public init(_ plan: ConversionPlan, _ checkpoint: Checkpoint) {
+    package init(_ plan: ConversionPlan, _ checkpoint: Checkpoint) {
         self.plan = plan
         var rows: [Key: Row] = [:]
         for planned in plan.weights {
@@ -46,7 +46,7 @@ public struct PlanPreview {
         self.rows = rows.values.sorted { ($0.key.kind, $0.key.road.rawValue, $0.key.reason) < ($1.key.kind, $1.key.road.rawValue, $1.key.reason) }
     }
 
-    public var text: String {
+    package var text: String {
         var lines: [String] = []
         for row in rows {
             let way =
@@ -64,7 +64,7 @@ public struct PlanPreview {
         return lines.joined(separator: "\n")
     }
 
-    public var json: JSONObject {
+    package var json: JSONObject {
         [
             "schema": .int(1), "plan": .string(plan.fingerprint), "to": .string(plan.targetName),
             "weights": .int(plan.weights.count { $0.isPrincipal }),

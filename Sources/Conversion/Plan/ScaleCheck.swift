@@ -6,7 +6,7 @@ import Tensors
 /// Reads the beginning of the scales of every quantized weight while a conversion is planned. A scale that is no number stops it; one that
 /// lies far off its siblings in other layers and experts is named: a swapped or doubled scale looks just like that. The run looks at every
 /// scale at full length, before the first byte of its weight is written.
-public enum ScaleCheck {
+package enum ScaleCheck {
     /// A weight whose largest scale differs from its siblings' median by more than this factor is named.
     static let factor: Float = 256
     /// A scale tensor is read up to here: block scales completely, long rows of group scales by their beginning.
@@ -17,7 +17,7 @@ public enum ScaleCheck {
         var largest: Float
     }
 
-    public static func findings(in checkpoint: Checkpoint) throws -> [Finding] {
+    package static func findings(in checkpoint: Checkpoint) throws -> [Finding] {
         var kinds: [String: [Range]] = [:]
         let buffer = try AlignedBuffer(byteCount: byteLimit)
         for (index, weight) in checkpoint.weights.enumerated() {
@@ -70,7 +70,7 @@ public enum ScaleCheck {
             throw CheckpointFailure.badFigure(tensor: scale.name, file: checkpoint.fileNames[scale.file], index: fault.index, fault)
         }
         let type: ScalarType = scale.type == .u8 ? .f8E8M0 : scale.type
-        return Figures.largest(type.scales(in: UnsafeRawBufferPointer(bytes)).lazy.map(\.magnitude)) ?? 0
+        return type.largestMagnitude(in: UnsafeRawBufferPointer(bytes)) ?? 0
     }
 
     private static func median(_ values: [Float]) -> Float? {

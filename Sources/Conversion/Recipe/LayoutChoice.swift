@@ -5,40 +5,41 @@ import Quantization
 import Tensors
 
 /// Decides the layout of every weight: the recipe first, then what the field keeps unquantized, then the target.
-public struct LayoutChoice: Sendable {
+package struct LayoutChoice: Sendable {
     /// What is to happen to one weight, and why.
-    public struct Decision: Sendable {
+    package struct Decision: Sendable {
         /// Nil to carry the stored bytes.
-        public var layout: (any WeightLayout)?
+        package var layout: (any WeightLayout)?
         /// The rule that decided, in words for `--dry-run`.
-        public var reason: String
+        package var reason: String
         /// Whether the target was asked for but cannot hold the weight; such weights are named in the plan.
-        public var isException = false
+        package var isException = false
         /// A linear layer left unquantized although the default rules would quantize it: consumers must be told.
-        public var isUnquantizedLinear = false
+        package var isUnquantizedLinear = false
         /// A weight that quantized layouts are for, but that stays as it is: its share of all such weights is told.
-        public var isLeftUnquantized = false
+        package var isLeftUnquantized = false
         /// How codes and scales are chosen, if any are.
-        public var quantizer: QuantizerName = .rtn
+        package var quantizer: QuantizerName = .rtn
     }
 
-    public static let keepName = "keep"
+    package static let keepName = "keep"
 
-    public let targetName: String
+    package let targetName: String
     private let target: (any WeightLayout)?
     /// For layouts of experts only: what the other linear weights take.
     private let besideExperts: (any WeightLayout)?
-    public let recipe: Recipe
+    package let recipe: Recipe
     /// Who reads the output.
-    public let dialect: any Dialect
+    package let dialect: any Dialect
     /// Of weights for which the recipe names none.
-    public let quantizer: QuantizerName
+    package let quantizer: QuantizerName
     /// What quantizers learn from (tokens, statistics, settings), in words or digests: it identifies the output with all else.
-    public let evidence: String
+    package let evidence: String
 
     /// - Parameter modelParallel: divide the output among this many ranks of DeepSeek's inference code.
-    public init(
-        target name: String, recipe: Recipe = Recipe(), quantizer: QuantizerName = .rtn, evidence: String = "", modelParallel: Int? = nil
+    package init(
+        target name: String, recipe: Recipe = Recipe(), quantizer: QuantizerName = .rtn, evidence: String = "", modelParallel: Int? = nil,
+        container: any Container.Type = Safetensors.self, preTokenizer: String? = nil
     ) throws {
         self.quantizer = quantizer
         self.evidence = evidence
@@ -52,7 +53,15 @@ public struct LayoutChoice: Sendable {
         if let modelParallel {
             guard readers.isCanonical else { throw ConversionFailure.usage("--model-parallel divides BF16 and FP8 weights, not \(name)") }
             dialect = DeepSeekRanks(modelParallel)
+        } else if container == GGUF.self {
+            var described = try Self.llamaCpp(readers, found, quantizer)
+            described.preTokenizer = preTokenizer
+            dialect = described
         } else {
+            guard readers.container == nil else {
+                throw ConversionFailure.usage(
+                    "\(name) is a layout of \(readers.container ?? "") files; give a destination that ends in .gguf, or --container gguf")
+            }
             dialect = readers
         }
         // Dense weights are the same to everyone; codes are not.
@@ -64,6 +73,19 @@ public struct LayoutChoice: Sendable {
         }
     }
 
+    /// The dialect of a GGUF file: of a file type, or of plain numbers.
+    private static func llamaCpp(_ readers: any Dialect, _ target: LayoutTarget?, _ quantizer: QuantizerName) throws -> LlamaCpp {
+        if var named = readers as? LlamaCpp {
+            named.hasImportance = quantizer.needs == .moments
+            return named
+        }
+        guard let type = target?.layout.denseType, let plain = LlamaCppFileType.plain(type) else {
+            let names = LlamaCppFileType.all.map(\.name).joined(separator: ", ")
+            throw ConversionFailure.usage("llama.cpp reads no weights as \(target?.name ?? keepName); GGUF files take bf16, f16, f32, \(names)")
+        }
+        return LlamaCpp(plain)
+    }
+
     static func check(target: String, _ failure: (String) -> ConversionFailure) throws {
         guard target == keepName || LayoutRegistry.target(named: target) != nil else {
             let names = ([keepName] + LayoutRegistry.targets.filter(\.isListed).map(\.name)).joined(separator: ", ")
@@ -72,11 +94,14 @@ public struct LayoutChoice: Sendable {
     }
 
     /// Whether nothing is converted: every tensor is carried as it is stored, with what describes it.
-    public var isCopy: Bool { targetName == Self.keepName && recipe.rules.isEmpty }
+    package var isCopy: Bool { targetName == Self.keepName && recipe.rules.isEmpty }
 
     /// Decides for one weight, or for a matrix made of it that has other `dimensions`. `used` collects the indices of recipe rules
-    /// that matched.
-    public func decide(_ weight: Weight, as dimensions: [Int]? = nil, roles: ModelRoles, used: inout Set<Int>) throws -> Decision {
+    /// that matched; `ruled` is what the readers' own rules say, after the recipe.
+    package func decide(
+        _ weight: Weight, as dimensions: [Int]? = nil, roles: ModelRoles, ruled: (layout: any WeightLayout, reason: String)? = nil,
+        used: inout Set<Int>
+    ) throws -> Decision {
         let dimensions = dimensions ?? weight.dimensions
         for (index, rule) in recipe.rules.enumerated() where rule.pattern.matches(weight.name) || rule.pattern.matches(String(weight.module)) {
             used.insert(index)
@@ -86,8 +111,17 @@ public struct LayoutChoice: Sendable {
             }
             return try fit(weight, layout, reason, dimensions, rule.quantizer ?? quantizer, roles)
         }
+        if let ruled {
+            guard weight.layout != nil else { return Decision(layout: nil, reason: "not a floating weight: as stored") }
+            if let obstacle = quantizer.obstacle(to: ruled.layout) { throw ConversionFailure.usage(obstacle) }
+            return Decision(layout: ruled.layout, reason: ruled.reason, quantizer: quantizer)
+        }
         guard let target else { return Decision(layout: nil, reason: "keep: as stored") }
         guard let stored = weight.layout else { return Decision(layout: nil, reason: "not a floating weight: as stored") }
+        if stored.isDense, roles.architecture?.carries(weight.name) == true {
+            let isLinear = weight.dimensions.count == 2 && WeightName.leaf(weight.name) == "weight"
+            return Decision(layout: nil, reason: "kept as stored: beside the language model", isUnquantizedLinear: !target.isDense && isLinear)
+        }
         if target.isDense { return decideDense(weight, stored, target, roles) }
         if let kept = Self.exemption(of: weight, roles, dialect) {
             // As in the BF16 checkpoint that the peers would start from.
@@ -101,7 +135,7 @@ public struct LayoutChoice: Sendable {
         if let besideExperts, !WeightName.isRoutedExpert(weight.name) {
             return try fit(
                 weight, besideExperts, "--to \(targetName), beside the experts", dimensions,
-                SearchedEncoding.obstacle(besideExperts, quantizer) == nil ? quantizer : .rtn, roles)
+                quantizer.obstacle(to: besideExperts) == nil ? quantizer : .rtn, roles)
         }
         return try fit(weight, target, "--to \(targetName)", dimensions, quantizer, roles)
     }
@@ -142,7 +176,7 @@ public struct LayoutChoice: Sendable {
         if dimensions.count != 2 { obstacle = "\(dimensions.count)-dimensional weights cannot be \(layout.name)" }
         if weight.count == 0 { obstacle = "the tensor is empty" }
         guard let obstacle else {
-            if let reason = SearchedEncoding.obstacle(layout, quantizer) { throw ConversionFailure.usage(reason) }
+            if let reason = quantizer.obstacle(to: layout) { throw ConversionFailure.usage(reason) }
             return Decision(layout: layout, reason: reason, quantizer: quantizer)
         }
         return Decision(

@@ -3,16 +3,16 @@ import Yams
 
 /// The YAML that recipes and policies are written in: mappings, lists and plain values. What else the language has (tags, dates, merges,
 /// anchors, keys that are no words) is refused: no recipe needs it, and a few lines of it can stand for more text than memory holds.
-public enum PlainYAML {
-    public struct Refusal: Error, CustomStringConvertible {
-        public var description: String
+package enum PlainYAML {
+    package struct Refusal: Error, CustomStringConvertible {
+        package var description: String
     }
 
     /// Values that a text may unfold to.
     private static let limit = 100_000
 
     /// - Returns: `[String: Any]`, `[Any]`, `String`, `Bool`, `Int`, `Double` or `NSNull`; nil for an empty text.
-    public static func load(_ text: String) throws -> Any? {
+    package static func load(_ text: String) throws -> Any? {
         guard !hasAnchor(text) else { throw Refusal(description: "anchors (&name) and aliases are not read here; write the text out") }
         guard let root = try Yams.compose(yaml: text, .basic) else { return nil }
         var count = 0

@@ -13,31 +13,31 @@ import Tensors
 ///   - match: "*.self_attn.*"
 ///     to: keep                      # as stored
 /// ```
-public struct Recipe: Sendable, Equatable {
-    public struct Rule: Sendable, Equatable {
-        public var pattern: ModulePattern
+package struct Recipe: Sendable, Equatable {
+    package struct Rule: Sendable, Equatable {
+        package var pattern: ModulePattern
         /// A layout's name, or `keep`.
-        public var target: String
+        package var target: String
         /// Nil for the quantizer of the conversion.
-        public var quantizer: QuantizerName?
+        package var quantizer: QuantizerName?
 
-        public init(pattern: ModulePattern, target: String, quantizer: QuantizerName? = nil) {
+        package init(pattern: ModulePattern, target: String, quantizer: QuantizerName? = nil) {
             self.pattern = pattern
             self.target = target
             self.quantizer = quantizer
         }
     }
 
-    public var rules: [Rule]
+    package var rules: [Rule]
 
-    public init(rules: [Rule] = []) { self.rules = rules }
+    package init(rules: [Rule] = []) { self.rules = rules }
 
-    public init(reading path: String) throws {
+    package init(reading path: String) throws {
         try self.init(yaml: String(decoding: FileTree.read(path, limit: 1 << 20), as: UTF8.self), path: path)
     }
 
     /// Parses YAML. Unknown keys and layouts are errors: an option that does nothing hides a mistake.
-    public init(yaml text: String, path: String) throws {
+    package init(yaml text: String, path: String) throws {
         func failure(_ reason: String) -> ConversionFailure { .recipe(path: path, reason: reason) }
         let document: Any?
         do { document = try PlainYAML.load(text) } catch { throw failure("the YAML text is malformed: \(error)") }
@@ -67,7 +67,7 @@ public struct Recipe: Sendable, Equatable {
     }
 
     /// The rules as YAML again, for the manifest.
-    public var summary: [String] { rules.map { "\($0.pattern) -> \($0.target)" + ($0.quantizer.map { " by \($0.rawValue)" } ?? "") } }
+    package var summary: [String] { rules.map { "\($0.pattern) -> \($0.target)" + ($0.quantizer.map { " by \($0.rawValue)" } ?? "") } }
 
     /// In double quotes, whatever ends lines or is no letter written out.
     private static func quoted(_ text: String) -> String {
@@ -83,7 +83,7 @@ public struct Recipe: Sendable, Equatable {
     }
 
     /// The rules as YAML, for ``init(yaml:path:)`` to read.
-    public var yaml: String {
+    package var yaml: String {
         "rules:\n"
             + rules.map { rule in
                 "  - match: \(Self.quoted(rule.pattern.description))\n    to: \(rule.target)\n"

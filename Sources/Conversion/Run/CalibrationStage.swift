@@ -4,7 +4,7 @@ import Runtime
 import Tensors
 
 /// Writes the weights that take more than their own values, layer by layer, before a run writes all others.
-public protocol CalibrationStage: Sendable {
+package protocol CalibrationStage: Sendable {
     /// Refuses what cannot be carried out, before anything is written.
     func check(_ plan: ConversionPlan, _ options: RunOptions) throws
 
@@ -13,15 +13,15 @@ public protocol CalibrationStage: Sendable {
 }
 
 /// Where a ``CalibrationStage`` puts its weights, and what it had finished before.
-public struct CalibrationOutput {
+package struct CalibrationOutput {
     let work: RunWork
     let statePath: String
-    public let options: RunOptions
+    package let options: RunOptions
 
-    public var plan: ConversionPlan { work.run.plan }
+    package var plan: ConversionPlan { work.run.plan }
 
     /// Writes one weight, the layout's parts complete.
-    public func write(_ position: Int, _ parts: [AlignedBuffer]) throws {
+    package func write(_ position: Int, _ parts: [AlignedBuffer]) throws {
         let planned = plan.weights[position]
         var digests: [String] = []
         for (tensor, part) in zip(planned.tensors, parts) {
@@ -36,14 +36,14 @@ public struct CalibrationOutput {
     }
 
     /// Keeps what is needed to go on after an interruption. Everything written so far is safe by then.
-    public func save(_ write: (PositionedFile) throws -> Void) throws {
+    package func save(_ write: (PositionedFile) throws -> Void) throws {
         try work.synchronizeShards()
         try work.journal.synchronize()
         try FileTree.write(to: statePath, write)
     }
 
     /// What an interrupted run had kept last.
-    public func saved() throws -> PositionedFile? {
+    package func saved() throws -> PositionedFile? {
         try FileTree.entry(statePath) == nil ? nil : try PositionedFile.openForReading(statePath)
     }
 }

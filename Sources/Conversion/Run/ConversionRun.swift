@@ -6,10 +6,10 @@ import Synchronization
 import Tensors
 
 /// A plan being carried out: streaming, within a memory budget, journaled, resumable.
-public struct ConversionRun: Sendable {
-    public let plan: ConversionPlan
-    public let checkpoint: Checkpoint
-    public let options: RunOptions
+package struct ConversionRun: Sendable {
+    package let plan: ConversionPlan
+    package let checkpoint: Checkpoint
+    package let options: RunOptions
     private(set) var destination: Destination
     /// For weights whose quantizer asks for it.
     let statistics: InputStatistics?
@@ -18,7 +18,7 @@ public struct ConversionRun: Sendable {
     /// - Parameters:
     ///   - statistics: for the importance of columns.
     ///   - calibration: writes the plan's ``ConversionPlan/calibrated`` weights, as many as it can; the others are quantized without.
-    public init(
+    package init(
         plan: ConversionPlan, checkpoint: Checkpoint, destination: String, statistics: InputStatistics? = nil,
         calibration: (any CalibrationStage)? = nil, options: RunOptions = RunOptions()
     ) {
@@ -34,7 +34,7 @@ public struct ConversionRun: Sendable {
     ///
     /// The result depends on the plan only: not on jobs, memory, or how often the run was interrupted.
     /// - Throws: ``ConversionFailure``, `FileFailure`; what is under a final name by then is complete, the rest is resumable.
-    public func execute(stop: StopToken = StopToken(), progress: (RunProgress) -> Void = { _ in }) throws -> RunReport {
+    package func execute(stop: StopToken = StopToken(), progress: (RunProgress) -> Void = { _ in }) throws -> RunReport {
         var run = self
         return try run.carryOut(stop, progress)
     }

@@ -158,7 +158,8 @@ struct Destination {
     /// Removes an earlier conversion: tensor files, indexes, the manifest and unfinished work, the manifest first, which says that they are
     /// whole. Other files stay.
     private func clear(_ entries: [String]) throws {
-        let outputs = entries.filter { ContainerRegistry.isOutputFile($0) || $0 == manifestName || $0 == "config.json" }
+        // The working directory of a single file ends as the file does.
+        let outputs = entries.filter { $0 != workName && (ContainerRegistry.isOutputFile($0) || $0 == manifestName || $0 == "config.json") }
         for name in outputs.sorted(by: { ($0 == manifestName ? 0 : 1, $0) < ($1 == manifestName ? 0 : 1, $1) }) {
             try FileTree.remove(FileTree.path(directory, name))
         }

@@ -2,11 +2,17 @@ import Synchronization
 
 /// How far a run is.
 public struct RunProgress: Sendable {
+    /// Bytes written by now.
     public var bytesWritten: Int
+    /// Bytes read back and compared by now.
     public var bytesAudited: Int
+    /// Bytes of the output.
     public var totalBytes: Int
+    /// Weights that were written and audited.
     public var weightsDone: Int
+    /// Weights of the output.
     public var totalWeights: Int
+    /// The file at hand.
     public var shard: String
 }
 

@@ -5,14 +5,20 @@ import Tensors
 
 /// What a finished run did, in the words of the field.
 public struct RunReport: Sendable {
+    /// What was read back and found.
     public struct Audit: Sendable, Equatable {
+        /// Weights of the output.
         public var tensors = 0
+        /// Values of these weights; scales are not counted.
         public var values = 0
+        /// How many weights went which way.
         public var roads: [Road: Int] = [:]
+        /// Bytes that differ from what they should be; a run with any fails.
         public var differences = 0
+        /// Values that are infinite or NaN, as in the source.
         public var notFinite = 0
 
-        public var json: JSONObject {
+        package var json: JSONObject {
             [
                 "tensors": .int(tensors), "values": .int(values), "passthrough": .int(roads[.passthrough] ?? 0),
                 "repacked": .int(roads[.repack] ?? 0),
@@ -36,16 +42,20 @@ public struct RunReport: Sendable {
         }
     }
 
+    /// What was read back and found.
     public var audit = Audit()
     /// Nothing was done: the same conversion had been finished before.
     public var alreadyFinished: Bool
+    /// Bytes read from the source.
     public var bytesRead = 0
+    /// Bytes written.
     public var bytesWritten = 0
     /// Of the finished tensor files.
     public var outputBytes = 0
+    /// Seconds from its beginning to its end.
     public var seconds = 0.0
     /// Weights with values that are not finite, or that engines computing in F16 cannot hold.
-    public var findings: [Finding] = []
+    package var findings: [Finding] = []
     /// The text of `recast.manifest.json` but for the files' sizes, which are known at the end only.
     private var manifestText: (head: String, tail: String, files: [String]) = ("", "", [])
 
@@ -55,6 +65,9 @@ public struct RunReport: Sendable {
         let files = zip(manifestText.files, sizes).map { JSONValue.object(["name": .string($0), "size": .int($1)]) }
         return Array((manifestText.head + "\"files\": " + JSONValue.array(files).text(pretty: false) + ",\n" + manifestText.tail).utf8)
     }
+
+    /// What a user should know of the run and of what it read, a sentence each.
+    public var notes: [String] { findings.map { "\($0)" } }
 
     /// Something that a user should know of the run itself.
     mutating func note(_ text: String?) {
@@ -158,11 +171,11 @@ public struct RunReport: Sendable {
 }
 
 /// The version of this library and tool.
-public let recastVersion = "0.1.0"
+package let recastVersion = "0.1.0"
 
 extension Int {
     /// Digits in groups of three: 684,489,845,504.
-    public var grouped: String {
+    package var grouped: String {
         var text = ""
         for (index, digit) in String(magnitude).reversed().enumerated() {
             if index > 0, index % 3 == 0 { text.append(",") }

@@ -33,7 +33,7 @@ final class RunWork: Sendable {
     var recordCount: Int { recorded.withLock { $0.count } }
     var calibrated: [Int: [String]] { calibratedDigests.withLock { $0 } }
     private var plan: ConversionPlan { run.plan }
-    private var packs: Bool { plan.output.container.pack != nil }
+    private var packs: Bool { plan.output.container is any PackedContainer.Type }
 
     init(run: ConversionRun, journal: Journal, finished: Journal.State) throws {
         self.run = run
@@ -41,7 +41,7 @@ final class RunWork: Sendable {
         sourceDigests = try SourceDigests(of: run.checkpoint)
         calibratedDigests = Lock(finished.calibrated)
         let plan = run.plan
-        let packs = plan.output.container.pack != nil
+        let packs = plan.output.container is any PackedContainer.Type
         var writes = Set<Int>()
         var audits = Set<Int>()
         var unfinished = Set<Int>()
@@ -143,7 +143,7 @@ final class RunWork: Sendable {
             try journal.audited(position, record)
             counters.weightsDone.add(1, ordering: .relaxed)
         case .finish(let shard):
-            try finish(shard)
+            try finish(shard, stop)
         }
     }
 
@@ -157,7 +157,7 @@ final class RunWork: Sendable {
         }
     }
 
-    /// The unfinished safetensors file of a shard, sized and with its header in place.
+    /// The unfinished file of a shard, sized and with all in place but its tensors.
     func shardFile(_ number: Int) throws -> PositionedFile {
         try openShards.withLock { open in
             if let file = open[number] { return file }
@@ -173,7 +173,7 @@ final class RunWork: Sendable {
                 _ = cloned.withLock { $0.insert(number) }
             } else {
                 try file.resize(to: shard.size)
-                try file.write(shard.header, at: 0)
+                for piece in shard.pieces { try file.write(piece.bytes, at: piece.offset) }
             }
             open[number] = file
             return file
@@ -201,7 +201,7 @@ final class RunWork: Sendable {
 
     /// Turns the finished safetensors file of a shard into a file of the output's container.
     private func pack(_ number: Int, _ memory: Int, _ workers: Int, _ counters: RunCounters, _ stop: StopToken) throws {
-        guard let pack = plan.output.container.pack else { return }
+        guard let container = plan.output.container as? any PackedContainer.Type else { return }
         let shard = plan.shards[number]
         if try FileTree.entry(run.destination.unfinishedFile(shard.name)) != nil { return }
         let source = try Safetensors.open(bytes: shard.copiedFile.map { run.checkpoint.files[$0] } ?? shardFile(number))
@@ -211,7 +211,7 @@ final class RunWork: Sendable {
             attachments: output.isSingleFile ? try attachments() : [],
             checkpoint: { if stop.isStopped { throw CancellationError() } })
         let temporary = run.destination.unfinishedFile(shard.name + ".packing")
-        try packing.withLock { _ in try pack(source, temporary, options) }
+        try packing.withLock { _ in try container.pack(source, to: temporary, options) }
         try FileTree.rename(temporary, to: run.destination.unfinishedFile(shard.name))
         if shard.copiedFile != nil { counters.bytesWritten.add(shard.size, ordering: .relaxed) }
     }
@@ -243,7 +243,7 @@ final class RunWork: Sendable {
                 try FileTree.remove(path)
                 throw error
             }
-            let promised = try SafetensorsHeader(shard.header, fileSize: shard.size).tensors
+            let promised = try SafetensorsHeader(shard.pieces[0].bytes, fileSize: shard.size).tensors
             let found = Dictionary(file.tensors.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
             var shifts: [String: Int] = [:]
             for tensor in promised {
@@ -252,7 +252,7 @@ final class RunWork: Sendable {
                 }
                 shifts[tensor.name] = stored.offset - tensor.offset
             }
-            guard found.count == promised.count else { throw ConversionFailure.differs(weight: "the header", file: path, bytes: shard.header.count) }
+            guard found.count == promised.count else { throw ConversionFailure.lostHeader(of: shard, path) }
             let result = PackedShard(bytes: file.bytes, shifts: shifts)
             open[number] = result
             return result
@@ -261,17 +261,19 @@ final class RunWork: Sendable {
 
     // MARK: Finishing
 
-    /// Reads the header back as any reader would, then gives the shard its final name.
-    private func finish(_ number: Int) throws {
+    /// Reads the file back as any reader would, then gives the shard its final name.
+    private func finish(_ number: Int, _ stop: StopToken) throws {
         let shard = plan.shards[number]
         if packs {
             _ = try packedShard(number)
             packed.withLock { $0[number] = nil }
         } else {
             let file = try shardFile(number)
-            let header = try SafetensorsHeader(reading: file)
-            guard header.tensors.count == shard.tensorCount else {
-                throw ConversionFailure.differs(weight: "the header", file: file.path, bytes: shard.header.count)
+            if let container = plan.output.container as? any PlacedContainer.Type {
+                try container.seal(file) { if stop.isStopped { throw CancellationError() } }
+            }
+            guard try plan.output.container.open(file).tensors.count == shard.tensorCount else {
+                throw ConversionFailure.lostHeader(of: shard, file.path)
             }
         }
         try journal.synchronize()
@@ -280,6 +282,12 @@ final class RunWork: Sendable {
         try FileTree.synchronizeDirectory(run.destination.directory)
         if packs { try FileTree.remove(run.destination.stageFile(shard, packs: true)) }
         try journal.finished(shard: number)
+    }
+}
+
+extension ConversionFailure {
+    fileprivate static func lostHeader(of shard: PlannedShard, _ path: String) -> ConversionFailure {
+        .differs(weight: "the header", file: path, bytes: shard.pieces.reduce(0) { $0 + $1.bytes.count })
     }
 }
 

@@ -1,3 +1,4 @@
+import Architectures
 import CKernels
 import Checkpoints
 import Formats
@@ -23,7 +24,6 @@ struct WeightConverter {
     /// Whether NaN and infinities are carried.
     let allowsNonFinite: Bool
     private let alignment: Int
-    private let repacking: (any Repacking)?
 
     init(
         _ checkpoint: Checkpoint, _ planned: PlannedWeight, sourceDigests: SourceDigests = .none, statistics: InputStatistics? = nil,
@@ -35,14 +35,12 @@ struct WeightConverter {
         self.sourceDigests = sourceDigests
         weight = checkpoint.weights[planned.source]
         shape = planned.view?.shape ?? weight.shape
-        // A turned view's columns are no inputs.
         importance =
-            planned.view == nil && planned.quantizer == .imatrix
-            ? statistics?.importance(of: String(weight.module), columns: shape.columns) : nil
+            planned.quantizer.needs == .moments
+            ? statistics?.importance(of: planned, module: String(weight.module), columns: shape.columns, roles: checkpoint.roles) : nil
         source = PartLayout(parts: weight.parts, shape: weight.shape)
         target = PartLayout(parts: planned.layout?.parts(of: shape) ?? [], shape: shape)
         alignment = leastCommonMultiple(weight.layout?.rowAlignment ?? 1, planned.layout?.rowAlignment ?? 1)
-        repacking = planned.road == .repack && planned.view == nil ? planned.repacking : nil
     }
 
     /// The rows of the source that some rows of the output are made of, cut as the source's layout asks.
@@ -70,7 +68,10 @@ struct WeightConverter {
         }
         let valueBytes = rows.count * shape.columns * 2
         // A repacking unpacks codes and scales beside these buffers, in less room than values would take.
-        let needsValues = planned.road == .quantize || planned.road == .repack || planned.road == .dequantize && !isPlainBF16 || planned.view != nil
+        let isDirect = weight.layout?.denseType != nil && planned.layout?.denseType != nil
+        let needsValues =
+            planned.road == .quantize || planned.road == .repack || planned.road == .dequantize && !isPlainBF16
+            || planned.road == .cast && !isDirect || planned.view != nil
         let origin = sourceRows(rows)
         return Places(
             source: take(source.byteCount(origin)), whole: take(planned.view == nil ? 0 : origin.count * weight.shape.columns * 2),
@@ -275,7 +276,7 @@ struct WeightConverter {
                 stored.decode(bytes, rows: origin, shape: weight.shape, into: whole)
                 Self.take(view, rows, of: whole, from: origin, columns: weight.shape.columns, into: values)
                 try encode(values, rows, layout, targets)
-            } else if let repacking {
+            } else if case .repack(let repacking) = planned.way {
                 repacking.repack(bytes, rows: rows, shape: shape, into: targets)
             } else if let from = stored as? any UncodedLayout, let to = layout as? any UncodedLayout {
                 try to.convert(from: from, bytes[0], count: count, rows: rows, into: targets[0])
@@ -287,15 +288,15 @@ struct WeightConverter {
                 guard encodes else { return targets }
                 try encode(values, rows, layout, targets)
             }
-        } catch {
-            throw failure(error)
+        } catch let fault as EncodingFault {
+            throw failure(fault)
         }
         return targets
     }
 
     private func encode(
         _ values: UnsafeMutableBufferPointer<UInt16>, _ rows: Range<Int>, _ layout: any WeightLayout, _ targets: [UnsafeMutableRawBufferPointer]
-    ) throws(EncodingFault) {
+    ) throws {
         try SearchedEncoding.encode(
             UnsafeBufferPointer(values), rows: rows, shape: shape, layout: layout, quantizer: planned.quantizer, importance: importance,
             into: targets)
@@ -330,7 +331,7 @@ struct WeightConverter {
 
 extension ConversionFailure {
     /// A value that a layout cannot hold, and where it is.
-    public init(_ fault: EncodingFault, weight: Weight, layout: (any WeightLayout)?, of checkpoint: Checkpoint) {
+    package init(_ fault: EncodingFault, weight: Weight, layout: (any WeightLayout)?, of checkpoint: Checkpoint) {
         switch fault {
         case .notFinite(let row): self = .notFinite(weight: weight.name, row: row, file: checkpoint.fileName(of: weight))
         case .overflowsF16(let row): self = .overflowsF16(weight: weight.name, row: row)

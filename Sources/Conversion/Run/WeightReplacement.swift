@@ -7,7 +7,7 @@ import Tensors
 extension WeightReplacement {
     /// The weight that some planned ones, all of the same source, would hold; nil where its values do not change.
     /// - Parameter memory: a weight of more bytes is not held but made as it is read, where any of its rows can be made by themselves.
-    public init?(
+    package init?(
         _ planned: [PlannedWeight], of checkpoint: Checkpoint, statistics: InputStatistics? = nil, workers: Int, memory: Int = .max,
         stop: StopToken = StopToken()
     ) throws {

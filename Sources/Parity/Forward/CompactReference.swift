@@ -12,13 +12,13 @@ import Tensors
 ///
 /// A safetensors file: `lengths` I64 [n], `input_ids` I64 [positions], `top.tokens` I32 and `top.logits` F32 [positions, k],
 /// `log_sum_exp` F64 [positions], `target_log_probability` F64 [positions] (NaN where a sequence ends).
-public struct CompactReference: Sendable {
-    public static let metadataKey = "recast.reference"
+package struct CompactReference: Sendable {
+    package static let metadataKey = "recast.reference"
     /// Tokens kept at a position.
-    public static let defaultWidth = 256
+    package static let defaultWidth = 256
 
-    public let tokens: TokenBatch
-    public let vocabulary: Int
+    package let tokens: TokenBatch
+    package let vocabulary: Int
     let width: Int
     let topTokens: [Int32]
     let topLogits: [Float]
@@ -39,7 +39,7 @@ public struct CompactReference: Sendable {
 
     // MARK: Reading
 
-    public init(_ header: SafetensorsHeader, _ file: PositionedFile) throws {
+    package init(_ header: SafetensorsHeader, _ file: PositionedFile) throws {
         func failure(_ reason: String) -> ReferenceFailure { .tokens(path: file.path, reason: reason) }
         func values<Value: BitwiseCopyable>(_ name: String, _ type: ScalarType, _ rank: Int, as: Value.Type) throws -> (shape: [Int], values: [Value])
         {
@@ -85,7 +85,7 @@ public struct CompactReference: Sendable {
     // MARK: Writing
 
     /// Collects a pass's logits, row after row, and writes them at the end.
-    public final class Recorder {
+    package final class Recorder {
         private let tokens: TokenBatch
         private let vocabulary: Int
         private let width: Int
@@ -98,7 +98,7 @@ public struct CompactReference: Sendable {
         /// What is kept grows with the tokens, not with the model; it comes off the budget all the same.
         private let reservation: MemoryReservation
 
-        public init(_ tokens: TokenBatch, vocabulary: Int, width: Int = CompactReference.defaultWidth) throws {
+        package init(_ tokens: TokenBatch, vocabulary: Int, width: Int = CompactReference.defaultWidth) throws {
             reservation = try MemoryReservation(tokens.count * (min(width, vocabulary) * 8 + 16))
             self.tokens = tokens
             self.vocabulary = vocabulary
@@ -107,7 +107,7 @@ public struct CompactReference: Sendable {
         }
 
         /// The next rows' logits, in the order of the tokens.
-        public func add(_ logits: Activations) {
+        package func add(_ logits: Activations) {
             for row in 0..<logits.rows {
                 let probabilities = LogProbabilities(logits[row], logits.columns)
                 let ranked = probabilities.largest(width)
@@ -120,14 +120,14 @@ public struct CompactReference: Sendable {
         }
 
         /// The reference itself, once all rows have been added.
-        public var reference: CompactReference {
+        package var reference: CompactReference {
             CompactReference(
                 tokens: tokens, vocabulary: vocabulary, width: width, topTokens: topTokens, topLogits: topLogits, logSums: logSums, targets: targets)
         }
 
-        public func write(to path: String) throws {
+        package func write(to path: String) throws {
             let count = tokens.count
-            let tensors: [(declaration: SafetensorsHeader.Declaration, bytes: [UInt8])] = [
+            let tensors: [(declaration: TensorDeclaration, bytes: [UInt8])] = [
                 (.init(name: "lengths", type: .i64, shape: [tokens.ranges.count]), Array(bytesOf: tokens.ranges.map { Int64($0.count) })),
                 (.init(name: "input_ids", type: .i64, shape: [count]), Array(bytesOf: tokens.all.map { Int64($0) })),
                 (.init(name: "log_sum_exp", type: .f64, shape: [count]), Array(bytesOf: logSums)),

@@ -4,38 +4,38 @@ import Foundation
 import ReferenceModels
 
 /// How far a candidate's forward pass is from the reference's over the same tokens.
-public struct ForwardComparison: Sendable {
+package struct ForwardComparison: Sendable {
     /// The residual stream after one layer, and the choice of experts in it. Sums over all batches.
-    public struct Layer: Sendable {
-        public let layer: Int
+    package struct Layer: Sendable {
+        package let layer: Int
         /// Rows of the residual stream that were compared.
-        public private(set) var rows = 0
+        package private(set) var rows = 0
         private var sums = ck_error_sums()
         private var reached = Set<Int>()
         private var chosen = 0
         private var shared = 0
         private var shift = 0.0
         private var experts = 0
-        public private(set) var flippedExperts = 0
+        package private(set) var flippedExperts = 0
         /// Tokens for which another group of experts was used.
-        public private(set) var flippedGroups = 0
+        package private(set) var flippedGroups = 0
 
         init(layer: Int) { self.layer = layer }
 
         /// 10 log10(sum r^2 / sum (r - c)^2).
-        public var sqnr: Double { sums.noise == 0 && sums.different == 0 ? .infinity : 10 * log10(sums.signal / sums.noise) }
+        package var sqnr: Double { sums.noise == 0 && sums.different == 0 ? .infinity : 10 * log10(sums.signal / sums.noise) }
 
-        public var cosine: Double {
+        package var cosine: Double {
             let norms = (sums.signal * sums.candidate).squareRoot()
             return sums.different == 0 ? 1 : norms == 0 ? 0 : sums.product / norms
         }
 
         /// Share of chosen experts that both sides chose; nil in dense layers.
-        public var expertAgreement: Double? { chosen == 0 ? nil : Double(shared) / Double(chosen) }
+        package var expertAgreement: Double? { chosen == 0 ? nil : Double(shared) / Double(chosen) }
         /// Mean absolute difference of the routing weights, experts that only one side chose counted with their whole weight.
-        public var weightShift: Double { chosen == 0 ? 0 : shift / Double(chosen) }
+        package var weightShift: Double { chosen == 0 ? 0 : shift / Double(chosen) }
         /// Experts that no token of the reference reached.
-        public var unreachedExperts: Int { experts - reached.count }
+        package var unreachedExperts: Int { experts - reached.count }
 
         mutating func add(_ reference: HiddenRows, _ candidate: Activations) {
             rows += reference.count
@@ -59,14 +59,14 @@ public struct ForwardComparison: Sendable {
         }
     }
 
-    public var predictions: PredictionComparison
+    package var predictions: PredictionComparison
     /// Predictions of the multi-token-prediction module, where both sides have one.
-    public var mtp: PredictionComparison?
+    package var mtp: PredictionComparison?
     /// Layers whose residual stream or routing the reference knows.
-    public var layers: [Layer]
+    package var layers: [Layer]
 
     /// The layer in which the sides part most, compared with the layer before: where to look for a culprit.
-    public var worstStep: Layer? {
+    package var worstStep: Layer? {
         var previous = Double.infinity
         var worst: (drop: Double, layer: Layer)?
         for layer in layers {

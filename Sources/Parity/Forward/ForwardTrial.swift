@@ -8,13 +8,13 @@ import Runtime
 import Tensors
 
 /// What a candidate is compared with: a checkpoint, or what a forward pass of one left in a file.
-public enum ParityReference: Sendable {
+package enum ParityReference: Sendable {
     case checkpoint(Checkpoint)
     case logits(LogitsReader)
     case compact(CompactReference)
 
     /// Opens a checkpoint, a logits file or a compact reference, told apart by what they hold.
-    public init(opening path: String) throws {
+    package init(opening path: String) throws {
         if case .file = try FileTree.entry(path) {
             let file = try PositionedFile.openForReading(path)
             let start = try file.read(min(64, file.size()), at: 0)
@@ -35,19 +35,19 @@ public enum ParityReference: Sendable {
         self = .checkpoint(try Checkpoint(opening: path))
     }
 
-    public var checkpoint: Checkpoint? { if case .checkpoint(let checkpoint) = self { checkpoint } else { nil } }
+    package var checkpoint: Checkpoint? { if case .checkpoint(let checkpoint) = self { checkpoint } else { nil } }
 
     /// The tokens that a compact reference brings along.
-    public var tokens: TokenBatch? { if case .compact(let store) = self { store.tokens } else { nil } }
+    package var tokens: TokenBatch? { if case .compact(let store) = self { store.tokens } else { nil } }
 }
 
 /// A comparison of forward passes and its noise floor.
-public struct ForwardTrial: Sendable {
-    public var comparison: ForwardComparison
+package struct ForwardTrial: Sendable {
+    package var comparison: ForwardComparison
     /// The same model against itself in another legitimate arithmetic.
-    public var noiseFloor: ForwardComparison?
+    package var noiseFloor: ForwardComparison?
     /// What the noise floor compares, in words.
-    public var noiseFloorName: String
+    package var noiseFloorName: String
 
     /// Runs reference and candidate in lockstep, layer by layer, in as many batches as the memory budget needs; nothing is
     /// kept but the residual streams.
@@ -55,7 +55,7 @@ public struct ForwardTrial: Sendable {
     /// - Parameters:
     ///   - noiseFloor: a third pass of the reference (of the candidate where the reference is a file) in another precision.
     ///   - recorder: gets the reference's logits.
-    public init(
+    package init(
         _ reference: ParityReference, _ candidate: Checkpoint, tokens: TokenBatch, precision: Precision = .f32, noiseFloor: Bool = false,
         recorder: CompactReference.Recorder? = nil, options: RunOptions = RunOptions(), stop: StopToken = StopToken(),
         progress: (_ layer: Int, _ layers: Int) -> Void = { _, _ in }

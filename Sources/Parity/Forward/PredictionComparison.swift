@@ -2,11 +2,11 @@ import Foundation
 import Tensors
 
 /// Mean, median, 99th percentile and maximum. One NaN among the values makes the mean and the maximum NaN.
-public struct Distribution: Sendable, Equatable {
-    public var mean = 0.0
-    public var median = 0.0
-    public var p99 = 0.0
-    public var maximum = 0.0
+package struct Distribution: Sendable, Equatable {
+    package var mean = 0.0
+    package var median = 0.0
+    package var p99 = 0.0
+    package var maximum = 0.0
 
     /// - Parameter sorted: by ``Figures/ascending(_:)``, NaN last.
     init(sorted: [Double]) {
@@ -41,28 +41,28 @@ struct PositionDifference: Sendable {
 }
 
 /// Next-token distributions of a candidate beside those of a reference, over many positions.
-public struct PredictionComparison: Sendable {
-    public var positions = 0
+package struct PredictionComparison: Sendable {
+    package var positions = 0
     /// Positions at which the logits of a side are NaN or infinite, so that nothing could be compared.
-    public var unjudgedPositions = 0
+    package var unjudgedPositions = 0
     /// KL(reference || candidate), in nats, from F32 logits.
-    public var kld = Distribution(sorted: [])
+    package var kld = Distribution(sorted: [])
     /// The divergences of all positions, smallest first.
-    public var divergences: [Double] = []
+    package var divergences: [Double] = []
     /// What a compact reference may hide of the mean divergence, at most; 0 if all logits were compared.
-    public var hiddenDivergence = 0.0
-    public var top1 = 1.0
-    public var top5 = 1.0
+    package var hiddenDivergence = 0.0
+    package var top1 = 1.0
+    package var top5 = 1.0
     /// The reference's margins at positions where the sides prefer different tokens, smallest first.
-    public var margins: [Double] = []
-    public var scoredTokens = 0
-    public var referencePerplexity = 0.0
-    public var candidatePerplexity = 0.0
+    package var margins: [Double] = []
+    package var scoredTokens = 0
+    package var referencePerplexity = 0.0
+    package var candidatePerplexity = 0.0
     /// Mean difference of log probabilities, paired by token, and its standard error.
-    public var logPerplexityDifference = 0.0
-    public var logPerplexityError = 0.0
+    package var logPerplexityDifference = 0.0
+    package var logPerplexityError = 0.0
 
-    public var perplexityRatio: Double { candidatePerplexity / referencePerplexity }
+    package var perplexityRatio: Double { candidatePerplexity / referencePerplexity }
 
     init(_ differences: [PositionDifference], vocabulary: Int) {
         positions = differences.count
@@ -88,14 +88,14 @@ public struct PredictionComparison: Sendable {
 
     /// A margin below which another preferred token says little: the 99th percentile of the margins at which mere rounding
     /// (the noise floor) changed the preferred token, or where that is not known 0.05.
-    public static func nearTieMargin(_ noiseFloor: PredictionComparison?) -> Double {
+    package static func nearTieMargin(_ noiseFloor: PredictionComparison?) -> Double {
         guard let margins = noiseFloor?.margins, !margins.isEmpty else { return 0.05 }
         let margin = margins[min(margins.count - 1, margins.count * 99 / 100)]
         return margin.isFinite ? margin : 0.05
     }
 
     /// Positions where the sides prefer different tokens although the reference prefers its own clearly, and where it hardly does.
-    public func disagreements(margin: Double) -> (clear: Int, nearTies: Int) {
+    package func disagreements(margin: Double) -> (clear: Int, nearTies: Int) {
         let near = margins.count { $0 <= margin }
         return (margins.count - near, near)
     }

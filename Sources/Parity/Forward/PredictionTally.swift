@@ -2,17 +2,17 @@ import ReferenceModels
 import Tensors
 
 /// Predictions of finished passes held against a compact reference, batch by batch.
-public struct PredictionTally {
+package struct PredictionTally {
     private let store: CompactReference
     private var differences: [PositionDifference] = []
 
-    public init(_ store: CompactReference) { self.store = store }
+    package init(_ store: CompactReference) { self.store = store }
 
     /// Adds the predictions of a finished pass.
     /// - Parameters:
     ///   - start: the pass's row of the first token that counts; all after it do.
     ///   - position: that token's position in the reference.
-    public mutating func add(_ pass: ForwardPass, from start: Int, position: Int) throws {
+    package mutating func add(_ pass: ForwardPass, from start: Int, position: Int) throws {
         let count = pass.tokens.count - start
         let targets = ForwardTrial.targets(store.tokens, store.tokens.ranges, ahead: 1)
         for rows in TileSequence(rows: count, step: pass.logitsChunk) {
@@ -23,5 +23,5 @@ public struct PredictionTally {
         }
     }
 
-    public var comparison: PredictionComparison { PredictionComparison(differences, vocabulary: store.vocabulary) }
+    package var comparison: PredictionComparison { PredictionComparison(differences, vocabulary: store.vocabulary) }
 }

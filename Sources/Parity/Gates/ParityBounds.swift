@@ -6,12 +6,12 @@ import Tensors
 /// Bounds that a comparison must keep; nil where none was asked for.
 public struct ParityBounds: Sendable {
     /// Bounds on the weights that a pattern matches; of several rules the first that matches holds.
-    public struct WeightRule: Sendable {
-        public var pattern: ModulePattern
-        public var exact: Bool
-        public var minimumSQNR: Double?
+    package struct WeightRule: Sendable {
+        package var pattern: ModulePattern
+        package var exact: Bool
+        package var minimumSQNR: Double?
 
-        public init(pattern: ModulePattern, exact: Bool = false, minimumSQNR: Double? = nil) {
+        package init(pattern: ModulePattern, exact: Bool = false, minimumSQNR: Double? = nil) {
             self.pattern = pattern
             self.exact = exact
             self.minimumSQNR = minimumSQNR
@@ -26,16 +26,19 @@ public struct ParityBounds: Sendable {
     public var minimumSQNR: Double?
     /// Nats; of the mean over all positions.
     public var maximumKLD: Double?
+    /// Nats; of the 99th percentile over all positions.
     public var maximumKLD99: Double?
-    /// Shares between 0 and 1.
+    /// The least share of positions, 0 to 1, that prefer the same token.
     public var minimumTop1: Double?
+    /// The least share, 0 to 1, of experts that are chosen alike.
     public var minimumExpertAgreement: Double?
     /// Candidate's perplexity by the reference's.
     public var maximumPerplexityRatio: Double?
     /// Nats; of the multi-token-prediction module.
     public var maximumMTPKLD: Double?
-    public var weights: [WeightRule] = []
+    package var weights: [WeightRule] = []
 
+    /// Bounds as given; what is nil is not asked for.
     public init(
         exact: Bool = false, minimumSQNR: Double? = nil, maximumKLD: Double? = nil, minimumTop1: Double? = nil, maximumPerplexityRatio: Double? = nil
     ) {
@@ -48,7 +51,7 @@ public struct ParityBounds: Sendable {
 
     /// These bounds, and those of `other` where these are silent.
     /// What `other` says of all weights at once is left out if `ofWeights` is false: claims speak of each weight by itself.
-    public func filled(from other: ParityBounds, ofWeights: Bool = true) -> ParityBounds {
+    package func filled(from other: ParityBounds, ofWeights: Bool = true) -> ParityBounds {
         var result = self
         result.allowsMissingMTP = allowsMissingMTP || other.allowsMissingMTP
         if ofWeights {
@@ -66,7 +69,7 @@ public struct ParityBounds: Sendable {
     }
 
     /// Whether any bound can only be judged by a forward pass.
-    public var needsForward: Bool {
+    package var needsForward: Bool {
         [maximumKLD, maximumKLD99, minimumTop1, minimumExpertAgreement, maximumPerplexityRatio, maximumMTPKLD].contains { $0 != nil }
     }
 }
@@ -83,14 +86,14 @@ public struct ParityBounds: Sendable {
 ///   - match: "*.mlp.experts.*"
 ///     min-sqnr: 15
 /// ```
-public struct ParityPolicy: Sendable {
-    public var bounds = ParityBounds()
-    public var claim: ParityClaim?
+package struct ParityPolicy: Sendable {
+    package var bounds = ParityBounds()
+    package var claim: ParityClaim?
 
-    public static let sizeLimit = 1 << 20
+    package static let sizeLimit = 1 << 20
 
     /// Unknown keys are errors: a bound that does nothing hides a mistake.
-    public init(yaml text: String, path: String) throws {
+    package init(yaml text: String, path: String) throws {
         func failure(_ reason: String) -> ParityFailure { .policy(path: path, reason: reason) }
         let document: Any?
         do { document = try PlainYAML.load(text) } catch { throw failure("the YAML text is malformed: \(error)") }
@@ -142,7 +145,7 @@ public struct ParityPolicy: Sendable {
         }
     }
 
-    public init(reading path: String) throws {
+    package init(reading path: String) throws {
         try self.init(yaml: String(decoding: FileTree.read(path, limit: Self.sizeLimit), as: UTF8.self), path: path)
     }
 }

@@ -4,7 +4,7 @@ import Formats
 import Tensors
 
 /// What a conversion claims, and the bounds that the claim must keep where nothing else is said.
-public enum ParityClaim: String, Sendable, CaseIterable {
+package enum ParityClaim: String, Sendable, CaseIterable {
     /// The same layouts: every value and every logit equal.
     case repack
     /// A quantized checkpoint made dense: every value is round(F32(code) x scale). Exactness is a matter of bits: a wrong RoPE
@@ -25,7 +25,7 @@ public enum ParityClaim: String, Sendable, CaseIterable {
     /// int4-g128 17.6 dB, 0.0049, top-1 0.965; a scale off by 2 leaves 0 dB, off by 1/2 6 dB. Rounding to BF16 leaves 48 dB at least
     /// (half a unit of 8 bits), to F16 66 dB where nothing is subnormal. A weight of zeros has 0 dB: what is below it is worse than
     /// nothing.
-    public var bounds: ParityBounds {
+    package var bounds: ParityBounds {
         switch self {
         case .repack: ParityBounds(exact: true, maximumKLD: 0)
         case .dequantize: ParityBounds(exact: true, maximumKLD: 1e-4)
@@ -47,20 +47,20 @@ public enum ParityClaim: String, Sendable, CaseIterable {
 ///
 /// One weight's step says nothing about another's: a norm that was copied must be equal beside experts that were quantized, and a
 /// bias that was cast frees no other weight of its bounds.
-public struct ParityClaims: Sendable, Equatable {
+package struct ParityClaims: Sendable, Equatable {
     /// The loosest claim that a twentieth of the values makes, whose bounds hold for what all weights do together: the forward pass. Fewer do not
     /// excuse the rest.
-    public let loosest: ParityClaim
+    package let loosest: ParityClaim
     private let steps: [String: ParityClaim]
 
     /// One claim for all weights.
-    public init(_ claim: ParityClaim) {
+    package init(_ claim: ParityClaim) {
         loosest = claim
         steps = [:]
     }
 
     /// What the layouts of the two sides show.
-    public init(from reference: Checkpoint, to candidate: Checkpoint) {
+    package init(from reference: Checkpoint, to candidate: Checkpoint) {
         let others = Dictionary(candidate.weights.map { ($0.name, $0) }) { first, _ in first }
         var steps: [String: ParityClaim] = [:]
         // Types of which some weights are stored as they were: where one alone is narrower, that is no conversion but a loss.
@@ -90,7 +90,7 @@ public struct ParityClaims: Sendable, Equatable {
     }
 
     /// The claim of a weight by its name.
-    public subscript(name: String) -> ParityClaim { steps[name] ?? (steps.isEmpty ? loosest : .repack) }
+    package subscript(name: String) -> ParityClaim { steps[name] ?? (steps.isEmpty ? loosest : .repack) }
 
     private static func step(_ a: Weight, _ b: Weight) -> ParityClaim {
         // Bytes that are no numbers to us are carried or they are not.

@@ -1,16 +1,16 @@
 import Tensors
 
 /// One bound held against what was found.
-public struct ParityGate: Sendable {
-    public enum Subject: String, Sendable { case weights, forward = "forward pass", consumer }
-    public var subject: Subject
+package struct ParityGate: Sendable {
+    package enum Subject: String, Sendable { case weights, forward = "forward pass", consumer }
+    package var subject: Subject
     /// "mean KLD <= 0.03 nats"
-    public var requirement: String
-    public var found: String
+    package var requirement: String
+    package var found: String
     /// Why it does not hold, in one sentence that names the culprit.
-    public var failure: String?
+    package var failure: String?
 
-    public var holds: Bool { failure == nil }
+    package var holds: Bool { failure == nil }
 }
 
 extension ParityGate {

@@ -16,11 +16,11 @@ enum JUnitReport {
 
 /// Workflow commands of GitHub Actions: each gate that does not hold becomes an annotation of the run
 /// (docs.github.com: Workflow commands for GitHub Actions).
-public enum GitHubAnnotations {
+package enum GitHubAnnotations {
     /// Whether the environment is a GitHub-style runner.
-    public static func isWanted(_ environment: [String: String]) -> Bool { environment["GITHUB_ACTIONS"] == "true" }
+    package static func isWanted(_ environment: [String: String]) -> Bool { environment["GITHUB_ACTIONS"] == "true" }
 
-    public static func text(_ verdict: ParityVerdict, of subject: ParitySubject) -> String {
+    package static func text(_ verdict: ParityVerdict, of subject: ParitySubject) -> String {
         let lines = verdict.gates.compactMap { gate in
             gate.failure.map { "::error title=\(property("parity: \(gate.requirement)"))::\(message("\(subject.candidate): \($0)"))" }
         }

@@ -3,7 +3,7 @@ import StrictJSON
 import Tensors
 
 /// A verdict as a file, in the form that the file's name asks for.
-public enum ParityReport: String, Sendable, CaseIterable {
+package enum ParityReport: String, Sendable, CaseIterable {
     /// For programs.
     case json
     /// JUnit XML, for CI systems that show test results.
@@ -14,14 +14,14 @@ public enum ParityReport: String, Sendable, CaseIterable {
     case yaml
 
     /// Nil for any other ending.
-    public init?(path: String) {
+    package init?(path: String) {
         guard let dot = path.lastIndex(of: ".") else { return nil }
         let ending = path[path.index(after: dot)...].lowercased()
         guard let form = Self(rawValue: ending == "yml" ? "yaml" : ending == "htm" ? "html" : ending) else { return nil }
         self = form
     }
 
-    public func text(_ verdict: ParityVerdict, of subject: ParitySubject) throws -> String {
+    package func text(_ verdict: ParityVerdict, of subject: ParitySubject) throws -> String {
         switch self {
         case .json: JSONValue.object(verdict.json).text() + "\n"
         case .xml: JUnitReport.text(verdict)
@@ -32,13 +32,13 @@ public enum ParityReport: String, Sendable, CaseIterable {
 }
 
 /// What a verdict is about: paths and the command, for reports that people keep.
-public struct ParitySubject: Sendable {
-    public var reference: String
-    public var candidate: String
-    public var command: String
-    public var date: Date
+package struct ParitySubject: Sendable {
+    package var reference: String
+    package var candidate: String
+    package var command: String
+    package var date: Date
 
-    public init(reference: String, candidate: String, command: String, date: Date = Date()) {
+    package init(reference: String, candidate: String, command: String, date: Date = Date()) {
         self.reference = reference
         self.candidate = candidate
         self.command = command

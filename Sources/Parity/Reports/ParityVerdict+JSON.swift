@@ -2,7 +2,7 @@ import StrictJSON
 
 extension ParityVerdict {
     /// The verdict for programs; its keys are part of the command line's contract.
-    public var json: JSONObject {
+    package var json: JSONObject {
         var object: JSONObject = ["schema": .int(1), "passed": .bool(passed), "claim": .string(claim)]
         if let claimed { object["bounds_of"] = .string(claimed.rawValue) }
         object["gates"] = .array(

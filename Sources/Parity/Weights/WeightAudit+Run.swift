@@ -12,7 +12,7 @@ import Tensors
 extension WeightAudit {
     /// Compares every weight of `candidate` with its namesake in `reference`, whatever their layouts: both are decoded tile by
     /// tile. Dense F32 and F16 weights are compared as F32, everything else as the BF16 values that the layouts define.
-    public init(reference: Checkpoint, candidate: Checkpoint, options: RunOptions = RunOptions(), stop: StopToken = StopToken()) throws {
+    package init(reference: Checkpoint, candidate: Checkpoint, options: RunOptions = RunOptions(), stop: StopToken = StopToken()) throws {
         try reference.requireReadable()
         try candidate.requireReadable()
         configuration = Self.differences(reference, candidate)
@@ -89,7 +89,8 @@ extension WeightAudit {
     private static func differences(_ reference: Checkpoint, _ candidate: Checkpoint) -> [String] {
         var found: [String] = []
         let isCoded = candidate.weights.contains { $0.layout?.isDense == false }
-        if isCoded, candidate.quantization == nil, candidate.config.object?.members.isEmpty == false {
+        // A file of GGUF says itself of each tensor which codes it holds.
+        if isCoded, candidate.quantization == nil, candidate.entries.isEmpty, candidate.config.object?.members.isEmpty == false {
             found.append("the candidate's weights are quantized, but nothing describes how")
         }
         if !isCoded, let place = candidate.describedAt {

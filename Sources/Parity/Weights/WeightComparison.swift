@@ -4,35 +4,35 @@ import Foundation
 import Tensors
 
 /// How far one weight of the candidate is from the reference.
-public struct WeightComparison: Sendable, Equatable {
-    public var name: String
-    public var values: Int
+package struct WeightComparison: Sendable, Equatable {
+    package var name: String
+    package var values: Int
     /// Values that are not equal; two NaNs count as equal.
-    public var different: Int
+    package var different: Int
     /// 10 log10(sum r^2 / sum (r - c)^2): infinite when nothing differs, NaN when a side holds a NaN or an infinity that the other has not.
-    public var sqnr: Double
-    public var maximumError: Double
+    package var sqnr: Double
+    package var maximumError: Double
     /// Mean of |r - c|.
-    public var meanError: Double
+    package var meanError: Double
     /// Root of the mean squared error.
-    public var rootMeanSquareError: Double
-    public var cosine: Double
+    package var rootMeanSquareError: Double
+    package var cosine: Double
     /// The largest sum of (r - c)^2 of a group of which nothing is left, by the mean sum of r^2 of all groups. A group is what shares a scale; of it
     /// nothing is left where its values point elsewhere, by a cosine of 0.3 at most. 0 where there is none.
-    public var lostGroup: Double
+    package var lostGroup: Double
     /// Values that are further from the reference than one step of the two sides' dense types; all that differ where the candidate's is coded.
-    public var misrounded: Int
-    public var referenceLayout: String
-    public var candidateLayout: String
+    package var misrounded: Int
+    package var referenceLayout: String
+    package var candidateLayout: String
 
-    public var isIdentical: Bool { different == 0 }
+    package var isIdentical: Bool { different == 0 }
 
     /// Whether the signal-to-noise ratio keeps a bound. Only a weight without any difference may have an infinite one.
-    public func keeps(minimumSQNR bound: Double) -> Bool { isIdentical || Figures.isAtLeast(sqnr, bound) }
+    package func keeps(minimumSQNR bound: Double) -> Bool { isIdentical || Figures.isAtLeast(sqnr, bound) }
 
     /// Whether every group kept something. Small groups may drown in what error feedback adds to them: a group counts whose errors are larger than
     /// those that a weight of `bound` decibels has on average, and than a tenth of what a group holds.
-    public func keepsEveryGroup(minimumSQNR bound: Double) -> Bool {
+    package func keepsEveryGroup(minimumSQNR bound: Double) -> Bool {
         lostGroup == 0 || Figures.isAtMost(lostGroup, Swift.min(0.1, pow(10, -bound / 10)))
     }
 
@@ -48,41 +48,41 @@ public struct WeightComparison: Sendable, Equatable {
 }
 
 /// The comparison of two checkpoints, weight by weight.
-public struct WeightAudit: Sendable {
+package struct WeightAudit: Sendable {
     /// Worst first.
-    public var weights: [WeightComparison] = []
+    package var weights: [WeightComparison] = []
     /// Weights of one side that the other lacks, or has in another shape.
-    public var missing: [String] = []
+    package var missing: [String] = []
     /// Missing weights of layers that the reference's `num_hidden_layers` does not count: its multi-token-prediction modules.
-    public var leftOut: [String] = []
+    package var leftOut: [String] = []
     /// Scales of activations, cache and outputs that one side lacks, where the weight beside them has another layout there.
-    public var companions: [String] = []
+    package var companions: [String] = []
     /// Whether the reference's config.json promises those modules.
-    public var promisesLeftOut = false
-    public var extra: [String] = []
-    public var reshaped: [String] = []
+    package var promisesLeftOut = false
+    package var extra: [String] = []
+    package var reshaped: [String] = []
     /// Fields of config.json that make the two sides different models.
-    public var configuration: [String] = []
+    package var configuration: [String] = []
 
-    public var identical: Int { weights.count { $0.isIdentical } }
-    public var different: Int { weights.count - identical }
-    public var values: Int { weights.reduce(0) { $0 + $1.values } }
-    public var isComplete: Bool { missing.isEmpty && leftOut.isEmpty && extra.isEmpty && reshaped.isEmpty }
+    package var identical: Int { weights.count { $0.isIdentical } }
+    package var different: Int { weights.count - identical }
+    package var values: Int { weights.reduce(0) { $0 + $1.values } }
+    package var isComplete: Bool { missing.isEmpty && leftOut.isEmpty && extra.isEmpty && reshaped.isEmpty }
 
     /// Weights that share a name but for the numbers in it: the same place in every layer and expert.
-    public struct Kind: Sendable {
-        public var name: String
-        public var weights = 0
-        public var different = 0
-        public var worst: WeightComparison
+    package struct Kind: Sendable {
+        package var name: String
+        package var weights = 0
+        package var different = 0
+        package var worst: WeightComparison
         /// The median over the kind's weights.
-        public var medianSQNR = 0.0
+        package var medianSQNR = 0.0
         /// The mean over all values of the kind.
-        public var meanError = 0.0
+        package var meanError = 0.0
     }
 
     /// The kinds of weights, worst first.
-    public var kinds: [Kind] {
+    package var kinds: [Kind] {
         var order: [String] = []
         var members: [String: [WeightComparison]] = [:]
         for weight in weights {

@@ -9,11 +9,11 @@ import Runtime
 /// Working memory of one worker, aligned for vector loads and page-sized writes, uninitialized until written.
 ///
 /// Invariant: the memory is owned by one thread at a time; slices handed out never outlive the buffer.
-public final class AlignedBuffer: @unchecked Sendable {
-    public let bytes: UnsafeMutableRawBufferPointer
+package final class AlignedBuffer: @unchecked Sendable {
+    package let bytes: UnsafeMutableRawBufferPointer
 
     /// - Throws: ``OutOfMemory`` if the budget is spent or the system refuses.
-    public init(byteCount: Int) throws(OutOfMemory) {
+    package init(byteCount: Int) throws(OutOfMemory) {
         let size = max(byteCount, 64)
         try MemoryBudget.process.take(size)
         var memory: UnsafeMutableRawPointer?
@@ -30,7 +30,7 @@ public final class AlignedBuffer: @unchecked Sendable {
     }
 
     /// A part of the buffer. The range must lie inside it.
-    public func slice(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
+    package func slice(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
         precondition(range.lowerBound >= 0 && range.upperBound <= bytes.count, "slice outside its buffer")
         return UnsafeMutableRawBufferPointer(rebasing: bytes[range])
     }
@@ -38,7 +38,7 @@ public final class AlignedBuffer: @unchecked Sendable {
 
 extension AlignedBuffer {
     /// Calls `body` with the buffer's memory as values of one type; the memory lives until it returns.
-    public func withMemory<Scalar: BitwiseCopyable, Result, Failure: Error>(
+    package func withMemory<Scalar: BitwiseCopyable, Result, Failure: Error>(
         of type: Scalar.Type, _ body: (UnsafeMutablePointer<Scalar>) throws(Failure) -> Result
     ) throws(Failure) -> Result {
         defer { withExtendedLifetime(self) {} }
@@ -47,12 +47,12 @@ extension AlignedBuffer {
     }
 
     /// The first `count` values of one type.
-    public func array<Scalar: BitwiseCopyable>(of type: Scalar.Type, count: Int) -> [Scalar] {
+    package func array<Scalar: BitwiseCopyable>(of type: Scalar.Type, count: Int) -> [Scalar] {
         withMemory(of: type) { Array(UnsafeBufferPointer(start: $0, count: count)) }
     }
 
     /// Copies runs of bytes, one after another, to `target`.
-    public func copy(_ runs: ByteRuns, to target: UnsafeMutableRawBufferPointer) {
+    package func copy(_ runs: ByteRuns, to target: UnsafeMutableRawBufferPointer) {
         var start = 0
         for run in runs.ranges where !run.isEmpty {
             UnsafeMutableRawBufferPointer(rebasing: target[start..<start + run.count]).copyMemory(from: UnsafeRawBufferPointer(slice(run)))

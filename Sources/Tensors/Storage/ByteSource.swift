@@ -2,7 +2,7 @@
 ///
 /// Every container presents its tensors as places in one such sequence of bytes, so that whoever converts, audits or runs a
 /// checkpoint need not know how it is stored.
-public protocol ByteSource: Sendable {
+package protocol ByteSource: Sendable {
     /// The file to name in messages.
     var path: String { get }
 
@@ -22,7 +22,7 @@ public protocol ByteSource: Sendable {
 
 extension ByteSource {
     /// Up to `count` bytes from `offset`.
-    public func read(_ count: Int, at offset: Int) throws -> [UInt8] {
+    package func read(_ count: Int, at offset: Int) throws -> [UInt8] {
         var failure: (any Error)?
         let bytes = [UInt8](unsafeUninitializedCapacity: count) { buffer, filled in
             do { filled = try read(into: UnsafeMutableRawBufferPointer(buffer), at: offset) } catch { failure = error }
@@ -33,7 +33,7 @@ extension ByteSource {
 
     /// Reads runs one after another into `buffer`, which has their byte count.
     /// - Returns: how many bytes were read before the source ended.
-    public func read(into buffer: UnsafeMutableRawBufferPointer, _ runs: ByteRuns, at offset: Int) throws -> Int {
+    package func read(into buffer: UnsafeMutableRawBufferPointer, _ runs: ByteRuns, at offset: Int) throws -> Int {
         var done = 0
         for range in runs.ranges {
             let piece = UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + range.count])
@@ -46,7 +46,7 @@ extension ByteSource {
 }
 
 extension PositionedFile: ByteSource {
-    public var files: [PositionedFile] { [self] }
+    package var files: [PositionedFile] { [self] }
 
-    public func stored(_ count: Int, at offset: Int) -> (file: PositionedFile, offset: Int, count: Int)? { (self, offset, count) }
+    package func stored(_ count: Int, at offset: Int) -> (file: PositionedFile, offset: Int, count: Int)? { (self, offset, count) }
 }

@@ -7,11 +7,11 @@ import Synchronization
 #endif
 
 /// What is known of the file systems' durability.
-public enum Durability {
+package enum Durability {
     private static let missing = Atomic<Bool>(false)
 
     /// Whether some file system had no fsync, so that what was written may be lost with the power.
-    public static var wasUnavailable: Bool { missing.load(ordering: .relaxed) }
+    package static var wasUnavailable: Bool { missing.load(ordering: .relaxed) }
 
     /// Whether an error says that a file system has no fsync (FUSE and object mounts), and not that it failed.
     static func isUnavailable(_ error: Int32) -> Bool {

@@ -7,11 +7,11 @@ import SystemPackage
 #endif
 
 /// Names and attributes of files: the few calls a converter needs, with typed errors.
-public enum FileTree {
-    public enum Entry: Sendable, Equatable { case file(size: Int), directory, other }
+package enum FileTree {
+    package enum Entry: Sendable, Equatable { case file(size: Int), directory, other }
 
     /// What lies at `path` (links followed), or nil if nothing does.
-    public static func entry(_ path: String) throws(FileFailure) -> Entry? {
+    package static func entry(_ path: String) throws(FileFailure) -> Entry? {
         var status = stat()
         guard stat(path, &status) == 0 else {
             let reason = Errno(rawValue: errno)
@@ -26,7 +26,7 @@ public enum FileTree {
     }
 
     /// Device and inode of what lies at `path`; nil if nothing does.
-    public static func identity(_ path: String) -> [UInt64]? {
+    package static func identity(_ path: String) -> [UInt64]? {
         var status = stat()
         guard stat(path, &status) == 0 else { return nil }
         return [UInt64(truncatingIfNeeded: status.st_dev), UInt64(truncatingIfNeeded: status.st_ino)]
@@ -34,7 +34,7 @@ public enum FileTree {
 
     /// Whether `path` is a link whose target lies outside its directory. The cache of a hub is no other place: its snapshots are links to
     /// `../../blobs` (huggingface_hub: file_download.py).
-    public static func leavesDirectory(_ path: String) throws(FileFailure) -> Bool {
+    package static func leavesDirectory(_ path: String) throws(FileFailure) -> Bool {
         var status = stat()
         guard lstat(path, &status) == 0 else { throw FileFailure(.inspect, path, reason: Errno(rawValue: errno)) }
         guard status.st_mode & S_IFMT == S_IFLNK else { return false }
@@ -51,12 +51,12 @@ public enum FileTree {
     }
 
     /// The directory that a path's last name is in.
-    public static func directory(of path: String) -> String {
+    package static func directory(of path: String) -> String {
         path.lastIndex(of: "/").map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
     }
 
     /// The names in a directory, sorted by their bytes, without "." and "..".
-    public static func list(_ path: String) throws(FileFailure) -> [String] {
+    package static func list(_ path: String) throws(FileFailure) -> [String] {
         guard let stream = opendir(path) else { throw FileFailure(.list, path, reason: Errno(rawValue: errno)) }
         defer { closedir(stream) }
         var names: [String] = []
@@ -75,35 +75,35 @@ public enum FileTree {
         return names.sorted { Array($0.utf8).lexicographicallyPrecedes(Array($1.utf8)) }
     }
 
-    public static func createDirectory(_ path: String) throws(FileFailure) {
+    package static func createDirectory(_ path: String) throws(FileFailure) {
         guard mkdir(path, 0o777) != 0 else { return }
         let reason = Errno(rawValue: errno)
         if reason == .fileExists, case .directory? = try entry(path) { return }
         throw FileFailure(.create, path, reason: reason)
     }
 
-    public static func rename(_ path: String, to target: String) throws(FileFailure) {
+    package static func rename(_ path: String, to target: String) throws(FileFailure) {
         guard systemRename(path, target) == 0 else { throw FileFailure(.rename, path, reason: Errno(rawValue: errno)) }
     }
 
-    public static func remove(_ path: String) throws(FileFailure) {
+    package static func remove(_ path: String) throws(FileFailure) {
         guard unlink(path) != 0, errno != ENOENT else { return }
         throw FileFailure(.remove, path, reason: Errno(rawValue: errno))
     }
 
-    public static func removeDirectory(_ path: String) throws(FileFailure) {
+    package static func removeDirectory(_ path: String) throws(FileFailure) {
         guard rmdir(path) != 0, errno != ENOENT else { return }
         throw FileFailure(.remove, path, reason: Errno(rawValue: errno))
     }
 
     /// A name in a directory.
-    public static func path(_ directory: String, _ name: String) -> String { directory.hasSuffix("/") ? directory + name : directory + "/" + name }
+    package static func path(_ directory: String, _ name: String) -> String { directory.hasSuffix("/") ? directory + name : directory + "/" + name }
 
     /// When the contents of what lies at `path` last changed, in nanoseconds; nil if nothing lies there.
-    public static func modificationTime(_ path: String) -> Int? { (try? PositionedFile.openForReading(path))?.time }
+    package static func modificationTime(_ path: String) -> Int? { (try? PositionedFile.openForReading(path))?.time }
 
     /// Makes renames and new names in a directory durable.
-    public static func synchronizeDirectory(_ path: String) throws(FileFailure) {
+    package static func synchronizeDirectory(_ path: String) throws(FileFailure) {
         var descriptor = open(path, O_RDONLY)
         while descriptor < 0, errno == EINTR { descriptor = open(path, O_RDONLY) }
         guard descriptor >= 0 else { throw FileFailure(.synchronize, path, reason: Errno(rawValue: errno)) }
@@ -116,7 +116,7 @@ public enum FileTree {
     }
 
     /// Bytes that an unprivileged process can still write on the file system that holds, or would hold, `path`.
-    public static func freeSpace(_ path: String) -> Int? {
+    package static func freeSpace(_ path: String) -> Int? {
         var status = statvfs()
         var place = path
         while statvfs(place, &status) != 0 {
@@ -127,12 +127,12 @@ public enum FileTree {
     }
 
     /// Writes a whole small file: it appears complete or not at all. `temporary` is its name until then.
-    public static func write(_ bytes: [UInt8], to path: String, temporary: String? = nil) throws {
+    package static func write(_ bytes: [UInt8], to path: String, temporary: String? = nil) throws {
         try write(to: path, temporary: temporary) { try $0.write(bytes, at: 0) }
     }
 
     /// Makes a file that appears complete or not at all: under its name, once `body` has written it.
-    public static func write(to path: String, temporary: String? = nil, _ body: (PositionedFile) throws -> Void) throws {
+    package static func write(to path: String, temporary: String? = nil, _ body: (PositionedFile) throws -> Void) throws {
         let temporary = temporary ?? path + ".partial"
         do {
             let file = try PositionedFile.openForWriting(temporary, truncate: true)
@@ -142,7 +142,7 @@ public enum FileTree {
         try rename(temporary, to: path)
     }
 
-    public static func read(_ path: String, limit: Int) throws -> [UInt8] {
+    package static func read(_ path: String, limit: Int) throws -> [UInt8] {
         let file = try PositionedFile.openForReading(path)
         let size = try file.size()
         guard size <= limit else { throw FileFailure(.read, path, reason: .fileTooLarge) }

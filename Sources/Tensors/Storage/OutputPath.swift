@@ -7,9 +7,9 @@ import Runtime
 #endif
 
 /// A file that a command is going to write, looked at before its work begins: hours later is too late to learn that there is no such folder.
-public enum OutputPath {
+package enum OutputPath {
     /// - Throws: ``OutputPathFailure`` if the file cannot be created where it is to be.
-    public static func check(_ path: String) throws {
+    package static func check(_ path: String) throws {
         let directory = FileTree.directory(of: path)
         guard case .directory? = try FileTree.entry(directory) else {
             throw OutputPathFailure(path: path, reason: "there is no directory \(directory); make it first")
@@ -22,10 +22,10 @@ public enum OutputPath {
 }
 
 /// A file that cannot be created.
-public struct OutputPathFailure: Failure, Equatable {
-    public var path: String
-    public var reason: String
+package struct OutputPathFailure: Failure, Equatable {
+    package var path: String
+    package var reason: String
 
-    public var kind: FailureKind { .cannotCreate }
-    public var description: String { "\(path): \(reason)" }
+    package var kind: FailureKind { .cannotCreate }
+    package var description: String { "\(path): \(reason)" }
 }

@@ -9,18 +9,18 @@ import SystemPackage
 #endif
 
 /// A system call on a file that failed.
-public struct FileFailure: Failure, Equatable {
-    public enum Operation: String, Sendable {
+package struct FileFailure: Failure, Equatable {
+    package enum Operation: String, Sendable {
         case open = "open", create = "create", read = "read", write = "write", synchronize = "flush", rename = "rename", list = "list"
         case inspect = "look up", remove = "remove", resize = "resize", lock = "lock"
     }
 
-    public var operation: Operation
-    public var path: String
-    public var offset: Int?
-    public var reason: Errno
+    package var operation: Operation
+    package var path: String
+    package var offset: Int?
+    package var reason: Errno
 
-    public init(_ operation: Operation, _ path: String, offset: Int? = nil, reason: Errno) {
+    package init(_ operation: Operation, _ path: String, offset: Int? = nil, reason: Errno) {
         self.operation = operation
         self.path = path
         self.offset = offset
@@ -28,11 +28,11 @@ public struct FileFailure: Failure, Equatable {
     }
 
     /// - Parameter systemError: an `errno`; 0 where the system said nothing.
-    public init(_ operation: Operation, _ path: String, systemError: Int32) {
+    package init(_ operation: Operation, _ path: String, systemError: Int32) {
         self.init(operation, path, reason: systemError == 0 ? .ioError : Errno(rawValue: systemError))
     }
 
-    public var kind: FailureKind {
+    package var kind: FailureKind {
         switch (operation, reason) {
         case (.open, .noSuchFileOrDirectory), (.list, .noSuchFileOrDirectory), (.inspect, .noSuchFileOrDirectory),
             (.list, .notDirectory), (.open, .notDirectory), (.inspect, .notDirectory), (.open, .permissionDenied), (.list, .permissionDenied):
@@ -43,7 +43,7 @@ public struct FileFailure: Failure, Equatable {
         }
     }
 
-    public var description: String {
+    package var description: String {
         let place = offset.map { " at byte \($0)" } ?? ""
         let advice =
             switch reason {
@@ -56,8 +56,8 @@ public struct FileFailure: Failure, Equatable {
 }
 
 /// An open file that is read and written at given offsets, from any thread, without a shared position. Closed when released.
-public final class PositionedFile: Sendable {
-    public let path: String
+package final class PositionedFile: Sendable {
+    package let path: String
     private let descriptor: FileDescriptor
 
     private init(path: String, descriptor: FileDescriptor) {
@@ -67,17 +67,17 @@ public final class PositionedFile: Sendable {
 
     deinit { try? descriptor.close() }
 
-    public static func openForReading(_ path: String) throws(FileFailure) -> PositionedFile {
+    package static func openForReading(_ path: String) throws(FileFailure) -> PositionedFile {
         try open(path, .open, .readOnly, [])
     }
 
     /// Opens for reading and writing; creates the file if it is missing and keeps what is in it.
-    public static func openForWriting(_ path: String, truncate: Bool = false) throws(FileFailure) -> PositionedFile {
+    package static func openForWriting(_ path: String, truncate: Bool = false) throws(FileFailure) -> PositionedFile {
         try open(path, .create, .readWrite, truncate ? [.create, .truncate] : [.create])
     }
 
     /// Creates a file that must not exist; nil if it does.
-    public static func createNew(_ path: String) throws(FileFailure) -> PositionedFile? {
+    package static func createNew(_ path: String) throws(FileFailure) -> PositionedFile? {
         do { return try open(path, .create, .readWrite, [.create, .exclusiveCreate]) } catch {
             if error.reason == .fileExists { return nil }
             throw error
@@ -103,7 +103,7 @@ public final class PositionedFile: Sendable {
     }
 
     /// The current size; a directory or other non-file is an error.
-    public func size() throws(FileFailure) -> Int {
+    package func size() throws(FileFailure) -> Int {
         var status = stat()
         guard fstat(descriptor.rawValue, &status) == 0 else { throw FileFailure(.inspect, path, reason: Errno(rawValue: errno)) }
         guard status.st_mode & S_IFMT == S_IFREG else { throw FileFailure(.open, path, reason: .isDirectory) }
@@ -113,7 +113,7 @@ public final class PositionedFile: Sendable {
     var time: Int? { try? modificationTime() }
 
     /// When the contents last changed, in nanoseconds.
-    public func modificationTime() throws(FileFailure) -> Int {
+    package func modificationTime() throws(FileFailure) -> Int {
         var status = stat()
         guard fstat(descriptor.rawValue, &status) == 0 else { throw FileFailure(.inspect, path, reason: Errno(rawValue: errno)) }
         #if canImport(Darwin)
@@ -124,7 +124,7 @@ public final class PositionedFile: Sendable {
     }
 
     /// Fills `buffer` from `offset`; returns how many bytes there were, fewer only at the end of the file.
-    public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws(FileFailure) -> Int {
+    package func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws(FileFailure) -> Int {
         var done = 0
         while done < buffer.count {
             let rest = UnsafeMutableRawBufferPointer(rebasing: buffer[done...])
@@ -137,7 +137,7 @@ public final class PositionedFile: Sendable {
         return done
     }
 
-    public func write(_ buffer: UnsafeRawBufferPointer, at offset: Int) throws(FileFailure) {
+    package func write(_ buffer: UnsafeRawBufferPointer, at offset: Int) throws(FileFailure) {
         var done = 0
         while done < buffer.count {
             let rest = UnsafeRawBufferPointer(rebasing: buffer[done...])
@@ -145,16 +145,16 @@ public final class PositionedFile: Sendable {
         }
     }
 
-    public func write(_ bytes: [UInt8], at offset: Int) throws(FileFailure) {
+    package func write(_ bytes: [UInt8], at offset: Int) throws(FileFailure) {
         try attempt(.write, offset: offset) { try bytes.withUnsafeBytes { try write($0, at: offset) } }
     }
 
-    public func resize(to size: Int) throws(FileFailure) {
+    package func resize(to size: Int) throws(FileFailure) {
         try attempt(.resize) { try descriptor.resize(to: Int64(size), retryOnInterrupt: true) }
     }
 
     /// Returns when the contents are on the disk.
-    public func synchronize() throws(FileFailure) {
+    package func synchronize() throws(FileFailure) {
         while fsync(descriptor.rawValue) != 0 {
             if errno == EINTR { continue }
             if Durability.isUnavailable(errno) { return }
@@ -163,7 +163,7 @@ public final class PositionedFile: Sendable {
     }
 
     /// What came of asking for a lock.
-    public enum LockAnswer: Sendable, Equatable {
+    package enum LockAnswer: Sendable, Equatable {
         case taken
         /// Another process holds it.
         case busy
@@ -172,7 +172,7 @@ public final class PositionedFile: Sendable {
     }
 
     /// Asks for an exclusive advisory lock that ends with the process.
-    public func tryLock() throws(FileFailure) -> LockAnswer {
+    package func tryLock() throws(FileFailure) -> LockAnswer {
         while flock(descriptor.rawValue, LOCK_EX | LOCK_NB) != 0 {
             let reason = Errno(rawValue: errno)
             switch reason {
@@ -186,23 +186,23 @@ public final class PositionedFile: Sendable {
     }
 
     /// Device and inode of the open file.
-    public func identity() throws(FileFailure) -> [UInt64] {
+    package func identity() throws(FileFailure) -> [UInt64] {
         var status = stat()
         guard fstat(descriptor.rawValue, &status) == 0 else { throw FileFailure(.inspect, path, reason: Errno(rawValue: errno)) }
         return [UInt64(truncatingIfNeeded: status.st_dev), UInt64(truncatingIfNeeded: status.st_ino)]
     }
 
     /// Sets the time of the last change to now, by the clock of whoever holds the file system.
-    public func touch() { _ = futimens(descriptor.rawValue, nil) }
+    package func touch() { _ = futimens(descriptor.rawValue, nil) }
 
-    public func unlock() { _ = flock(descriptor.rawValue, LOCK_UN) }
+    package func unlock() { _ = flock(descriptor.rawValue, LOCK_UN) }
 
     /// Copies bytes inside the kernel (reflinked where the file system can); returns how many, or nil if it cannot here.
-    public func copy(_ count: Int, at offset: Int, to target: PositionedFile, at targetOffset: Int) -> Int? {
+    package func copy(_ count: Int, at offset: Int, to target: PositionedFile, at targetOffset: Int) -> Int? {
         let copied = ck_copy_range(descriptor.rawValue, Int64(offset), target.descriptor.rawValue, Int64(targetOffset), count)
         return copied > 0 ? Int(copied) : nil
     }
 
     /// Makes `target` share this file's blocks until one of them changes, where the file system can; the contents are the same then.
-    public func clone(to target: PositionedFile) -> Bool { ck_clone_file(descriptor.rawValue, target.descriptor.rawValue) == 0 }
+    package func clone(to target: PositionedFile) -> Bool { ck_clone_file(descriptor.rawValue, target.descriptor.rawValue) == 0 }
 }

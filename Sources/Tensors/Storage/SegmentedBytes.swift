@@ -1,5 +1,5 @@
 /// Bytes that are put together when they are read: chunks that must be decoded, elements that lie apart, pieces of several files.
-public protocol ByteSegment: Sendable {
+package protocol ByteSegment: Sendable {
     var byteCount: Int { get }
 
     /// Fills `buffer` with the bytes `range`, which lie inside the segment.
@@ -7,9 +7,9 @@ public protocol ByteSegment: Sendable {
 }
 
 /// A file's own bytes, and behind its end the segments that are made of them.
-public final class SegmentedBytes: ByteSource {
-    public let path: String
-    public let files: [PositionedFile]
+package final class SegmentedBytes: ByteSource {
+    package let path: String
+    package let files: [PositionedFile]
     /// The file whose bytes come first; nil if there are segments only.
     private let base: PositionedFile?
     private let baseSize: Int
@@ -17,27 +17,27 @@ public final class SegmentedBytes: ByteSource {
     private let end: Int
 
     /// Collects segments and says where each will be.
-    public struct Builder {
+    package struct Builder {
         private let base: PositionedFile?
         private let baseSize: Int
         private var segments: [(offset: Int, segment: any ByteSegment)] = []
         private var end: Int
 
         /// - Parameter size: of `file`, or 0 without one.
-        public init(_ file: PositionedFile? = nil, size: Int = 0) {
+        package init(_ file: PositionedFile? = nil, size: Int = 0) {
             base = file
             baseSize = size
             end = size
         }
 
         /// Puts a segment behind what is there; returns its first byte.
-        public mutating func add(_ segment: any ByteSegment) -> Int {
+        package mutating func add(_ segment: any ByteSegment) -> Int {
             defer { end += segment.byteCount }
             if segment.byteCount > 0 { segments.append((end, segment)) }
             return end
         }
 
-        public func finish(path: String, files: [PositionedFile]) -> SegmentedBytes {
+        package func finish(path: String, files: [PositionedFile]) -> SegmentedBytes {
             SegmentedBytes(path: path, files: files, base: base, baseSize: baseSize, segments: segments, end: end)
         }
     }
@@ -53,15 +53,15 @@ public final class SegmentedBytes: ByteSource {
         self.end = end
     }
 
-    public func size() -> Int { end }
+    package func size() -> Int { end }
 
-    public func stored(_ count: Int, at offset: Int) -> (file: PositionedFile, offset: Int, count: Int)? {
+    package func stored(_ count: Int, at offset: Int) -> (file: PositionedFile, offset: Int, count: Int)? {
         guard let base, offset + count <= baseSize else { return nil }
         return (base, offset, count)
     }
 
     /// A read that begins in a segment ends with it: tensors do not cross from one to the next.
-    public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws -> Int {
+    package func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws -> Int {
         if let base, offset < baseSize { return try base.read(into: buffer, at: offset) }
         var low = 0, high = segments.count
         while low < high {

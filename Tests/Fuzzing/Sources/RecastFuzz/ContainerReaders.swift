@@ -4,6 +4,7 @@ extension FuzzReader {
     /// Whole files as they are, of every container.
     static let containers: [FuzzReader] = [
         file("safetensors", "model.safetensors"), file("torch", "model.pt"), file("hdf5", "model.h5"), file("zstd", "model.safetensors.zst"),
+        file("gguf", "model.gguf"),
         FuzzReader("pickle") { input in
             let (isBigEndian, pickle) = input.choice(below: 2)
             let storage = (0..<64).map { UInt8($0) }

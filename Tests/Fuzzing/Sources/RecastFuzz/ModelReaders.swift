@@ -31,7 +31,8 @@ extension FuzzReader {
             refusable {
                 let statistics = try InputStatistics(reading: path)
                 let checkpoint = FixedModel.dense
-                let plan = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: "int4-g32", quantizer: .imatrix))
+                let weighed = try LayoutChoice(target: "int4-g32", quantizer: QuantizerName(rawValue: "imatrix")!)
+                let plan = try ConversionPlan(converting: checkpoint, choice: weighed)
                 FuzzDirectory.remove(output)
                 _ = try ConversionRun(plan: plan, checkpoint: checkpoint, destination: output, statistics: statistics, options: FixedModel.options)
                     .execute()

@@ -1,0 +1,123 @@
+import Architectures
+import StrictJSON
+import Tensors
+
+/// llama.cpp's names, stacks and types (ggml-org/llama.cpp:conversion/base.py, src/llama-quant.cpp): experts stacked, a latent's projection split by
+/// head, norms and routers as F32, every other weight in the type that the rules of the file's type give it.
+package struct LlamaCpp: Dialect {
+    package let file: LlamaCppFileType
+    /// Whether codes are chosen with an importance matrix, which changes some rules.
+    package var hasImportance = false
+    /// llama.cpp's name of the way in which the tokenizer cuts text; nil to find it.
+    package var preTokenizer: String?
+
+    package init(_ file: LlamaCppFileType) { self.file = file }
+
+    package var name: String { "llama.cpp" }
+    package var readers: String { "llama.cpp" }
+    package var format: String { "gguf" }
+    package var container: String? { "gguf" }
+    package var isSelfDescribing: Bool { true }
+
+    /// What the rules leave alone is said by ``layout(of:as:in:)``.
+    package func exemption(of module: String, dimensions: [Int], roles: ModelRoles) -> ModelRoles.Exemption? { nil }
+
+    package func pieces(of weight: LogicalTensor, in model: DialectModel) throws(DialectFailure) -> [StoredPiece] {
+        let module = weight.module
+        guard let architecture = model.roles.architecture, let known = LlamaCppArchitecture.named(architecture) else {
+            throw DialectFailure(
+                tensor: weight.name,
+                reason: "llama.cpp's names of the architecture \(model.roles.architecture?.name ?? "unknown") are not known here")
+        }
+        if model.isBeyondLayers(weight.name, takesPrediction: known.holdsPrediction) { return [] }
+        if let layer = WeightName.layer(weight.name), weight.name == architecture.selectionBiasName(layer: layer) {
+            // Told from the router's own weight by its leaf.
+            return known.module(ModulePlace(.router, layer: layer)).map { [StoredPiece(module: $0)] } ?? []
+        }
+        guard let place = architecture.place(of: module) else {
+            throw DialectFailure(tensor: weight.name, reason: "llama.cpp has no tensor for it")
+        }
+        if place.role == .rotaryFrequencies { return [] }
+        if place.role == .head, model.tiesHead { return [] }
+        if place.role == .keyValueUp, let layer = place.layer {
+            guard weight.dimensions.count == 2, model.heads > 0, weight.dimensions[0] == model.heads * (model.nope + model.value) else {
+                throw DialectFailure(
+                    tensor: weight.name, reason: "its \(weight.dimensions) are not \(model.heads) heads of \(model.nope) and \(model.value) rows")
+            }
+            return (0..<model.heads).flatMap { head in
+                let start = head * (model.nope + model.value)
+                let middle = start + model.nope
+                return [
+                    StoredPiece(
+                        module: "blk.\(layer).\(LlamaCppNames.halves[0])",
+                        view: WeightView(rows: start..<middle, of: weight.shape, isTransposed: true), stack: (head, model.heads)),
+                    StoredPiece(
+                        module: "blk.\(layer).\(LlamaCppNames.halves[1])",
+                        view: WeightView(rows: middle..<middle + model.value, of: weight.shape, isTransposed: false), stack: (head, model.heads)),
+                ]
+            }
+        }
+        guard let stored = known.module(place) else {
+            throw DialectFailure(tensor: weight.name, reason: "llama.cpp has no tensor for its role (\(place.role.rawValue))")
+        }
+        guard let expert = place.expert else { return [StoredPiece(module: stored)] }
+        return [StoredPiece(module: stored, stack: (expert, model.experts))]
+    }
+
+    /// What llama.cpp calls an architecture; nil where its names are not known here.
+    package static func name(of architecture: Architecture) -> String? { LlamaCppArchitecture.named(architecture)?.name }
+
+    /// The stored module of a canonical one, and which of its matrices it is; nil where llama.cpp has none.
+    package static func place(of module: String, roles: ModelRoles) -> (name: String, matrix: Int)? {
+        guard let architecture = roles.architecture, let known = LlamaCppArchitecture.named(architecture),
+            let place = architecture.place(of: module)
+        else { return nil }
+        return known.module(place).map { ($0, place.expert ?? 0) }
+    }
+
+    package func storedName(of tensor: String, isStacked: Bool) -> String {
+        guard let (place, layer, _, leaf) = LlamaCppNames.parse(tensor), place?.role == .router, leaf != "weight", let layer else { return tensor }
+        return "blk.\(layer).\(LlamaCppNames.selectionBias).bias"
+    }
+
+    /// Plain F32 for vectors, norms, routers and all that is no weight; for the rest what the file's rules say.
+    package func layout(of piece: StoredPiece, leaf: String, as dimensions: [Int], in model: DialectModel) -> (
+        layout: any WeightLayout, reason: String
+    )? {
+        let name = piece.module + "." + leaf
+        let role = LlamaCppNames.parse(name)?.place?.role
+        if dimensions.count < 2 || leaf != "weight" || name.hasSuffix("_norm.weight") || role == .router {
+            return (DenseLayout(.f32), "llama.cpp keeps it in F32")
+        }
+        let known = model.roles.architecture.flatMap(LlamaCppArchitecture.named)
+        let further = known?.holdsPrediction == true ? model.predictionLayers : 0
+        let shape = LlamaCppFileType.Model(
+            layers: min(model.layers, 1 << 24) + further, experts: model.experts, queryGroups: model.queryGroups, tiesHead: model.tiesHead,
+            hasImportance: hasImportance)
+        let type = file.type(of: name, columns: dimensions[dimensions.count - 1], isStack: piece.stack.map { $0.count > 1 } ?? false, in: shape)
+        let layout: any WeightLayout = GGMLBlockLayout(type).map { $0 as any WeightLayout } ?? DenseLayout(type)
+        return (layout, type == file.type ? "--to \(file.name)" : "--to \(file.name): its rules say \(type.rawValue)")
+    }
+
+    package func descriptions(of model: DescribedModel, files: Int) throws -> [FileMetadata] {
+        let metadata = try LlamaCppMetadata(file, model, preTokenizer: preTokenizer)
+        let whole = FileMetadata(entries: metadata.entries, notes: metadata.notes, warnings: metadata.warnings)
+        if files == 1 { return [whole] }
+        guard let count = UInt16(exactly: files), let tensors = Int32(exactly: model.tensors.count) else {
+            throw DialectFailure(tensor: "--shard-size", reason: "would cut the model into \(files) files, more than llama.cpp counts")
+        }
+        return (0..<count).map { number in
+            var part = number == 0 ? whole : FileMetadata()
+            part.entries += LlamaCppSplit.entries(part: number, of: count, tensors: tensors)
+            return part
+        }
+    }
+
+    /// llama-quantize's order: what is outside the layers, then layer by layer, by name.
+    package func order(_ tensors: [TensorDeclaration]) -> [Int] {
+        let keys = tensors.map { tensor -> (layer: Int, name: String) in (LlamaCppNames.parse(tensor.name)?.layer ?? -1, tensor.name) }
+        return tensors.indices.sorted { a, b in
+            keys[a].layer != keys[b].layer ? keys[a].layer < keys[b].layer : keys[a].name.utf8.lexicographicallyPrecedes(keys[b].name.utf8)
+        }
+    }
+}

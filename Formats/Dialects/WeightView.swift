@@ -7,6 +7,8 @@ package struct WeightView: Sendable, Equatable {
     package var rows: Range<Int>
     package var columns: Range<Int>
     package var isTransposed: Bool
+    /// How far the rows of the piece lie apart in the source: 2 for one of two matrices whose rows are interleaved.
+    package var step = 1
     /// `[rows, columns]` of the piece.
     package var shape: MatrixShape
 
@@ -16,6 +18,24 @@ package struct WeightView: Sendable, Equatable {
         columns = 0..<whole.columns
         shape = isTransposed ? MatrixShape(rows: columns.count, columns: rows.count) : MatrixShape(rows: rows.count, columns: columns.count)
     }
+
+    /// Every `step`th row, from the `first` on, of a weight whose rows are a multiple.
+    init(first: Int, step: Int, of whole: MatrixShape) {
+        isTransposed = false
+        self.step = step
+        rows = first..<whole.rows
+        columns = 0..<whole.columns
+        shape = MatrixShape(rows: whole.rows / step, columns: whole.columns)
+    }
+
+    /// Rows of the source from the first to the last that some rows of the piece are.
+    package func span(of part: Range<Int>) -> Range<Int> {
+        let first = rows.lowerBound + part.lowerBound * step
+        return first..<(part.isEmpty ? first : first + (part.count - 1) * step + 1)
+    }
+
+    /// The dimensions of the piece; a vector stays one.
+    package func dimensions(of whole: [Int]) -> [Int] { whole.count == 1 ? [shape.rows] : [shape.rows, shape.columns] }
 
     /// The part of a weight that one of several ranks has.
     package init(_ split: TensorSplit, of whole: MatrixShape) {

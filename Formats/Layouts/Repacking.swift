@@ -9,7 +9,7 @@ package protocol Repacking: Sendable {
 
     /// Whether ``obstacle(_:rows:shape:)`` must see the stored scales, or the codes as well, before this can be relied on.
     var needsScales: Bool { get }
-    /// Whether the check reads the codes too.
+    /// Whether the check reads the codes too, which are floats: zero bytes are zeros.
     var needsCodes: Bool { get }
 
     /// Why the scales of a tile cannot be held exactly; nil if they can. Of `parts` the codes may be missing unless ``needsCodes``.

@@ -1,3 +1,4 @@
+import Architectures
 import CKernels
 import Tensors
 
@@ -82,7 +83,8 @@ extension WeightPart {
 
     /// Whether the part holds scales, biases or zero points rather than codes.
     package var holdsFigures: Bool {
-        leaf.contains("scale") || leaf == "biases" || leaf == "qzeros" || leaf == "weight_zero_point"
+        // Parts of joined weights have their module's name before their own.
+        leaf.contains("scale") || ["biases", "qzeros", "weight_zero_point"].contains(WeightName.leaf(leaf))
     }
 }
 

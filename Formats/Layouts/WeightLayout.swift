@@ -80,6 +80,9 @@ package protocol WeightLayout: Sendable {
     /// How many neighbouring columns share a scale, of a row of so many.
     func groupColumns(of columns: Int) -> Int
 
+    /// Whether the codes are floats of eight bits.
+    var holdsFP8: Bool { get }
+
     /// Whether a negative scale is nothing odd.
     var hasSignedScales: Bool { get }
 
@@ -113,6 +116,7 @@ extension WeightLayout {
     package var rowAlignment: Int { 1 }
     package var preferredRows: Int { 1 }
     package func groupColumns(of columns: Int) -> Int { columns }
+    package var holdsFP8: Bool { false }
     package var hasSignedScales: Bool { false }
     package var isJoinedFromParts: Bool { false }
     package func isStored(as other: any WeightLayout, shape: MatrixShape) -> Bool {

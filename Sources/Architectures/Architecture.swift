@@ -22,8 +22,8 @@ package struct Architecture: Sendable, Equatable, CustomStringConvertible {
     package let wiresFP8Exemptions: Bool
     /// What stands beside the language model (towers, projectors) and is carried as it is: the first words of its names.
     package let carried: [String]
-    /// What the reference forward pass does not reach, in a few words; empty if it is whole.
-    package let limit: String
+    /// The class of transformers that the logits are held against.
+    package let oracle: String
     /// Reads `config.json`, and refuses what this family does not have.
     let configuration: @Sendable (ConfigurationReader, Architecture) throws -> ModelConfiguration
 
@@ -32,7 +32,7 @@ package struct Architecture: Sendable, Equatable, CustomStringConvertible {
     init(
         name: String, modelTypes: Set<String>, names: [ModuleRole: String], selectionBias: String? = nil, sinks: String? = nil,
         fused: [FusedModules], folds: [Fold],
-        ignorePatterns: [String], wiresFP8Exemptions: Bool = false, carried: [String] = [], limit: String = "",
+        ignorePatterns: [String], wiresFP8Exemptions: Bool = false, carried: [String] = [], oracle: String,
         configuration: @escaping @Sendable (ConfigurationReader, Architecture) throws -> ModelConfiguration
     ) {
         self.name = name
@@ -44,7 +44,7 @@ package struct Architecture: Sendable, Equatable, CustomStringConvertible {
         self.ignorePatterns = ignorePatterns
         self.wiresFP8Exemptions = wiresFP8Exemptions
         self.carried = carried
-        self.limit = limit
+        self.oracle = oracle
         self.configuration = configuration
         table = NameTable(names)
     }

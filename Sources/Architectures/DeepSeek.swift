@@ -13,6 +13,7 @@ extension Architecture {
         folds: deepSeekFolds,
         ignorePatterns: ["lm_head", "re:.*embed_tokens$", "re:.*mlp.gate$", "re:.*norm$", "re:.*eh_proj$", "re:.*shared_head.*"],
         wiresFP8Exemptions: true,
+        oracle: "DeepseekV3ForCausalLM",
         configuration: { try deepSeekConfiguration($0, $1) })
 
     static let deepSeekNames: [ModuleRole: String] = [
@@ -37,7 +38,7 @@ extension Architecture {
     ]
 
     static let deepSeekFused = [
-        FusedModules("fused_qkv_a_proj", [.queryDown, .keyValueDown]),
+        FusedModules("fused_qkv_a_proj", [.queryDown, .keyValueDown], sharesRange: .always),
         FusedModules("gate_up_proj", [.gate, .up], sharesRange: .always),
         FusedModules("gate_up_proj", [.sharedGate, .sharedUp], sharesRange: .byModelOpt),
         FusedModules("gate_up_proj", [.expertGate, .expertUp], sharesRange: .byModelOpt),

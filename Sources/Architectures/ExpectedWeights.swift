@@ -10,9 +10,9 @@ package struct ExpectedWeights {
         if c.tiesHead { optional.append(c.weight(.head)) } else { required.append(c.weight(.head)) }
         for layer in 0..<min(c.layers, 1 << 12) {
             required += Self.layer(c, layer)
-            // Some layers share another's choice of tokens, and have no indexer.
-            if c.keptTokens != nil {
-                optional += ModelConfiguration.indexer.map { c.weight($0, layer: layer) } + [c.module(.indexerKeyNorm, layer: layer) + ".bias"]
+            if let indexer = c.indexer {
+                // A layer that shares another's choice of tokens needs no indexer, and may have one.
+                if indexer.sharingLayers.contains(layer) { optional += Self.indexer(c, layer) } else { required += Self.indexer(c, layer) }
             }
             if let frequencies = c.architecture.module(.rotaryFrequencies, layer: layer) { optional.append(frequencies + ".inv_freq") }
         }
@@ -23,10 +23,12 @@ package struct ExpectedWeights {
             // Releases without the module exist although the configuration counts it; `verify` against the source names a loss.
             let layer = c.layers + module
             optional += Self.layer(c, layer) + prediction.map { c.weight($0, layer: layer) }
-            if c.keptTokens != nil {
-                optional += ModelConfiguration.indexer.map { c.weight($0, layer: layer) } + [c.module(.indexerKeyNorm, layer: layer) + ".bias"]
-            }
+            if c.indexer != nil { optional += Self.indexer(c, layer) }
         }
+    }
+
+    private static func indexer(_ c: ModelConfiguration, _ layer: Int) -> [String] {
+        ModelConfiguration.Indexer.roles.map { c.weight($0, layer: layer) } + [c.module(.indexerKeyNorm, layer: layer) + ".bias"]
     }
 
     private static func layer(_ c: ModelConfiguration, _ layer: Int) -> [String] {

@@ -16,6 +16,7 @@ extension Architecture {
             ]),
         selectionBias: "model.layers.#.mlp.gate.e_score_correction_bias", fused: FusedModules.grouped, folds: Fold.grouped,
         ignorePatterns: ["lm_head", "re:.*embed_tokens$", "re:.*mlp.gate$", "re:.*norm$", "re:.*eh_proj$", "re:.*shared_head.*"],
+        oracle: "Glm4MoeForCausalLM",
         configuration: { config, architecture in
             try config.refuseOthers(
                 than: ConfigurationReader.groupedFields.union([

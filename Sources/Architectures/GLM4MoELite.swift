@@ -7,6 +7,7 @@ extension Architecture {
     static let glm4MoELite = Architecture(
         name: "GLM-4-MoE-Lite", modelTypes: ["glm4_moe_lite"], names: deepSeekNames, selectionBias: deepSeek.selectionBias, fused: deepSeekFused,
         folds: deepSeekFolds, ignorePatterns: deepSeek.ignorePatterns,
+        oracle: "Glm4MoeLiteForCausalLM",
         configuration: { config, architecture in
             var model = try deepSeekConfiguration(
                 config, architecture, others: ["mlp_layer_types", "partial_rotary_factor"], rotaryFields: ["partial_rotary_factor"])

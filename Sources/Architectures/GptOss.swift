@@ -13,9 +13,10 @@ extension Architecture {
                 .router: "model.layers.#.mlp.router", .expertGateUp: "model.layers.#.mlp.experts.#.gate_up_proj",
                 .expertDown: "model.layers.#.mlp.experts.#.down_proj",
             ]),
-        sinks: "model.layers.#.self_attn.sinks", fused: [FusedModules("qkv_proj", [.query, .key, .value])],
+        sinks: "model.layers.#.self_attn.sinks", fused: [FusedModules("qkv_proj", [.query, .key, .value], sharesRange: .always)],
         folds: [Fold(.inputNorm, into: [.query, .key, .value])],
         ignorePatterns: ["lm_head", "re:.*embed_tokens$", "re:.*mlp.router$", "re:.*norm$"],
+        oracle: "GptOssForCausalLM",
         configuration: { config, architecture in
             try config.refuseOthers(
                 than: ConfigurationReader.groupedFields.union([

@@ -33,7 +33,7 @@ extension NameTable {
 extension FusedModules {
     /// As vLLM's `packed_modules_mapping` has them for these families.
     static let grouped = [
-        FusedModules("qkv_proj", [.query, .key, .value]),
+        FusedModules("qkv_proj", [.query, .key, .value], sharesRange: .always),
         FusedModules("gate_up_proj", [.gate, .up], sharesRange: .always),
         FusedModules("gate_up_proj", [.sharedGate, .sharedUp], sharesRange: .byModelOpt),
         FusedModules("gate_up_proj", [.expertGate, .expertUp], sharesRange: .byModelOpt),

@@ -19,6 +19,7 @@ extension Architecture {
             ]),
         selectionBias: "model.layers.#.mlp.expert_bias", fused: FusedModules.grouped, folds: Fold.grouped,
         ignorePatterns: ["lm_head", "re:.*embed_tokens$", "re:.*mlp.router.gate$", "re:.*norm$", "re:.*eh_proj$"],
+        oracle: "HYV3ForCausalLM",
         configuration: { config, architecture in
             for field in ["qk_norm", "route_norm", "moe_router_use_sigmoid", "moe_router_enable_expert_bias"] {
                 try config.only(field, [.bool(true)])

@@ -98,8 +98,8 @@ enum InferredRoles {
     }
 
     static let fused = [
-        FusedModules("fused_qkv_a_proj", [.queryDown, .keyValueDown]),
-        FusedModules("qkv_proj", [.query, .key, .value]),
+        FusedModules("fused_qkv_a_proj", [.queryDown, .keyValueDown], sharesRange: .always),
+        FusedModules("qkv_proj", [.query, .key, .value], sharesRange: .always),
         FusedModules("gate_up_proj", [.gate, .up], sharesRange: .always),
         FusedModules("gate_up_proj", [.sharedGate, .sharedUp], sharesRange: .byModelOpt),
         FusedModules("gate_up_proj", [.expertGate, .expertUp], sharesRange: .byModelOpt),

@@ -9,6 +9,7 @@ extension Architecture {
         selectionBias: deepSeek.selectionBias.map { languageModel + $0 }, fused: deepSeekFused, folds: deepSeekFolds,
         ignorePatterns: ["re:.*lm_head$"] + deepSeek.ignorePatterns.dropFirst(), wiresFP8Exemptions: true,
         carried: ["vision_tower", "mm_projector"],
+        oracle: "Kimi_K25ForConditionalGeneration",
         configuration: { config, architecture in
             guard let text = config.root["text_config"], text.object != nil else { throw ArchitectureFailure.missingField("text_config") }
             guard [nil, .null, .string("kimi_k2"), .string("deepseek_v3")].contains(text["model_type"]) else {

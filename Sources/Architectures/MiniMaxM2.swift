@@ -15,6 +15,7 @@ extension Architecture {
             ]),
         selectionBias: "model.layers.#.block_sparse_moe.e_score_correction_bias", fused: FusedModules.grouped, folds: Fold.grouped,
         ignorePatterns: ["lm_head", "re:.*embed_tokens$", "re:.*block_sparse_moe.gate$", "re:.*norm$"],
+        oracle: "MiniMaxM2ForCausalLM",
         configuration: { config, architecture in
             try config.only("scoring_func", [.string("sigmoid")])
             try config.only("use_routing_bias", [.bool(true)])

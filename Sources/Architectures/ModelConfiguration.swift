@@ -29,11 +29,8 @@ package struct ModelConfiguration: Sendable, Equatable {
     package var tiesHead: Bool
     /// Multi-token-prediction modules stored after the layers.
     package var mtpModules = 0
-    /// Tokens that sparse attention keeps for each query. A sequence that is no longer is attended to as a whole: there the indexer, whose weights are
-    /// ``indexer``, changes nothing; nil where attention is dense.
-    package var keptTokens: Int?
-    /// The roles of weights that choose those tokens.
-    package static let indexer: [ModuleRole] = [.indexerQuery, .indexerKey, .indexerKeyNorm, .indexerHeadWeights]
+    /// What chooses the tokens that a query sees; nil where it sees all before it.
+    package var indexer: Indexer?
 
     /// How tokens see each other.
     package enum Attention: Sendable, Equatable {
@@ -98,6 +95,20 @@ package struct ModelConfiguration: Sendable, Equatable {
         case gated
         /// (up + 1) * gate * sigmoid(alpha * gate), the gate no larger than the limit, the other within it on both sides.
         case clamped(alpha: Float, limit: Float)
+    }
+
+    /// Small heads beside the attention's that choose which tokens a query sees (DeepSeek-V3.2, arXiv 2512.02556, section 2.1).
+    package struct Indexer: Sendable, Equatable {
+        /// Tokens kept for each query. A sequence that is no longer is seen as a whole.
+        package var keptTokens: Int
+        package var heads: Int
+        package var headSize: Int
+        /// Whether pairs (2i, 2i + 1) of its heads turn together, or halves.
+        package var isInterleaved: Bool
+        /// Layers without one of their own: their queries see the tokens that the last indexer before them chose.
+        package var sharingLayers: [Int] = []
+        /// The roles of its weights.
+        package static let roles: [ModuleRole] = [.indexerQuery, .indexerKey, .indexerKeyNorm, .indexerHeadWeights]
     }
 
     /// Attention to the last tokens only, the query's own among them.

@@ -38,8 +38,14 @@ package struct ModelRoles: Sendable {
     }
 
     /// Why a module stays unquantized by default, as DeepSeek's releases and llm-compressor's recipes have it; nil if it is quantized.
-    package func exemption(of module: String) -> Exemption? {
-        if let role = architecture?.place(of: module)?.role { return role.exemption }
+    /// - Parameter isNarrow: whether the layout that is asked for has less than FP8's eight bits, or other ones.
+    package func exemption(of module: String, isNarrow: Bool = false) -> Exemption? {
+        if let role = architecture?.place(of: module)?.role {
+            // vLLM makes one unquantized matrix of an indexer's keys and head weights; FP8 is decoded as it is loaded, and nothing narrower is
+            // (vllm/models/deepseek_v32, `wk_weights_proj`).
+            if role == .indexerKey, isNarrow { return Exemption(reason: "indexer keys, read as BF16 or FP8 only", isImplied: false) }
+            return role.exemption
+        }
         if architecture?.carries(module) == true { return Exemption(reason: "beside the language model", isImplied: false) }
         return InferredRoles.exemption(of: module)
     }

@@ -8,6 +8,7 @@ extension Architecture {
         name: "Qwen3", modelTypes: ["qwen3"],
         names: NameTable.joined(NameTable.groupedAttention, NameTable.attentionNorms, NameTable.dense), fused: FusedModules.grouped,
         folds: Fold.grouped, ignorePatterns: ["lm_head", "re:.*embed_tokens$", "re:.*norm$"],
+        oracle: "Qwen3ForCausalLM",
         configuration: { config, architecture in
             try config.only("use_sliding_window", [.bool(false)])
             for type in config.root["layer_types"]?.array ?? [] where type != .string("full_attention") {

@@ -9,6 +9,7 @@ extension Architecture {
         names: NameTable.joined(NameTable.groupedAttention, NameTable.attentionNorms, NameTable.dense, NameTable.mixture),
         fused: FusedModules.grouped, folds: Fold.grouped,
         ignorePatterns: ["lm_head", "re:.*embed_tokens$", "re:.*mlp.gate$", "re:.*norm$"],
+        oracle: "Qwen3MoeForCausalLM",
         configuration: { config, architecture in
             try config.only("use_sliding_window", [.bool(false)])
             try config.only("use_qk_norm", [.bool(true)])

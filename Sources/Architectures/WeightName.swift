@@ -12,9 +12,20 @@ package enum WeightName {
 
     /// The name with every number replaced by `*`: siblings in other layers and experts share it.
     package static func kind(_ name: String) -> String {
-        name.split(separator: ".", omittingEmptySubsequences: false)
-            .map { $0.utf8.allSatisfy { (0x30...0x39).contains($0) } && !$0.isEmpty ? "*" : $0 }
-            .joined(separator: ".")
+        var kind: [UInt8] = []
+        kind.reserveCapacity(name.utf8.count)
+        var word = 0
+        func endWord() {
+            guard kind.count > word, kind[word...].allSatisfy({ (0x30...0x39).contains($0) }) else { return }
+            kind.replaceSubrange(word..., with: CollectionOfOne(UInt8(ascii: "*")))
+        }
+        for byte in name.utf8 {
+            if byte == UInt8(ascii: ".") { endWord() }
+            kind.append(byte)
+            if byte == UInt8(ascii: ".") { word = kind.count }
+        }
+        endWord()
+        return String(decoding: kind, as: UTF8.self)
     }
 
     /// The number after `layers.`, if the name has one.

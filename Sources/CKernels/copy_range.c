@@ -1,4 +1,5 @@
 #define _GNU_SOURCE
+#include <errno.h>
 #include "CKernels.h"
 #include <unistd.h>
 #if defined(__linux__)
@@ -22,5 +23,15 @@ int ck_clone_file(int from, int to) {
 #else
     (void)from; (void)to;
     return -1;
+#endif
+}
+
+int ck_is_hole(int file, int64_t offset, int64_t count) {
+#if defined(SEEK_DATA)
+    off_t data = lseek(file, (off_t)offset, SEEK_DATA);
+    return data < 0 ? errno == ENXIO : (int64_t)data >= offset + count;
+#else
+    (void)file; (void)offset; (void)count;
+    return 0;
 #endif
 }

@@ -59,7 +59,8 @@ package struct Calibration: CalibrationStage {
             let before = original?.layer
             try pass.step()
             if let original, original.layer == before { try original.step() }
-            try output.save { file in try Self.store(passes, file) }
+            // A layer that sees what an earlier one chose is no place to begin at.
+            if pass.isResumable { try output.save { file in try Self.store(passes, file) } }
         }
         _ = try pass.multiTokenPrediction()
         finished(calibrator.report)
@@ -82,7 +83,7 @@ package struct Calibration: CalibrationStage {
         let size = passes[0].hidden.rows * passes[0].hidden.columns * 4
         guard try file.size() == 8 + size * passes.count else { return }
         let layer = Int(try file.read(8, at: 0).withUnsafeBytes { Int64(littleEndian: $0.loadUnaligned(as: Int64.self)) })
-        guard (0...passes[0].configuration.layers).contains(layer) else { return }
+        guard (0...passes[0].configuration.layers).contains(layer), ForwardPass.isResumable(passes[0].configuration, at: layer) else { return }
         for (number, pass) in passes.enumerated() {
             let hidden = try Activations(rows: pass.hidden.rows, columns: pass.hidden.columns)
             let target = UnsafeMutableRawBufferPointer(start: hidden.base, count: size)

@@ -32,7 +32,27 @@ extension Checkpoint {
             claimed[index] = true
             addPlain(tensors[index])
         }
+        if roles.joinsGateAndUp { joinHalves() }
         if !unpaired.isEmpty { findLookalikes(tensors) }
+    }
+
+    /// Makes one weight of the gate and up projections of an expert where the architecture has them as one and the files apart.
+    private mutating func joinHalves() {
+        let places = Dictionary(weights.indices.map { (weights[$0].name, $0) }) { first, _ in first }
+        var joined: [Int: Weight] = [:]
+        var taken = Set<Int>()
+        for (index, gate) in weights.enumerated() {
+            guard let pair = GptOssExperts.pair(of: gate.name), let place = places[pair.up], places[pair.whole] == nil else { continue }
+            let up = weights[place]
+            guard up.dimensions == gate.dimensions, let first = gate.layout, let second = up.layout,
+                let layout = PairedRowsLayout(gate: first, up: second)
+            else { continue }
+            var dimensions = gate.dimensions
+            dimensions[0] *= 2
+            joined[index] = Weight(name: pair.whole, dimensions: dimensions, layout: layout, stored: gate.stored + up.stored)
+            taken.insert(place)
+        }
+        weights = weights.indices.compactMap { taken.contains($0) ? nil : joined[$0] ?? weights[$0] }
     }
 
     /// MLX's split key and value projection, if both halves are there.

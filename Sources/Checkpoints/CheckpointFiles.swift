@@ -70,7 +70,7 @@ struct CheckpointFiles {
             }
             index.files[place] = found
         }
-        let files = index.files.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
+        let files = index.files.sorted { $0.isBefore($1) }
         guard !files.isEmpty else { throw CheckpointFailure.noTensorFiles(path: directory) }
         self.init(directory: directory, files: files)
         self.index = index

@@ -98,7 +98,7 @@ package struct ConsumerContract {
     }
 
     private func ownNames() -> String? {
-        Self.list(checkpoint.weights.filter { $0.layout?.isJoinedFromParts == true }.map(\.name), "weights are stored under MLX's names")
+        Self.list(checkpoint.weights.filter { $0.layout?.isJoinedFromParts == true }.map(\.name), "weights are stored in parts, under names that only other programs read")
     }
 
     // MARK: Quantization
@@ -275,6 +275,6 @@ package struct ConsumerContract {
                 String(weight.module) < partner && weights[partner + ".weight"].flatMap(scale).map { $0 != mine } ?? false
             }
         }
-        return Self.list(different.map(\.name), "gate projections have another tensor scale than their up projections")
+        return Self.list(different.map(\.name), "matrices have another tensor scale than those that are loaded as one with them")
     }
 }

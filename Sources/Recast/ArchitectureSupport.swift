@@ -7,8 +7,8 @@ package struct ArchitectureSupport: Sendable, Equatable {
     package var name: String
     /// `model_type`s in config.json.
     package var modelTypes: [String]
-    /// Whether sequences are limited in the reference forward pass, in a word; empty if not.
-    package var limit: String
+    /// The class of transformers that the logits of the forward pass are held against.
+    package var oracle: String
     /// llama.cpp's name, where GGUF files of it are written and read; nil where they are not.
     package var llamaCpp: String?
 
@@ -16,7 +16,7 @@ package struct ArchitectureSupport: Sendable, Equatable {
     /// inferred.
     package static let all = Architecture.known.map { architecture in
         ArchitectureSupport(
-            name: architecture.name, modelTypes: architecture.modelTypes.sorted(), limit: architecture.limit,
+            name: architecture.name, modelTypes: architecture.modelTypes.sorted(), oracle: architecture.oracle,
             llamaCpp: LlamaCpp.name(of: architecture))
     }
 
@@ -24,18 +24,17 @@ package struct ArchitectureSupport: Sendable, Equatable {
     package static var table: String {
         let rows = all.map { row in
             let types = row.modelTypes.map { "`\($0)`" }.joined(separator: " ")
-            let forward = row.limit.isEmpty ? "yes" : row.limit
-            let calibration = row.limit.isEmpty ? "yes" : "no"
-            return "| \(row.name) | \(types) | \(forward) | \(calibration) | \(row.llamaCpp.map { "`\($0)`" } ?? "") |"
+            return "| \(row.name) | \(types) | yes | \(row.oracle) | \(row.llamaCpp.map { "`\($0)`" } ?? "") |"
         }
-        return (["| architecture | `model_type` | forward pass | calibration | GGUF |", "| --- | --- | --- | --- | --- |"] + rows).joined(
+        let head = "| architecture | `model_type` | inspect, convert, calibrate, forward | logits held against transformers' | GGUF |"
+        return ([head, "| --- | --- | --- | --- | --- |"] + rows).joined(
             separator: "\n")
     }
 
     package var json: JSONObject {
         [
             "name": .string(name), "model_types": .array(modelTypes.map(JSONValue.string)), "convert": .bool(true), "forward": .bool(true),
-            "forward_limit": limit.isEmpty ? .null : .string(limit), "calibrate": .bool(limit.isEmpty),
+            "calibrate": .bool(true), "oracle": .string("transformers " + oracle),
             "gguf": llamaCpp.map(JSONValue.string) ?? .null,
         ]
     }

@@ -1,4 +1,5 @@
 import Architectures
+import Tensors
 
 /// How many tokens run at once, and how many of them are wide at once, so that activations stay inside `--memory`.
 ///
@@ -24,8 +25,10 @@ package struct ActivationBudget: Sendable, Equatable {
         heads = max(1, min(workers, configuration.heads, Int(min(1024, Double(whole) / 8 / max(1, head)))))
         let memory = Double(whole) - head * Double(heads) - Double(min(workers * Self.matrixScratch, whole / 8))
         let wide = 4 * Self.wideFloats(configuration)
-        let resident = 4 * Double(configuration.hiddenSize) * Double(passes + 2)
         let longest = tokens.ranges.map(\.count).max() ?? 0
+        // Which tokens a query sees: a bit each.
+        let choice = configuration.indexer.map { longest > $0.keptTokens ? Double(ceilingDivide(longest, 64) * 8) : 0 } ?? 0
+        let resident = 4 * Double(configuration.hiddenSize) * Double(passes + 2) + choice * Double(passes)
         let stretch = min(Double(Self.longestStretch), max(Double(longest), max(0, memory) / 3 / wide))
         self.stretch = max(longest, Int(stretch))
         let room = (memory - wide * Double(min(self.stretch, tokens.count))) / resident
@@ -65,7 +68,8 @@ package struct ActivationBudget: Sendable, Equatable {
         case .latent(let latent):
             let query = heads * Double(latent.nopeSize + latent.ropeSize)
             let keyValue = heads * Double(latent.nopeSize + latent.valueSize)
-            attention = query + keyValue + output + Double(2 * latent.latentRank + latent.ropeSize + 2 * (latent.queryRank ?? 0)) + 2 * hidden
+            let indexer = c.indexer.map { Double($0.heads + 1) * Double($0.headSize) + Double($0.heads) } ?? 0
+            attention = indexer + query + keyValue + output + Double(2 * latent.latentRank + latent.ropeSize + 2 * (latent.queryRank ?? 0)) + 2 * hidden
         case .grouped(let grouped):
             attention = heads * Double(grouped.headSize) + 2 * Double(grouped.keyHeads * grouped.headSize) + output + 2 * hidden
         }

@@ -7,15 +7,25 @@ protocol Attention {
     /// The names of all weights that an observer is shown.
     var names: [String] { get }
 
-    /// `x` is [tokens, hidden], normalised; `sequences` are the runs of tokens that see each other. Returns [tokens, hidden].
-    func apply(_ x: Activations, sequences: [Range<Int>]) throws -> Activations
+    /// Returns [tokens, hidden].
+    func apply(_ input: AttentionInput) throws -> Activations
 
     /// Shows the weights to the observer, those that share inputs together. `pieces` calls its body with stretches of inputs, `count` tokens in all.
     func observe(_ observer: any WeightObserver, _ pieces: @escaping InputPieces, count: Int) throws
 }
 
-/// Calls its body with the normalised inputs of some tokens after another, and the sequences among them.
-typealias InputPieces = (_ body: (Activations, [Range<Int>]) throws -> Void) throws -> Void
+/// The inputs of some tokens of a pass.
+struct AttentionInput {
+    /// [tokens, hidden], normalised.
+    let x: Activations
+    /// Runs of rows that see each other.
+    let sequences: [Range<Int>]
+    /// The number of the first row among the tokens of the pass.
+    let first: Int
+}
+
+/// Calls its body with the inputs of some tokens after another.
+typealias InputPieces = (_ body: (AttentionInput) throws -> Void) throws -> Void
 
 /// What the attentions of a pass share.
 struct AttentionContext {
@@ -25,6 +35,8 @@ struct AttentionContext {
     /// Heads that are computed side by side.
     let workers: Int
     let layer: Int
+    /// The tokens that the model's indexer lets queries see; nil where they see all before them.
+    let choice: TokenChoice?
 
     func name(_ role: ModuleRole) -> String { configuration.weight(role, layer: layer) }
 
@@ -44,25 +56,30 @@ struct AttentionContext {
     }
 
     /// The core over heads that see the past.
-    func causal() throws -> CausalAttention {
+    func causal(_ input: AttentionInput) throws -> CausalAttention {
         CausalAttention(
             precision: weights.precision, heads: configuration.heads, headSize: configuration.attention.headSize,
             valueSize: configuration.attention.valueSize, scale: rotary.softmaxScale, workers: workers, window: configuration.window(layer),
-            sinks: try configuration.architecture.sinksName(layer: layer).map { try weights.vector($0, count: configuration.heads) } ?? [])
+            sinks: try configuration.architecture.sinksName(layer: layer).map { try weights.vector($0, count: configuration.heads) } ?? [],
+            choice: choice, first: input.first)
     }
 
     /// Turns, in place, what `parts` names of every token by its position: pointers to the first of `2 * pairs` values.
-    func rotate(_ sequences: [Range<Int>], pairs: Int, _ parts: @escaping @Sendable (_ token: Int) -> [UnsafeMutablePointer<Float>]) throws {
+    func rotate(
+        _ sequences: [Range<Int>], pairs: Int, isInterleaved: Bool? = nil,
+        _ parts: @escaping @Sendable (_ token: Int) -> [UnsafeMutablePointer<Float>]
+    ) throws {
         let table = rotary.table(length: sequences.map(\.count).max() ?? 0, precision: weights.precision)
         let (rotary, precision) = (rotary, weights.precision)
+        let isInterleaved = isInterleaved ?? configuration.rotary.isInterleaved
         try ParallelLoop.run(count: sequences.count, workers: weights.workers, state: {}) { number, _ in
             table.cosines.withUnsafeBufferPointer { cosines in
                 table.sines.withUnsafeBufferPointer { sines in
                     for (position, token) in sequences[number].enumerated() {
                         for part in parts(token) {
                             rotary.rotate(
-                                part, pairs: pairs, cosines: cosines.baseAddress! + position * pairs, sines: sines.baseAddress! + position * pairs,
-                                precision: precision)
+                                part, pairs: pairs, isInterleaved: isInterleaved, cosines: cosines.baseAddress! + position * pairs,
+                                sines: sines.baseAddress! + position * pairs, precision: precision)
                         }
                     }
                 }

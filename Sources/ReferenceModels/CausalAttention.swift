@@ -17,6 +17,10 @@ struct CausalAttention {
     var window: Int?
     /// A logit of each head that joins the softmax and stands for no token; none where empty.
     var sinks: [Float] = []
+    /// The tokens that each query sees; nil for all before it.
+    var choice: TokenChoice?
+    /// The number of the first row among the tokens of the pass, by which `choice` counts.
+    var first = 0
 
     /// Where a head's keys and values are.
     struct Memory: Sendable {
@@ -73,6 +77,7 @@ struct CausalAttention {
                 for column in 0...(first + row) { scores[row][column] = precision.round(scores[row][column] * scale) }
                 let hidden = window.map { max(0, first + row + 1 - $0) } ?? 0
                 for column in 0..<hidden { scores[row][column] = 0 }
+                if let choice, length > choice.keptTokens { choice.hide(scores[row], row: self.first + sequence.lowerBound + first + row, count: first + row + 1) }
                 Self.softmax(
                     scores[row] + hidden, visible: first + row + 1 - hidden, count: visible - hidden, sink: sinks.isEmpty ? nil : sinks[h])
             }

@@ -16,6 +16,8 @@ package final class ForwardPass {
     /// The next layer to run.
     package private(set) var layer = 0
     private let rotary: RotaryEmbedding
+    /// The tokens that the last indexer chose.
+    private let choice: TokenChoice?
 
     /// Tokens whose wide activations are held at once.
     private let stretch: Int
@@ -39,11 +41,6 @@ package final class ForwardPass {
         weights = try ModelWeights(
             checkpoint, workers: max(1, options.jobs ?? ProcessFigures.processorCount), precision: precision, overlay: overlay)
         try Self.refuseUnknown(checkpoint, configuration)
-        if let kept = configuration.keptTokens {
-            // The indexer changes nothing as long as it may keep every token.
-            if let longest = tokens.ranges.map(\.count).max(), longest > kept { throw ReferenceFailure.sparse(tokens: longest, kept: kept) }
-            if observer != nil { throw ReferenceFailure.sparseCalibration }
-        }
         self.tokens = tokens
         try tokens.check(vocabulary: configuration.vocabulary)
         let budget = try ActivationBudget(configuration, tokens, passes: passes, workers: weights.workerCount, memory: options.memory)
@@ -51,6 +48,7 @@ package final class ForwardPass {
         stretch = budget.stretch
         headWorkers = budget.heads
         rotary = RotaryEmbedding(configuration)
+        choice = try configuration.indexer.flatMap { try TokenChoice($0, sequences: tokens.ranges) }
         hidden = try weights.rows(configuration.weight(.embedding), [configuration.vocabulary, configuration.hiddenSize], tokens.all)
     }
 
@@ -72,8 +70,17 @@ package final class ForwardPass {
 
     package var isDone: Bool { layer == configuration.layers }
 
-    /// Goes on from a residual stream that an earlier pass had before `layer`.
+    /// Whether the next layer needs nothing of those before it but the residual stream: no choice of tokens either.
+    package var isResumable: Bool { Self.isResumable(configuration, at: layer) }
+
+    /// Whether a pass can begin at a layer from a residual stream alone.
+    package static func isResumable(_ configuration: ModelConfiguration, at layer: Int) -> Bool {
+        !(configuration.indexer?.sharingLayers.contains(layer) ?? false)
+    }
+
+    /// Goes on from a residual stream that an earlier pass had before `layer`, which must be one to begin at.
     package func resume(at layer: Int, hidden: Activations) {
+        precondition(Self.isResumable(configuration, at: layer), "a layer that sees what an earlier one chose")
         precondition(hidden.rows == tokens.count && hidden.columns == configuration.hiddenSize, "a residual stream of another batch")
         self.hidden = hidden
         self.layer = layer
@@ -83,14 +90,14 @@ package final class ForwardPass {
     /// - Returns: the routing, in a layer with experts.
     @discardableResult
     package func step() throws -> Routing? {
-        let routing = try run(layer: layer, on: hidden, sequences: tokens.ranges)
+        let routing = try run(layer: layer, on: hidden, sequences: tokens.ranges, choice: choice)
         layer += 1
         return routing
     }
 
-    private func run(layer: Int, on hidden: Activations, sequences: [Range<Int>]) throws -> Routing? {
+    private func run(layer: Int, on hidden: Activations, sequences: [Range<Int>], choice: TokenChoice?) throws -> Routing? {
         let attention = AttentionContext(
-            configuration: configuration, weights: weights, rotary: rotary, workers: headWorkers, layer: layer
+            configuration: configuration, weights: weights, rotary: rotary, workers: headWorkers, layer: layer, choice: choice
         ).attention
         let inputNorm = configuration.weight(.inputNorm, layer: layer)
         let seen = sequences.prefix(observedSequences)
@@ -99,19 +106,12 @@ package final class ForwardPass {
             try attention.observe(
                 observer,
                 { body in
-                    for group in self.stretches(of: Array(seen)) {
-                        let rows = group[0].lowerBound..<group[group.count - 1].upperBound
-                        try body(
-                            self.norm(inputNorm, hidden, rows),
-                            group.map { $0.lowerBound - rows.lowerBound..<$0.upperBound - rows.lowerBound })
-                    }
+                    for group in self.stretches(of: Array(seen)) { try body(self.input(inputNorm, hidden, group)) }
                 }, count: observed)
         }
         for group in stretches(of: sequences) {
-            let rows = group[0].lowerBound..<group[group.count - 1].upperBound
-            let x = try norm(inputNorm, hidden, rows)
-            let shifted = group.map { $0.lowerBound - rows.lowerBound..<$0.upperBound - rows.lowerBound }
-            try weights.add(attention.apply(x, sequences: shifted), to: hidden, at: rows.lowerBound)
+            let input = try input(inputNorm, hidden, group)
+            try weights.add(attention.apply(input), to: hidden, at: input.first)
         }
         observer?.didUse(attention.names)
         let feedForward = FeedForward(
@@ -119,6 +119,14 @@ package final class ForwardPass {
         let (output, routing) = try feedForward.apply(norm(configuration.weight(.postAttentionNorm, layer: layer), hidden))
         try weights.add(output, to: hidden)
         return routing
+    }
+
+    /// Neighbouring sequences, normalised.
+    private func input(_ norm: String, _ hidden: Activations, _ group: [Range<Int>]) throws -> AttentionInput {
+        let rows = group[0].lowerBound..<group[group.count - 1].upperBound
+        return AttentionInput(
+            x: try self.norm(norm, hidden, rows), sequences: group.map { $0.lowerBound - rows.lowerBound..<$0.upperBound - rows.lowerBound },
+            first: rows.lowerBound)
     }
 
     /// Runs of whole sequences of no more tokens than the stretch, or one longer sequence each.
@@ -169,7 +177,8 @@ package final class ForwardPass {
             let part = try weights.linear(name(.predictionJoin), joined, outputs: c.hiddenSize)
             z[rows.lowerBound].update(from: part.base, count: rows.count * c.hiddenSize)
         }
-        _ = try run(layer: c.layers, on: z, sequences: sequences)
+        _ = try run(
+            layer: c.layers, on: z, sequences: sequences, choice: c.indexer.flatMap { try TokenChoice($0, sequences: sequences) })
         return MultiTokenPrediction(
             sequences: sequences, hidden: z, weights: weights, configuration: c,
             head: weights.contains(name(.predictionHead)) ? name(.predictionHead) : c.headWeight, norm: name(.predictionNorm))

@@ -14,20 +14,21 @@ struct GroupedAttention: Attention {
     func observe(_ observer: any WeightObserver, _ pieces: @escaping InputPieces, count: Int) throws {
         try observer.willUse(
             [.query, .key, .value].map(context.name),
-            inputs: ObservedInputs(columns: context.configuration.hiddenSize, count: count) { body in try pieces { x, _ in try body(x) } },
+            inputs: ObservedInputs(columns: context.configuration.hiddenSize, count: count) { body in try pieces { try body($0.x) } },
             pooled: nil)
         let outputs = ObservedInputs(columns: heads * sizes.headSize, count: count) { body in
-            try pieces { x, sequences in try body(attended(x, sequences: sequences)) }
+            try pieces { try body(attended($0)) }
         }
         try observer.willUse([context.name(.output)], inputs: outputs, pooled: nil)
     }
 
-    func apply(_ x: Activations, sequences: [Range<Int>]) throws -> Activations {
-        try context.linear(.output, attended(x, sequences: sequences), outputs: context.configuration.hiddenSize)
+    func apply(_ input: AttentionInput) throws -> Activations {
+        try context.linear(.output, attended(input), outputs: context.configuration.hiddenSize)
     }
 
     /// The outputs of all heads before they are projected, [tokens, heads * head].
-    private func attended(_ x: Activations, sequences: [Range<Int>]) throws -> Activations {
+    private func attended(_ input: AttentionInput) throws -> Activations {
+        let x = input.x
         let (heads, keyHeads, head) = (heads, sizes.keyHeads, sizes.headSize)
         let query = try context.linear(.query, x, outputs: heads * head)
         let key = try context.linear(.key, x, outputs: keyHeads * head)
@@ -39,13 +40,13 @@ struct GroupedAttention: Attention {
             try context.weights.normaliseHeads(
                 key, size: isPerHead ? head : keyHeads * head, by: context.name(.keyHeadNorm), epsilon: epsilon)
         }
-        try context.rotate(sequences, pairs: sizes.ropeSize / 2) { token in
+        try context.rotate(input.sequences, pairs: sizes.ropeSize / 2) { token in
             (0..<heads).map { query[token] + $0 * head } + (0..<keyHeads).map { key[token] + $0 * head }
         }
         let group = heads / keyHeads
         let memory = CausalAttention.Memory(
             key: { h, token, target in target.update(from: key[token] + h / group * head, count: head) },
             value: { h, token in UnsafePointer(value[token] + h / group * head) })
-        return try context.causal().apply(query, memory, sequences: sequences)
+        return try context.causal(input).apply(query, memory, sequences: input.sequences)
     }
 }

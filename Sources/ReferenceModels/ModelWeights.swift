@@ -158,6 +158,22 @@ package struct ModelWeights: Sendable {
         return result
     }
 
+    /// LayerNorm of every row in place: (x - mean) / sqrt(variance + eps) * w + b, sums in F64 (arXiv 1607.06450).
+    func centre(_ x: Activations, by module: String, epsilon: Double) throws {
+        let (weight, bias) = (try vector(module + ".weight", count: x.columns), try vector(module + ".bias", count: x.columns))
+        let precision = precision, count = x.columns
+        try forRows(x.rows) { rows in
+            for row in rows {
+                let values = x[row]
+                let mean = (0..<count).reduce(0.0) { $0 + Double(values[$1]) } / Double(count)
+                let variance = (0..<count).reduce(0.0) { $0 + (Double(values[$1]) - mean) * (Double(values[$1]) - mean) } / Double(count)
+                let factor = 1 / (variance + epsilon).squareRoot()
+                for index in 0..<count { values[index] = Float((Double(values[index]) - mean) * factor) * weight[index] + bias[index] }
+                precision.round(values, count)
+            }
+        }
+    }
+
     /// RMSNorm of every head in place: each `size` values of a row by the same weights.
     func normaliseHeads(_ x: Activations, size: Int, by name: String, epsilon: Double) throws {
         let norm = RMSNorm(weight: try vector(name, count: size), epsilon: epsilon, precision: precision)

@@ -25,10 +25,8 @@ public enum ReferenceFailure: Failure, Equatable {
     case batches(Int, budget: Int)
     /// A weight whose inputs have other columns.
     case activations(weight: String, columns: Int)
-    /// Sequences longer than the indexer keeps.
-    case sparse(tokens: Int, kept: Int)
-    /// Calibration through a token indexer.
-    case sparseCalibration
+    /// An indexer whose scores cannot be compared.
+    case indexer(layer: Int)
     /// More logits than a file holds.
     case tooManyLogits
     /// Stopped.
@@ -37,7 +35,7 @@ public enum ReferenceFailure: Failure, Equatable {
     /// The exit status.
     public var kind: FailureKind {
         switch self {
-        case .memory, .batches, .activations, .sparse, .sparseCalibration: .usage
+        case .memory, .batches, .activations: .usage
         case .interrupted: .interrupted
         default: .badData
         }
@@ -64,10 +62,8 @@ public enum ReferenceFailure: Failure, Equatable {
             "these tokens need \(count) batches within \(budget >> 20) MiB; a forward pass runs one"
         case .activations(let weight, let columns):
             "--precision fp8 quantizes activations by 128 channels, but \(weight) has blocks of \(columns) columns; use f32 or bf16"
-        case .sparse(let tokens, let kept):
-            "a sequence has \(tokens) tokens, of which the model's sparse attention keeps \(kept) (index_topk); the indexer that chooses them is not run here, give shorter sequences"
-        case .sparseCalibration:
-            "the indexer of the model's sparse attention is not run here, so its weights cannot be calibrated; give another --quantizer"
+        case .indexer(let layer):
+            "the indexer of layer \(layer) gives scores that are NaN or infinite, so the tokens that a query sees cannot be chosen: the model is damaged, or its numbers overflow"
         case .tooManyLogits: "the file of logits would be larger than can be addressed; give fewer tokens"
         case .interrupted: "stopped on request; nothing was written"
         }

@@ -14,10 +14,8 @@ struct RotaryEmbedding: Sendable {
     let attentionFactor: Float
     /// Multiplies the scores: (width of a head)^-1/2, times m^2 with YaRN.
     let softmaxScale: Float
-    private let isInterleaved: Bool
 
     init(_ configuration: ModelConfiguration) {
-        isInterleaved = configuration.rotary.isInterleaved
         let dimension = Double(configuration.attention.ropeSize)
         let base = configuration.rotary.base
         let plain = (0..<configuration.attention.ropeSize / 2).map { pow(base, -2 * Double($0) / dimension) }
@@ -66,7 +64,10 @@ struct RotaryEmbedding: Sendable {
     }
 
     /// Turns one head's rope part in place.
-    func rotate(_ x: UnsafeMutablePointer<Float>, pairs: Int, cosines: UnsafePointer<Float>, sines: UnsafePointer<Float>, precision: Precision) {
+    func rotate(
+        _ x: UnsafeMutablePointer<Float>, pairs: Int, isInterleaved: Bool, cosines: UnsafePointer<Float>, sines: UnsafePointer<Float>,
+        precision: Precision
+    ) {
         for i in 0..<pairs {
             let (first, second) = isInterleaved ? (2 * i, 2 * i + 1) : (i, i + pairs)
             let (a, b) = (x[first], x[second])

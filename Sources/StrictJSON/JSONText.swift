@@ -40,6 +40,12 @@ extension JSONValue {
     /// Appends `string` in quotes with the escapes that JSON requires.
     package static func quote(_ string: String, into text: inout String) {
         text += "\""
+        defer { text += "\"" }
+        // Nearly every text, names above all, has nothing to escape.
+        guard string.utf8.contains(where: { $0 < 0x20 || $0 == UInt8(ascii: "\"") || $0 == UInt8(ascii: "\\") }) else {
+            text += string
+            return
+        }
         for scalar in string.unicodeScalars {
             switch scalar {
             case "\"": text += "\\\""
@@ -53,6 +59,5 @@ extension JSONValue {
             default: text.unicodeScalars.append(scalar)
             }
         }
-        text += "\""
     }
 }

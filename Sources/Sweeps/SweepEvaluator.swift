@@ -98,6 +98,8 @@ final class SweepEvaluator {
                 checkpoint, tokens: tokens, overlay: calibrator.overlay, observer: calibrator, observedSequences: calibration?.ranges.count ?? 0,
                 options: options)
         }
+        // A layer that sees what an earlier one chose is no place to begin at.
+        let firstLayer = (0...firstLayer).last { ForwardPass.isResumable(configuration, at: $0) } ?? 0
         if firstLayer > 0 { try pass.resume(at: firstLayer, hidden: stream(firstLayer, rows: tokens.count, columns: pass.hidden.columns)) }
         do {
             while !pass.isDone {

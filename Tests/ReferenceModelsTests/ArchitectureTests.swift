@@ -32,7 +32,7 @@ import Testing
         }
 
         /// The numbers that `weights` in golden_architectures.py makes.
-        private static func weights(_ name: String, _ shape: [Int], _ type: ScalarType) -> [UInt8] {
+        static func weights(_ name: String, _ shape: [Int], _ type: ScalarType) -> [UInt8] {
             let seed = name.utf8.reduce(0xCBF2_9CE4_8422_2325 as UInt64) { ($0 ^ UInt64($1)) &* 0x100_0000_01B3 }
             let isNorm = name.contains("norm")
             return (1...shape.reduce(1, *)).flatMap { index -> [UInt8] in
@@ -87,13 +87,89 @@ import Testing
         #expect(worst <= 5e-4, "largest difference \(worst)")
     }
 
-    /// Where the indexer may keep every token, attention is dense; where it may not, the forward pass says so.
-    @Test(arguments: ["deepseek-v32", "glm5"]) func sequencesBeyondTheIndexerAreRefused(_ model: String) throws {
+    /// A model with an indexer, its config.json and one tensor edited.
+    private func edited(_ model: String, _ fields: JSONObject, damage name: String? = nil, at path: String) throws -> Checkpoint {
+        let json = try JSONValue(parsing: Fixtures.bytes("architectures/\(model).json"))
+        var builder = CheckpointBuilder()
+        builder.config = try #require(json["config"]?.object)
+        for (field, value) in fields.members { builder.config[field] = value }
+        for (tensor, value) in try #require(json["tensors"]?.object).members {
+            let type = try #require(value.array?[0].string.flatMap { ScalarType(rawValue: $0) })
+            let shape = try #require(value.array?[1].array).compactMap(\.int)
+            var bytes = Golden.weights(tensor, shape, type)
+            if tensor == name { bytes.replaceSubrange(0..<2, with: [0xC0, 0x7F]) }
+            builder.add(tensor, type, shape, bytes)
+        }
+        try builder.write(to: path)
+        return try Checkpoint(opening: path)
+    }
+
+    /// An indexer that cannot compare leaves attention without a choice: nothing is guessed, not even where every other figure is finite.
+    @Test(arguments: ["k_norm.weight", "k_norm.bias", "wk.weight", "wq_b.weight", "weights_proj.weight"])
+    func anIndexerThatGivesNoNumbersIsRefused(_ part: String) throws {
+        let folder = try TemporaryDirectory()
+        let checkpoint = try edited("glm5", [:], damage: "model.layers.0.self_attn.indexer." + part, at: folder.file("model"))
+        let pass = try ForwardPass(checkpoint, tokens: TokenBatch([[7], (0..<30).map { ($0 * 37) % 160 }]))
+        #expect(throws: ReferenceFailure.indexer(layer: 0)) { try pass.step() }
+        // Where it may keep every token nobody asks it.
+        let short = try ForwardPass(checkpoint, tokens: TokenBatch([(0..<12).map { $0 }]))
+        _ = try short.step()
+        #expect(short.hidden.notFiniteRows == 0)
+    }
+
+    /// The choice depends on neither workers nor memory, and counts tokens by their sequence: beside others and alone a sequence has the same figures.
+    @Test(arguments: ["deepseek-v32", "glm5"]) func theChoiceOfTokensIsASequencesOwn(_ model: String) throws {
         let golden = try Golden(model)
         let checkpoint = try Checkpoint(opening: golden.path)
-        _ = try ForwardPass(checkpoint, tokens: TokenBatch([Array(repeating: 1, count: 64)]))
-        #expect(throws: ReferenceFailure.sparse(tokens: 65, kept: 64)) {
-            try ForwardPass(checkpoint, tokens: TokenBatch([[1], Array(repeating: 1, count: 65)]))
+        func hidden(_ tokens: TokenBatch, jobs: Int, memory: Int) throws -> [Float] {
+            var options = RunOptions()
+            (options.jobs, options.memory) = (jobs, memory)
+            let pass = try ForwardPass(checkpoint, tokens: tokens, options: options)
+            while !pass.isDone { try pass.step() }
+            return pass.hidden.values
+        }
+        let together = try hidden(golden.tokens, jobs: 1, memory: 1 << 30)
+        #expect(try hidden(golden.tokens, jobs: 5, memory: 1 << 30) == together)
+        #expect(try hidden(golden.tokens, jobs: 2, memory: 3 << 20) == together)
+        for range in golden.tokens.ranges {
+            let alone = try hidden(TokenBatch([Array(golden.tokens.all[range])]), jobs: 3, memory: 1 << 30)
+            #expect(alone == Array(together[range.lowerBound * 128..<range.upperBound * 128]))
+        }
+    }
+
+    /// Which layers share another's choice is said in three ways, and none of them may be half said.
+    @Test func sharingLayersAreReadAsTransformersDoes() throws {
+        let folder = try TemporaryDirectory()
+        func sharing(_ fields: JSONObject) throws -> [Int]? {
+            var all: JSONObject = ["indexer_types": .null]
+            for (field, value) in fields.members { all[field] = value }
+            let path = folder.file("model")
+            try? FileManager.default.removeItem(atPath: path)
+            return try ModelConfiguration(config: edited("glm5", all, at: path).config).indexer?.sharingLayers
+        }
+        #expect(try sharing([:]) == [])
+        #expect(try sharing(["index_topk_pattern": "FSF"]) == [1])
+        #expect(try sharing(["index_topk_pattern": ["full", "shared", "shared"]]) == [1, 2])
+        #expect(try sharing(["index_topk_freq": 4]) == [2])
+        #expect(try sharing(["index_topk_freq": 4, "index_skip_topk_offset": 1]) == [1, 2])
+        for wrong: JSONObject in [
+            ["indexer_types": ["shared", "full", "full"]], ["indexer_types": ["full", "full"]], ["indexer_types": ["full", "half", "full"]],
+            ["indexer_types": 3], ["index_topk_pattern": "FSX"], ["index_topk_freq": 4, "index_skip_topk_offset": 0], ["index_topk": .null],
+            ["index_head_dim": 8], ["q_lora_rank": .null], ["indexer_rope_interleave": false],
+        ] {
+            #expect(throws: ArchitectureFailure.self, "\(wrong)") { try sharing(wrong) }
+        }
+    }
+
+    /// Places that PyTorch 2.13's topk keeps, among them many of equal scores (Tests/Scripts/golden_topk.py).
+    @Test func theLargestAreThoseOfPyTorch() throws {
+        let cases = try #require(try JSONValue(parsing: Fixtures.bytes("golden/topk.json")).array)
+        #expect(cases.count > 100)
+        for (number, entry) in cases.enumerated() {
+            let scores = try #require(entry["scores"]?.array).compactMap { $0.double.map { Float($0) } }
+            let places = try #require(entry["places"]?.array).compactMap(\.int)
+            var largest = LargestScores(scores)
+            #expect(largest.places(places.count).sorted() == places, "case \(number): \(places.count) of \(scores.count)")
         }
     }
 

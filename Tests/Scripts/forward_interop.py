@@ -5,7 +5,7 @@ usage: forward_interop.py RECAST      (pip install 'torch==2.13.0' transformers=
 Makes small random models with transformers, saves them as released checkpoints, and compares float32 logits: DeepSeek-V3 in
 Kimi-K2's and Moonlight's manner (one group, no YaRN, hidden size 320, with and without a query rank), DeepSeek-V2 (softmax,
 group_limited_greedy) and V2-Lite (greedy, no query rank), YaRN with mscale 0.707, Qwen3-MoE, Qwen3, Llama 3.1, GLM-4-MoE, GLM-4.7-Flash,
-MiniMax-M2, Hy3, Kimi-K2.5 under the names of its release, and gpt-oss as BF16 stacks and as MXFP4 blocks.
+MiniMax-M2, Hy3, DeepSeek-V3.2 and GLM-5 beyond the tokens that their indexers keep, Kimi-K2.5 under the names of its release, and gpt-oss as BF16 stacks and as MXFP4 blocks.
 A Qwen3-MoE is converted to four layouts besides, run as it is stored, and decoded for transformers.
 Exits non-zero if a logit differs by more than 2e-4 or another token is preferred.
 """
@@ -19,8 +19,9 @@ import tempfile
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import (AutoModelForCausalLM, DeepseekV2Config, DeepseekV2ForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM, Glm4MoeConfig,
-                          Glm4MoeForCausalLM, Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM, GptOssConfig, GptOssForCausalLM, HYV3Config,
+from transformers import (AutoModelForCausalLM, DeepseekV2Config, DeepseekV2ForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM, DeepseekV32Config,
+                          DeepseekV32ForCausalLM, Glm4MoeConfig,
+                          Glm4MoeForCausalLM, Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM, GlmMoeDsaConfig, GlmMoeDsaForCausalLM, GptOssConfig, GptOssForCausalLM, HYV3Config,
                           HYV3ForCausalLM, Kimi_K25Config, Kimi_K25ForConditionalGeneration, LlamaConfig, LlamaForCausalLM, MiniMaxM2Config,
                           MiniMaxM2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
@@ -84,6 +85,15 @@ CASES = {
     'Hy3, biases, tied': (HYV3Config, HYV3ForCausalLM, dict(
         moe_intermediate_size=96, num_attention_heads=5, num_key_value_heads=1, head_dim=32, num_experts=6, num_experts_per_tok=2,
         attention_bias=True, tie_word_embeddings=True, rms_norm_eps=1e-3, enable_moe_fp32_combine=False, rope_parameters=PLAIN)),
+    'DeepSeek-V3.2, groups and YaRN': (DeepseekV32Config, DeepseekV32ForCausalLM, dict(
+        q_lora_rank=72, n_routed_experts=12, num_experts_per_tok=4, n_group=3, topk_group=2, routed_scaling_factor=2.5, index_topk=20,
+        index_n_heads=8, index_head_dim=40, rope_parameters=YARN)),
+    'GLM-5': (GlmMoeDsaConfig, GlmMoeDsaForCausalLM, dict(
+        q_lora_rank=72, n_routed_experts=9, num_experts_per_tok=3, n_group=1, topk_group=1, rms_norm_eps=1e-5, index_topk=17, index_n_heads=8,
+        index_head_dim=24, rope_parameters=PLAIN)),
+    'GLM-5.2, shared indexers': (GlmMoeDsaConfig, GlmMoeDsaForCausalLM, dict(
+        q_lora_rank=72, n_routed_experts=9, num_experts_per_tok=3, n_group=1, topk_group=1, num_hidden_layers=7, index_topk_freq=4,
+        index_skip_topk_offset=3, index_topk=5, index_n_heads=11, index_head_dim=32, rms_norm_eps=1e-5, rope_parameters=PLAIN)),
     'gpt-oss': (GptOssConfig, GptOssForCausalLM, GPT_OSS),
     'gpt-oss, one kind of layer, tied': (GptOssConfig, GptOssForCausalLM, dict(
         GPT_OSS, intermediate_size=96, layer_types=['full_attention', 'sliding_attention', 'sliding_attention'], tie_word_embeddings=True,
@@ -105,7 +115,7 @@ def tell(good, name, text):
 
 def save(folder, Config, Model, options):
     """A random model as a checkpoint in BF16, and sequences to run."""
-    model = Model(Config(**{**(COMMON if 'Deepseek' in Model.__name__ else SHARED), **options}))
+    model = Model(Config(**{**(COMMON if 'q_lora_rank' in options else SHARED), **options}))
     random_model.fill(model)
     with torch.no_grad():
         for key, tensor in model.named_parameters():

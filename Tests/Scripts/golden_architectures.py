@@ -25,7 +25,7 @@ transformers.logging.set_verbosity_error()
 SPARSE = dict(
     vocab_size=160, hidden_size=128, intermediate_size=128, moe_intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=4, q_lora_rank=128, kv_lora_rank=128, qk_rope_head_dim=16, qk_nope_head_dim=16, v_head_dim=32, n_routed_experts=4,
-    num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=1, index_topk=64, index_head_dim=32, index_n_heads=2,
+    num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=1, index_topk=12, index_head_dim=32, index_n_heads=6,
     max_position_embeddings=512)
 MODELS = {
     'qwen3-moe': (Qwen3MoeConfig, Qwen3MoeForCausalLM, dict(
@@ -69,11 +69,11 @@ MODELS = {
         num_experts_per_tok=2, n_shared_experts=1, n_group=1, topk_group=1, first_k_dense_replace=1, max_position_embeddings=512,
         rms_norm_eps=1e-5, rope_parameters=dict(rope_type='yarn', rope_theta=50000.0, factor=64.0, original_max_position_embeddings=64,
                                                 beta_fast=32, beta_slow=1, mscale=1.0, mscale_all_dim=1.0))),
-    # As many tokens as the indexer keeps: it is dense attention.
+    # Fewer tokens than two of three sequences have.
     'deepseek-v32': (DeepseekV32Config, DeepseekV32ForCausalLM, dict(SPARSE, n_group=2, topk_group=1, rope_parameters=dict(
         rope_type='yarn', rope_theta=10000.0, factor=8.0, original_max_position_embeddings=64, beta_fast=32, beta_slow=1, mscale=1.0,
         mscale_all_dim=1.0))),
-    'glm5': (GlmMoeDsaConfig, GlmMoeDsaForCausalLM, dict(SPARSE, n_group=1, topk_group=1, indexer_types=['full', 'shared'], rope_parameters=dict(
+    'glm5': (GlmMoeDsaConfig, GlmMoeDsaForCausalLM, dict(SPARSE, n_group=1, topk_group=1, num_hidden_layers=3, indexer_types=['full', 'shared', 'full'], rope_parameters=dict(
         rope_type='default', rope_theta=1e6))),
 }
 

@@ -206,7 +206,9 @@ def modelopt():
     equal, source = True, tensors(bf16)
     for name in names:
         # Gate and up projections share their range, as ModelOpt's export joins them.
-        partner = name.replace('gate_proj', 'up_proj') if 'gate_proj' in name else name.replace('up_proj', 'gate_proj')
+        # So do the two that engines load as fused_qkv_a_proj, which its export leaves apart.
+        pairs = [('gate_proj', 'up_proj'), ('up_proj', 'gate_proj'), ('q_a_proj', 'kv_a_proj_with_mqa'), ('kv_a_proj_with_mqa', 'q_a_proj')]
+        partner = next((name.replace(mine, other) for mine, other in pairs if name.endswith('.' + mine)), name)
         amax = max(source[name + '.weight'].abs().max(), source[partner + '.weight'].abs().max())
         packed, scale, scale2 = NVFP4QTensor.quantize(source[name + '.weight'].clone(), 16, weights_scaling_factor_2=amax.float() / (6 * 448))
         equal &= torch.equal(packed._quantized_data, stored[name + '.weight']) and torch.equal(scale2, stored[name + '.weight_scale_2'])

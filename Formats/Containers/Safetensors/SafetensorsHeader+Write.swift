@@ -43,7 +43,7 @@ extension SafetensorsHeader {
     static func storageOrder(_ declarations: [TensorDeclaration]) -> [Int] {
         declarations.indices.sorted { a, b in
             let (x, y) = (declarations[a], declarations[b])
-            return x.type.bitWidth != y.type.bitWidth ? x.type.bitWidth > y.type.bitWidth : x.name.utf8.lexicographicallyPrecedes(y.name.utf8)
+            return x.type.bitWidth != y.type.bitWidth ? x.type.bitWidth > y.type.bitWidth : x.name.isBefore(y.name)
         }
     }
 

@@ -58,7 +58,7 @@ package struct SafetensorsIndex: Sendable {
     /// The text of an index over `weightMap` (tensor, file), sorted by tensor name, as huggingface_hub writes it.
     package static func text(weightMap: [(tensor: String, file: String)], totalSize: Int) -> [UInt8] {
         var text = "{\n  \"metadata\": {\n    \"total_size\": \(totalSize)\n  },\n  \"weight_map\": {"
-        let sorted = weightMap.sorted { $0.tensor.utf8.lexicographicallyPrecedes($1.tensor.utf8) }
+        let sorted = weightMap.sorted { $0.tensor.isBefore($1.tensor) }
         for (index, entry) in sorted.enumerated() {
             text += index == 0 ? "\n    " : ",\n    "
             JSONValue.quote(entry.tensor, into: &text)

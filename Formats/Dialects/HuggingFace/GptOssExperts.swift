@@ -1,3 +1,4 @@
+import Architectures
 import StrictJSON
 import Tensors
 
@@ -6,11 +7,12 @@ import Tensors
 /// `experts.gate_up_proj` [experts, hidden, 2 * inner]. Rows of gate and up are interleaved in both.
 ///
 /// Each expert is a slice of the stored bytes under `experts.3.gate_up_proj.<blocks>`, `<scales>`, `bias` or `<transposed>`, and goes back to the same place.
-enum GptOssExperts {
+package enum GptOssExperts {
     private static let matrices = ["gate_up_proj", "down_proj"]
-    /// What follows a matrix's name in a file, and what the part is called here.
+    /// What follows a matrix's name in a file, and what the part is called here. vLLM reads a bias by the release's name beside Quark's codes too.
     private static let parts = [
         ("_blocks", MXFP4Layout.blockLeaves[0]), ("_scales", MXFP4Layout.blockLeaves[1]), ("_bias", "bias"), ("", TransposedDenseLayout.leaf),
+        (".weight", "weight"), (".weight_scale", "weight_scale"), (".bias", "bias"),
     ]
     /// More than any size of a model.
     private static let limit = 1 << 24
@@ -35,11 +37,13 @@ enum GptOssExperts {
             switch place.part {
             case MXFP4Layout.blockLeaves[0]: (expected, types) = ([outputs, ceilingDivide(inputs, 32), 16], [.u8])
             case MXFP4Layout.blockLeaves[1]: (expected, types) = ([outputs, ceilingDivide(inputs, 32)], [.u8, .f8E8M0])
+            case "weight": (expected, types) = ([outputs, inputs / 2], [.u8])
+            case "weight_scale": (expected, types) = ([outputs, ceilingDivide(inputs, 32)], [.u8, .f8E8M0])
             case "bias": (expected, types) = ([outputs], [.bf16, .f16, .f32])
             default: (expected, types) = ([inputs, outputs], [.bf16])
             }
             guard tensor.shape == [experts] + expected, types.contains(tensor.type), tensor.byteCount > 0, tensor.byteCount % experts == 0,
-                inputs % 32 == 0 || !place.part.hasPrefix("<") || place.part == TransposedDenseLayout.leaf
+                inputs % 32 == 0 || ["bias", TransposedDenseLayout.leaf].contains(place.part)
             else {
                 note(
                     tensor.name,
@@ -62,6 +66,25 @@ enum GptOssExperts {
             }
             return slices
         }
+    }
+
+    /// Gate and up by themselves, as llm-compressor and mlx-lm have them: rows 0, 2, ... and 1, 3, ... of what is one matrix here.
+    static func halves(of weight: LogicalTensor) -> [StoredPiece] {
+        let parent = WeightName.module(weight.module) + "."
+        return halves.enumerated().map { index, name in
+            StoredPiece(module: parent + name, view: WeightView(first: index, step: 2, of: weight.shape))
+        }
+    }
+
+    static let halves = ["gate_proj", "up_proj"]
+
+    /// What the other half is called, and the two together, of `model.layers.3.mlp.experts.7.gate_proj.weight`; nil for any other name.
+    package static func pair(of gate: String) -> (up: String, whole: String)? {
+        let words = gate.split(separator: ".", omittingEmptySubsequences: false)
+        let place = words.count - 2
+        guard place > 2, words[place] == "gate_proj", words[place - 2] == "experts", Int(words[place - 1]) != nil else { return nil }
+        func named(_ name: Substring) -> String { (words[..<place] + [name] + words[(place + 1)...]).joined(separator: ".") }
+        return (named("up_proj"), named("gate_up_proj"))
     }
 
     /// `model.layers.3.mlp.experts`, `down_proj` and `blocks` of a stack's name.

@@ -20,7 +20,7 @@ package struct LlamaCpp: Dialect {
     package var isSelfDescribing: Bool { true }
 
     /// What the rules leave alone is said by ``layout(of:as:in:)``.
-    package func exemption(of module: String, dimensions: [Int], roles: ModelRoles) -> ModelRoles.Exemption? { nil }
+    package func exemption(of module: String, dimensions: [Int], roles: ModelRoles, from layout: (any WeightLayout)?) -> ModelRoles.Exemption? { nil }
 
     package func pieces(of weight: LogicalTensor, in model: DialectModel) throws(DialectFailure) -> [StoredPiece] {
         let module = weight.module
@@ -34,8 +34,16 @@ package struct LlamaCpp: Dialect {
             // Told from the router's own weight by its leaf.
             return known.module(ModulePlace(.router, layer: layer)).map { [StoredPiece(module: $0)] } ?? []
         }
+        if let layer = WeightName.layer(weight.name), weight.name == architecture.sinksName(layer: layer) {
+            return [StoredPiece(module: "blk.\(layer).\(LlamaCppNames.sinks)")]
+        }
         guard let place = architecture.place(of: module) else {
             throw DialectFailure(tensor: weight.name, reason: "llama.cpp has no tensor for it")
+        }
+        if place.role == .expertGateUp, let layer = place.layer, let expert = place.expert {
+            return zip(GptOssExperts.halves(of: weight), [ModuleRole.expertGate, .expertUp]).compactMap { half, role in
+                known.module(ModulePlace(role, layer: layer)).map { StoredPiece(module: $0, view: half.view, stack: (expert, model.experts)) }
+            }
         }
         if place.role == .rotaryFrequencies { return [] }
         if place.role == .head, model.tiesHead { return [] }
@@ -76,18 +84,24 @@ package struct LlamaCpp: Dialect {
     }
 
     package func storedName(of tensor: String, isStacked: Bool) -> String {
-        guard let (place, layer, _, leaf) = LlamaCppNames.parse(tensor), place?.role == .router, leaf != "weight", let layer else { return tensor }
+        guard let (place, layer, name, leaf) = LlamaCppNames.parse(tensor), let layer else { return tensor }
+        if name == LlamaCppNames.sinks { return "blk.\(layer).\(name).weight" }
+        guard place?.role == .router, leaf != "weight", leaf != "bias" else { return tensor }
         return "blk.\(layer).\(LlamaCppNames.selectionBias).bias"
     }
 
     /// Plain F32 for vectors, norms, routers and all that is no weight; for the rest what the file's rules say.
-    package func layout(of piece: StoredPiece, leaf: String, as dimensions: [Int], in model: DialectModel) -> (
+    package func layout(of piece: StoredPiece, leaf: String, as dimensions: [Int], from stored: (any WeightLayout)?, in model: DialectModel) -> (
         layout: any WeightLayout, reason: String
     )? {
         let name = piece.module + "." + leaf
         let role = LlamaCppNames.parse(name)?.place?.role
-        if dimensions.count < 2 || leaf != "weight" || name.hasSuffix("_norm.weight") || role == .router {
+        if dimensions.count < 2 || leaf != "weight" || name.hasSuffix("_norm.weight") || role == .router || role == .indexerHeadWeights {
             return (DenseLayout(.f32), "llama.cpp keeps it in F32")
+        }
+        // The converter takes gpt-oss's codes as they are, whatever the type of the rest.
+        if file.isPlain, model.joinedExperts != nil, piece.stack != nil, Self.holdsMXFP4(stored), let blocks = GGMLBlockLayout(.mxfp4Block) {
+            return (blocks, "--to \(file.name): MXFP4 stays what it is")
         }
         let known = model.roles.architecture.flatMap(LlamaCppArchitecture.named)
         let further = known?.holdsPrediction == true ? model.predictionLayers : 0
@@ -97,6 +111,11 @@ package struct LlamaCpp: Dialect {
         let type = file.type(of: name, columns: dimensions[dimensions.count - 1], isStack: piece.stack.map { $0.count > 1 } ?? false, in: shape)
         let layout: any WeightLayout = GGMLBlockLayout(type).map { $0 as any WeightLayout } ?? DenseLayout(type)
         return (layout, type == file.type ? "--to \(file.name)" : "--to \(file.name): its rules say \(type.rawValue)")
+    }
+
+    private static func holdsMXFP4(_ layout: (any WeightLayout)?) -> Bool {
+        if let pair = layout as? PairedRowsLayout { return holdsMXFP4(pair.gate) && holdsMXFP4(pair.up) }
+        return layout is MXFP4Layout || (layout as? GGMLBlockLayout)?.type == .mxfp4Block
     }
 
     package func descriptions(of model: DescribedModel, files: Int) throws -> [FileMetadata] {
@@ -117,7 +136,7 @@ package struct LlamaCpp: Dialect {
     package func order(_ tensors: [TensorDeclaration]) -> [Int] {
         let keys = tensors.map { tensor -> (layer: Int, name: String) in (LlamaCppNames.parse(tensor.name)?.layer ?? -1, tensor.name) }
         return tensors.indices.sorted { a, b in
-            keys[a].layer != keys[b].layer ? keys[a].layer < keys[b].layer : keys[a].name.utf8.lexicographicallyPrecedes(keys[b].name.utf8)
+            keys[a].layer != keys[b].layer ? keys[a].layer < keys[b].layer : keys[a].name.isBefore(keys[b].name)
         }
     }
 }

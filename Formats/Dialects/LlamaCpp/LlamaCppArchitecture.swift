@@ -21,6 +21,10 @@ struct LlamaCppArchitecture: Sendable {
     var presences: [String: String] = [:]
     /// Whether the modules that predict further tokens are blocks of a file, as the converter writes it.
     var holdsPrediction = false
+    /// Whether keys and values come out of a latent.
+    var isLatent = false
+    /// Whether every linear layer has a bias.
+    var isBiased = false
 
     /// A key of the architecture: what it is of a model, and which field of `config.json` it becomes when a file is read.
     struct Field: Sendable {
@@ -31,6 +35,8 @@ struct LlamaCppArchitecture: Sendable {
         var absent: JSONValue?
         /// Whether `config.json` has it as a share of a head's width.
         var isShareOfHead = false
+        /// Whether nothing is written where `config.json` has no such field.
+        var isOptional = false
         /// Nil where nothing is written.
         let value: @Sendable (ModelConfiguration) -> GGUFValue?
 
@@ -55,27 +61,55 @@ struct LlamaCppArchitecture: Sendable {
         static let sharedExperts = count("expert_shared_count", "n_shared_experts") { $0.router?.sharedExperts }
         static let denseLayers = count("leading_dense_block_count", "first_k_dense_replace") { $0.denseLayers }
         static let scale = number("expert_weights_scale", "routed_scaling_factor") { $0.router.map { Double($0.scalingFactor) } }
+        static let predictionLayers = count("nextn_predict_layers", "num_nextn_predict_layers") { $0.mtpModules }
+        /// Written where `config.json` counts them, be it none.
+        static let saidPredictionLayers = Field(key: "nextn_predict_layers", name: "num_nextn_predict_layers", isOptional: true) {
+            UInt32(exactly: $0.mtpModules).map(GGUFValue.u32)
+        }
         static let scoring = Field(key: scoringKey, name: nil) { $0.router.map { .u32($0.scoring == .softmax ? 1 : 2) } }
     }
 
     /// The gate's scoring; where a file has no such key, llama.cpp takes softmax.
     static let scoringKey = "expert_gating_func"
 
+    /// What all models with a latent have.
+    private static let latent: [Field] = [
+        .denseLayers, .count("vocab_size", "vocab_size") { $0.vocabulary }, .count("attention.q_lora_rank", "q_lora_rank") { $0.latent?.queryRank },
+        .count("attention.kv_lora_rank", "kv_lora_rank") { $0.latent?.latentRank },
+        .count("attention.key_length_mla", nil) { $0.latent.map { $0.nopeSize + $0.ropeSize } },
+        .count("attention.value_length_mla", nil) { $0.latent?.valueSize }, .expertWidth, .sharedExperts, .scale,
+        .normalises(writesFalse: false), .count("rope.dimension_count", "qk_rope_head_dim") { $0.attention.ropeSize },
+        // A tenth: its loader undoes it (llama.cpp pull request 17945).
+        .number("rope.scaling.yarn_log_multiplier", nil) { $0.rotary.yarn?.mscaleAllDimensions.map { 0.1 * $0 } },
+    ]
+
+    private static let indexer: [Field] = [
+        .count("attention.indexer.head_count", "index_n_heads") { $0.indexer?.heads },
+        .count("attention.indexer.key_length", "index_head_dim") { $0.indexer?.headSize },
+        .count("attention.indexer.top_k", "index_topk") { $0.indexer?.keptTokens },
+    ]
+
+    /// Which layers have an indexer of their own.
+    static let indexerTypesKey = "attention.indexer.types"
+    private static let indexerTypes = Field(key: indexerTypesKey, name: "indexer_types", isOptional: true) { model in
+        model.indexer.map { indexer in .array(.bools((0..<model.layers).map { !indexer.sharingLayers.contains($0) })) }
+    }
+
     static let known = [
         LlamaCppArchitecture(
             name: "deepseek2", modelTypes: ["deepseek_v2", "deepseek_v3", "kimi_k2"], hub: ("deepseek_v3", "DeepseekV3ForCausalLM"),
             preTokenizer: "deepseek-v3",
-            fields: [
-                .denseLayers, .count("vocab_size", "vocab_size") { $0.vocabulary },
-                .count("attention.q_lora_rank", "q_lora_rank") { $0.latent?.queryRank },
-                .count("attention.kv_lora_rank", "kv_lora_rank") { $0.latent?.latentRank },
-                .count("attention.key_length_mla", nil) { $0.latent.map { $0.nopeSize + $0.ropeSize } },
-                .count("attention.value_length_mla", nil) { $0.latent?.valueSize }, .expertWidth, .sharedExperts, .scale,
-                .normalises(writesFalse: false), .count("rope.dimension_count", "qk_rope_head_dim") { $0.attention.ropeSize },
-                // A tenth: its loader undoes it (llama.cpp pull request 17945).
-                .number("rope.scaling.yarn_log_multiplier", nil) { $0.rotary.yarn?.mscaleAllDimensions.map { 0.1 * $0 } },
-            ],
-            expertsField: "n_routed_experts"),
+            fields: latent, expertsField: "n_routed_experts", isLatent: true),
+        LlamaCppArchitecture(
+            name: "deepseek2", modelTypes: ["glm4_moe_lite"], hub: ("glm4_moe_lite", "Glm4MoeLiteForCausalLM"), preTokenizer: "glm4",
+            fields: latent + [.count("nextn_predict_layers", "num_nextn_predict_layers") { $0.mtpModules > 0 ? $0.mtpModules : nil }],
+            expertsField: "n_routed_experts", holdsPrediction: true, isLatent: true),
+        LlamaCppArchitecture(
+            name: "deepseek32", modelTypes: ["deepseek_v32"], hub: ("deepseek_v32", "DeepseekV32ForCausalLM"), preTokenizer: "deepseek-v3",
+            fields: latent + [.saidPredictionLayers] + indexer, expertsField: "n_routed_experts", holdsPrediction: true, isLatent: true),
+        LlamaCppArchitecture(
+            name: "glm-dsa", modelTypes: ["glm_moe_dsa"], hub: ("glm_moe_dsa", "GlmMoeDsaForCausalLM"), preTokenizer: "glm4",
+            fields: latent + [.saidPredictionLayers] + indexer + [indexerTypes], expertsField: "n_routed_experts", holdsPrediction: true, isLatent: true),
         LlamaCppArchitecture(name: "qwen3", modelTypes: ["qwen3"], hub: ("qwen3", "Qwen3ForCausalLM"), preTokenizer: "qwen2", fields: []),
         LlamaCppArchitecture(
             name: "qwen3moe", modelTypes: ["qwen3_moe"], hub: ("qwen3_moe", "Qwen3MoeForCausalLM"), preTokenizer: "qwen2",
@@ -87,7 +121,7 @@ struct LlamaCppArchitecture: Sendable {
             fields: [
                 .count("rope.dimension_count", "partial_rotary_factor", isShareOfHead: true) { $0.attention.ropeSize }, .expertWidth,
                 .sharedExperts, .denseLayers, .scoring, .scale, .normalises(writesFalse: true),
-                .count("nextn_predict_layers", "num_nextn_predict_layers") { $0.mtpModules },
+                .predictionLayers,
             ],
             names: [.postAttentionNorm: "post_attention_norm"], expertsField: "n_routed_experts",
             presences: ["attention_bias": ".attn_q.bias", "use_qk_norm": ".attn_q_norm.weight"], holdsPrediction: true),
@@ -99,6 +133,14 @@ struct LlamaCppArchitecture: Sendable {
             ],
             expertsField: "num_local_experts",
             constants: ["scoring_func": .string("sigmoid"), "use_routing_bias": .bool(true), "use_qk_norm": .bool(true)]),
+        LlamaCppArchitecture(
+            name: "gpt-oss", modelTypes: ["gpt_oss"], hub: ("gpt_oss", "GptOssForCausalLM"), preTokenizer: "gpt-4o",
+            fields: [
+                .count("attention.sliding_window", "sliding_window") { $0.window?.size },
+                .count("expert_feed_forward_length", "intermediate_size") { $0.expertSize },
+            ],
+            names: [.postAttentionNorm: "post_attention_norm"], expertsField: "num_local_experts", constants: ["attention_bias": .bool(true)],
+            isBiased: true),
     ]
 
     static func named(_ architecture: Architecture) -> LlamaCppArchitecture? {
@@ -106,8 +148,6 @@ struct LlamaCppArchitecture: Sendable {
     }
 
     static func called(_ name: String) -> LlamaCppArchitecture? { known.first { $0.name == name } }
-
-    var isLatent: Bool { name == "deepseek2" }
 
     /// The stored name of a module; nil where llama.cpp has none.
     func module(_ place: ModulePlace) -> String? {

@@ -25,6 +25,9 @@ struct LlamaCppMetadata {
         if case .latent(let latent) = self.model.attention, latent.queryRank == nil, ![26, 27].contains(self.model.layers) {
             warnings.append("q_lora_rank is null, and llama.cpp loads such models only if they have 26 or 27 layers (V2-Lite, Moonlight)")
         }
+        if self.model.rotary.yarn?.truncates == false {
+            warnings.append("rope_scaling.truncate is false, and llama.cpp always rounds the pairs between which YaRN mixes: its logits differ a little")
+        }
         let held = model.tensors.count { $0.name.hasSuffix(".nextn.eh_proj.weight") }
         guard !known.holdsPrediction || held == self.model.mtpModules else {
             throw DialectFailure(
@@ -49,8 +52,17 @@ struct LlamaCppMetadata {
     /// Refuses what the keys have no words for: llama.cpp would compute something else, and nobody would be told.
     private static func check(_ model: ModelConfiguration, _ architecture: LlamaCppArchitecture) throws(DialectFailure) {
         func refuse(_ field: String, _ reason: String) -> DialectFailure { DialectFailure(tensor: "config.json", reason: "\(field) \(reason)") }
-        guard model.biased.isEmpty || architecture.presences["attention_bias"] != nil && !model.biased.contains(.output) else {
-            throw refuse("attention_bias", "is true, and llama.cpp's \(architecture.name) has no such biases")
+        guard model.biased.isEmpty || architecture.isBiased || architecture.presences["attention_bias"] != nil && !model.biased.contains(.output)
+        else { throw refuse("attention_bias", "is true, and llama.cpp's \(architecture.name) has no such biases") }
+        if architecture.isBiased, !model.biased.contains(.query) {
+            throw refuse("attention_bias", "is false, and llama.cpp's \(architecture.name) always has such biases")
+        }
+        if architecture.isLatent, !model.rotary.isInterleaved { throw refuse("rope_interleave", "is false, and llama.cpp turns pairs") }
+        if case .clamped(let alpha, let limit) = model.activation, alpha != 1.702 || limit != 7 {
+            throw refuse("swiglu_limit", "is \(limit) and swiglu_alpha \(alpha); llama.cpp has 7 and 1.702")
+        }
+        if let window = model.window, window.layers != (0..<model.layers).filter({ $0 % 2 == 0 }) {
+            throw refuse("layer_types", "does not have a window in every second layer from the first, as llama.cpp's \(architecture.name) has")
         }
         if architecture.constants["norm_topk_prob"] == .bool(true), let router = model.router, !router.normalises {
             throw refuse("norm_topk_prob", "is false, and llama.cpp's \(architecture.name) always divides by the sum of the chosen weights")
@@ -60,7 +72,6 @@ struct LlamaCppMetadata {
         }
         guard model.rotary.llama3 == nil else { throw refuse("rope_scaling", "of the type llama3 is not written for llama.cpp here") }
         guard let yarn = model.rotary.yarn else { return }
-        guard yarn.truncates else { throw refuse("rope_scaling.truncate", "is false, and llama.cpp always rounds") }
         guard yarn.attentionFactor == nil else { throw refuse("rope_scaling.attention_factor", "is not written for llama.cpp here") }
         let scales = [yarn.mscale ?? 0, yarn.mscaleAllDimensions ?? 0]
         if architecture.isLatent {
@@ -169,7 +180,10 @@ struct LlamaCppMetadata {
 
     /// What this architecture has besides.
     private mutating func addFields() {
-        for field in architecture.fields { if let value = field.value(model) { addOwn(field.key, value) } }
+        for field in architecture.fields {
+            if field.isOptional, field.name.flatMap({ config[$0] }) ?? .null == .null { continue }
+            if let value = field.value(model) { addOwn(field.key, value) }
+        }
     }
 
     private func count(_ name: String) throws(DialectFailure) -> UInt32 {

@@ -12,6 +12,7 @@ enum LlamaCppNames {
         .keyValueDown: "attn_kv_a_mqa", .keyValueNorm: "attn_kv_a_norm", .gate: "ffn_gate", .up: "ffn_up", .down: "ffn_down",
         .expertGate: "ffn_gate_exps", .expertUp: "ffn_up_exps", .expertDown: "ffn_down_exps", .sharedGate: "ffn_gate_shexp",
         .sharedUp: "ffn_up_shexp", .sharedDown: "ffn_down_shexp", .router: "ffn_gate_inp", .sharedExpertSwitch: "ffn_gate_inp_shexp",
+        .indexerQuery: "indexer.attn_q_b", .indexerKey: "indexer.attn_k", .indexerKeyNorm: "indexer.k_norm", .indexerHeadWeights: "indexer.proj",
         .predictionJoin: "nextn.eh_proj", .predictionEmbedding: "nextn.embed_tokens", .predictionEmbeddingNorm: "nextn.enorm",
         .predictionStateNorm: "nextn.hnorm", .predictionHead: "nextn.shared_head_head", .predictionNorm: "nextn.shared_head_norm",
     ]
@@ -24,6 +25,9 @@ enum LlamaCppNames {
 
     /// The bias that takes part in the choice of experts only.
     static let selectionBias = "exp_probs_b"
+
+    /// Logits of the heads that stand for no token.
+    static let sinks = "attn_sinks"
 
     /// All names behind `blk.N.`, those of single architectures among them.
     private static let roles = Dictionary(

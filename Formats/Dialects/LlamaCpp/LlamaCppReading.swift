@@ -64,6 +64,7 @@ package struct LlamaCppReading {
         if let layer, name == LlamaCppNames.selectionBias, leaf == "bias" {
             return architecture.selectionBiasName(layer: layer).map(renamed)
         }
+        if let layer, name == LlamaCppNames.sinks { return architecture.sinksName(layer: layer).map(renamed) }
         if let layer, let half = LlamaCppNames.halves.firstIndex(of: name) {
             guard let module = architecture.module(.keyValueUp, layer: layer) else { return nil }
             return renamed(WeightName.module(module) + "." + MLX.halves[half] + "." + leaf)
@@ -78,7 +79,7 @@ package struct LlamaCppReading {
         let count = tensor.shape[0], size = tensor.byteCount / count
         var slices: [StoredTensor] = []
         for expert in 0..<count {
-            guard let module = architecture.module(place.role, layer: place.layer, expert: expert) else { return nil }
+            guard let module = module(place.role, of: architecture, layer: place.layer, expert: expert) else { return nil }
             var slice = tensor
             slice.name = module + "." + leaf
             slice.shape.removeFirst()
@@ -87,6 +88,17 @@ package struct LlamaCppReading {
             slices.append(slice)
         }
         return slices
+    }
+}
+
+extension LlamaCppReading {
+    /// The canonical module of a matrix of an expert; where the architecture has gate and up as one, the names of its halves.
+    private static func module(_ role: ModuleRole, of architecture: Architecture, layer: Int?, expert: Int) -> String? {
+        if let module = architecture.module(role, layer: layer, expert: expert) { return module }
+        guard let half = [ModuleRole.expertGate, .expertUp].firstIndex(of: role),
+            let whole = architecture.module(.expertGateUp, layer: layer, expert: expert)
+        else { return nil }
+        return WeightName.module(whole) + "." + GptOssExperts.halves[half]
     }
 }
 
@@ -134,6 +146,10 @@ enum LlamaCppConfig {
         count("topk_group", "expert_group_used_count")
         for field in architecture.fields {
             guard let name = field.name, config[name] == nil else { continue }
+            if field.key == LlamaCppArchitecture.indexerTypesKey {
+                put(name, own(field.key)?.ints.map { .array($0.map { .string($0 != 0 ? "full" : "shared") }) })
+                continue
+            }
             if field.isShareOfHead {
                 guard let part = size(field.key), let whole = size("attention.key_length"), whole > 0 else { continue }
                 config[name] = .double(Double(part) / Double(whole))
@@ -197,7 +213,7 @@ enum LlamaCppConfig {
 
     private static func hub(_ architecture: LlamaCppArchitecture, _ entries: [GGUFEntry]) -> (type: String, model: String) {
         // Two generations have one name, and their gates differ.
-        architecture.isLatent && entries["deepseek2.expert_gating_func"]?.int != 2 ? ("deepseek_v2", "DeepseekV2ForCausalLM") : architecture.hub
+        architecture.name == "deepseek2" && entries["deepseek2.expert_gating_func"]?.int != 2 ? ("deepseek_v2", "DeepseekV2ForCausalLM") : architecture.hub
     }
 
     /// The shortest decimal that is the same F32: 1e-06, not 9.999999974752427e-07.

@@ -16,14 +16,13 @@ package struct MLX: StackedDialect {
     package static let halves = ["embed_q", "unembed_out"]
 
     /// mlx-lm quantizes every linear and every embedding; its router gate is neither.
-    package func exemption(of module: String, dimensions: [Int], roles: ModelRoles) -> ModelRoles.Exemption? {
+    package func exemption(of module: String, dimensions: [Int], roles: ModelRoles, from layout: (any WeightLayout)?) -> ModelRoles.Exemption? {
         if roles.place(of: module)?.role == .router { return .init(reason: "router gate", isImplied: true) }
         return dimensions.count == 2 ? nil : .init(reason: "not a matrix", isImplied: true)
     }
 
     package func pieces(of weight: LogicalTensor, in model: DialectModel) throws(DialectFailure) -> [StoredPiece] {
         let module = weight.module
-        if model.roles.joinsGateAndUp { throw DialectFailure(tensor: weight.name, reason: "mlx-lm's names of gpt-oss are not written here") }
         if model.isBeyondLayers(weight.name) { return [] }
         if model.roles.place(of: module)?.role == .keyValueUp, weight.dimensions.count == 2, model.heads > 0,
             weight.dimensions[0] == model.heads * (model.nope + model.value)
@@ -42,6 +41,9 @@ package struct MLX: StackedDialect {
                 ]
             }
         }
+        if model.joinedExperts != nil, let expert = model.roles.architecture?.place(of: module)?.expert {
+            return try Self.stackedHalves(of: weight, expert, in: model)
+        }
         let words = module.split(separator: ".")
         if let place = words.firstIndex(of: "experts"), place > 0, place + 2 < words.count, words[place - 1] == "mlp",
             let expert = Int(words[place + 1]), expert >= 0, model.experts > 0
@@ -52,6 +54,21 @@ package struct MLX: StackedDialect {
         return [StoredPiece(module: module)]
     }
 
+    /// gpt-oss's experts keep the name of what holds them, and have gate and up apart (mlx_lm/models/gpt_oss.py, `sanitize`).
+    private static func stackedHalves(of weight: LogicalTensor, _ expert: Int, in model: DialectModel) throws(DialectFailure) -> [StoredPiece] {
+        guard model.experts > 0 else {
+            throw DialectFailure(tensor: weight.name, reason: "belongs into a stack, and config.json gives no number of experts")
+        }
+        let words = weight.module.split(separator: ".")
+        let parent = words.dropLast(2).joined(separator: ".") + "."
+        if words.last == "gate_up_proj" {
+            return GptOssExperts.halves(of: weight).map { half in
+                StoredPiece(module: parent + WeightName.leaf(half.module), view: half.view, stack: (expert, model.experts))
+            }
+        }
+        return [StoredPiece(module: parent + words[words.count - 1], stack: (expert, model.experts))]
+    }
+
     // MARK: Back
 
     /// More experts than any model has.
@@ -59,10 +76,13 @@ package struct MLX: StackedDialect {
 
     /// Every `switch_mlp` tensor as the tensors of its experts, each a slice of the stored bytes.
     static func unstacked(_ tensors: [StoredTensor], config: JSONValue, note: (_ tensor: String, _ text: String) -> Void) -> [StoredTensor] {
-        guard tensors.contains(where: { $0.name.contains(".switch_mlp.") }) else { return tensors }
+        // gpt-oss's stacks are told from an expert's own matrices by what follows: no number.
+        let marker = GptOssExperts.isModel(config) ? ".mlp.experts." : ".switch_mlp."
+        guard tensors.contains(where: { $0.name.range(of: marker) != nil }) else { return tensors }
         return tensors.flatMap { tensor -> [StoredTensor] in
-            guard let place = tensor.name.range(of: ".switch_mlp."), tensor.shape.count >= 2, tensor.byteCount > 0,
-                (1...stackLimit).contains(tensor.shape[0])
+            guard let place = tensor.name.range(of: marker), tensor.shape.count >= 2, tensor.byteCount > 0,
+                (1...stackLimit).contains(tensor.shape[0]), tensor.byteCount % tensor.shape[0] == 0,
+                marker == ".switch_mlp." || Self.isStackedHalf(tensor.name[place.upperBound...])
             else { return [tensor] }
             let count = tensor.shape[0]
             let size = tensor.byteCount / count
@@ -75,6 +95,12 @@ package struct MLX: StackedDialect {
                 return slice
             }
         }
+    }
+
+    /// Whether a name goes on as one of gpt-oss's stacks of MLX.
+    private static func isStackedHalf(_ rest: Substring) -> Bool {
+        let words = rest.split(separator: ".")
+        return words.count == 2 && ["gate_proj", "up_proj", "down_proj"].contains(words[0])
     }
 
     /// `kv_b_proj` out of `embed_q` and `unembed_out`; nil if the tensors are not those of a split projection.

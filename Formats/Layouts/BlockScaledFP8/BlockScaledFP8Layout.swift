@@ -7,6 +7,7 @@ import Tensors
 /// Decoding is round_bf16(F32(code) * scale). Encoding takes scale = max(amax, 1e-4) / 448 over the block in F32
 /// (rounded up to a power of two if ``roundsScaleUp``) and code = E4M3(F32(w) / scale).
 package struct BlockScaledFP8Layout: FloatCodedLayout, ScaledBlockLayout, Equatable {
+    package var holdsFP8: Bool { true }
     package var blockRows: Int
     package var blockColumns: Int
     /// F32, BF16, F16 or F8_E8M0.

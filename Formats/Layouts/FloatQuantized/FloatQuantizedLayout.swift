@@ -9,6 +9,7 @@ import Tensors
 package struct FloatQuantizedLayout: FloatCodedLayout, Equatable {
     package enum Strategy: Sendable, Equatable { case channel, tensor }
 
+    package var holdsFP8: Bool { true }
     package var strategy: Strategy
     package var scaleType: ScalarType
     /// `[out, 1]`, or `[out]` as some tools write it; `[1]` or `[]` for a whole tensor.

@@ -1,9 +1,15 @@
+import StrictJSON
 import Tensors
 
 /// E2M1 codes with an E8M0 exponent for 32 columns, under five names.
 package enum MXFP4Family: LayoutFamily {
     package static let targets = [
         LayoutTarget("mxfp4", MXFP4Layout(), peers: CompressedTensorsConfig.peers),
+        LayoutTarget(
+            "mxfp4-quark", MXFP4Layout(naming: .quark), isListed: false, peers: .init(encoder: "exponents of compressed-tensors")),
+        LayoutTarget(
+            "mxfp4-blocks", MXFP4Layout(naming: .blocks), besideExperts: "bf16", isListed: false,
+            peers: .init(encoder: "exponents of compressed-tensors", readers: "transformers 5.17")),
         LayoutTarget(
             "mlx-mxfp4", MXFP4Layout(naming: .mlx), dialect: .mlx, peers: .init(encoder: "mlx-lm 0.32", readers: "MLX 0.32, mlx-lm 0.32")),
     ]
@@ -40,6 +46,16 @@ package enum MXFP4Family: LayoutFamily {
         return nil
     }
 
+    /// Quark's configuration of weights alone, with what vLLM 0.33 insists on (layers/quantization/quark/quark.py).
+    private static let quark: JSONObject = [
+        "quant_method": "quark", "export": ["kv_cache_group": [], "pack_method": "reorder"], "layer_quant_config": [:],
+        "layer_type_quant_config": [:],
+        "global_quant_config": [
+            "weight": ["dtype": "fp4", "qscheme": "per_group", "group_size": 32, "ch_axis": -1, "scale_format": "e8m0", "is_dynamic": false],
+            "input_tensors": .null, "output_tensors": .null, "bias": .null,
+        ],
+    ]
+
     /// Whether Quark's configuration says that weights are FP4 with an exponent for 32 columns.
     private static func isFP4(_ config: QuantizationConfig?) -> Bool {
         let weight = config?.json["global_quant_config"]?["weight"]
@@ -75,6 +91,9 @@ package enum MXFP4Family: LayoutFamily {
     }
 
     package static func repacking(from source: any WeightLayout, to target: any WeightLayout, shape: MatrixShape) -> RepackingOffer {
+        if let paired = source as? PairedRowsLayout, paired.gate is MXFP4Layout, paired.up is MXFP4Layout, target is MXFP4Layout {
+            return .possible([RowPairing(from: paired, target: target)])
+        }
         guard let from = source as? MXFP4Layout else { return .unrelated }
         if let to = target as? MXFP4Layout { return from == to ? .unrelated : .possible([Renaming(source: from, target: to)]) }
         guard let to = target as? BlockScaledFP8Layout, to.blockColumns % 32 == 0 else { return .unrelated }
@@ -90,7 +109,7 @@ package enum MXFP4Family: LayoutFamily {
                 weights: CompressedTensorsConfig.arguments(bits: 4, type: "float", strategy: "group", groupSize: 32, scaleType: "torch.uint8"),
                 activations: nil)
         case .mlx: return .mlx(["group_size": .int(32), "bits": .int(4), "mode": .string("mxfp4")])
-        case .quark: return .uniform(UniformMethod(["quant_method": .string("quark")], exemptions: "exclude"))
+        case .quark: return .uniform(UniformMethod(quark, exemptions: "exclude"))
         case .deepSeekV4: return .uniform(UniformMethod(["quant_method": .string("fp8"), "expert_dtype": .string("fp4")]))
         case .gptOSS, .blocks: return .uniform(UniformMethod(["quant_method": .string("mxfp4")], exemptions: "modules_to_not_convert"))
         }

@@ -10,7 +10,7 @@ package struct MXFP4Layout: FloatCodedLayout, Equatable {
     package enum Naming: Sendable, Equatable {
         case compressedTensors
         case mlx
-        /// AMD Quark: `weight` U8 [out, in/2] and `weight_scale` U8; read only.
+        /// AMD Quark: `weight` U8 [out, in/2] and `weight_scale` U8.
         case quark
         /// DeepSeek-V4: `weight` I8 [out, in/2] and `scale` F8_E8M0; read only.
         case deepSeekV4
@@ -36,7 +36,7 @@ package struct MXFP4Layout: FloatCodedLayout, Equatable {
         switch naming {
         case .compressedTensors: "mxfp4"
         case .mlx: "mlx-mxfp4"
-        case .quark: "mxfp4 of Quark"
+        case .quark: "mxfp4-quark"
         case .deepSeekV4: "mxfp4 of DeepSeek-V4"
         case .gptOSS, .blocks: "mxfp4 in gpt-oss blocks"
         }
@@ -87,8 +87,8 @@ package struct MXFP4Layout: FloatCodedLayout, Equatable {
         into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         switch naming {
-        case .compressedTensors, .mlx: break
-        case .quark, .deepSeekV4, .gptOSS, .blocks: throw .readOnly
+        case .compressedTensors, .mlx, .blocks, .quark: break
+        case .deepSeekV4, .gptOSS: throw .readOnly
         }
         guard let codes = parts[0].scalars(UInt8.self).baseAddress, let source = values.baseAddress else { return }
         let level = KernelLevel.active.rawValue

@@ -1,3 +1,4 @@
+import Runtime
 import Tensors
 
 /// E2M1 with power-of-two scales as E4M3 with one power of two a block.
@@ -35,6 +36,7 @@ struct MXFP4Widening: Repacking {
                         highest = max(highest, exponent)
                     }
                 }
+                if highest == lowest, holdsAlone(lowest) { continue }
                 // Exponents near the ends of the range meet subnormal numbers and scales; the codes decide there.
                 guard highest - lowest <= 14, highest < 240, lowest > 16 else { return false }
             }
@@ -42,7 +44,39 @@ struct MXFP4Widening: Repacking {
         return true
     }
 
+    /// Whether all codes are zeros of either sign, whatever their exponents.
+    private static func isZero(_ codes: UnsafeRawBufferPointer) -> Bool {
+        let whole = codes.count & ~7
+        for start in stride(from: 0, to: whole, by: 8)
+        where codes.loadUnaligned(fromByteOffset: start, as: UInt64.self) & 0x7777_7777_7777_7777 != 0 { return false }
+        return codes[whole...].allSatisfy { $0 & 0x77 == 0 }
+    }
+
+    /// Whether blocks of this one exponent are held whatever their codes are: tried with every largest code, and all below it.
+    private func holdsAlone(_ exponent: UInt8) -> Bool {
+        let key = Key(exponent: exponent, scaleType: to.scaleType)
+        if let known = Self.alone.withLock({ $0[key] }) { return known }
+        let holds = (0...7).allSatisfy { largest in
+            // Both signs of every number up to the largest, in turn.
+            let codes = (0..<32).map { UInt8($0 / 2 % (largest + 1) | $0 % 2 << 3) }
+            let packed = (0..<16).map { codes[2 * $0] | codes[2 * $0 + 1] << 4 }
+            return packed.withUnsafeBytes { packed in
+                withUnsafeBytes(of: exponent) { scale in obstacle([packed, scale], rows: 0..<1, shape: MatrixShape(rows: 1, columns: 32)) == nil }
+            }
+        }
+        Self.alone.withLock { $0[key] = holds }
+        return holds
+    }
+
+    private struct Key: Hashable {
+        var exponent: UInt8
+        var scaleType: ScalarType
+    }
+
+    private static let alone = Lock<[Key: Bool]>([:])
+
     func obstacle(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape) -> String? {
+        if Self.isZero(parts[0]) { return nil }
         let size = rows.count * shape.columns
         let storedParts = target.parts(of: shape)
         let sizes = storedParts.map { $0.runs(of: rows, in: shape).byteCount }

@@ -37,17 +37,14 @@ struct ConfigRewrite {
         var groups: [Group] = []
         var places: [String: Int] = [:]
         for weight in weights {
-            guard let layout = weight.layout, !layout.isDense,
-                let configuration = LayoutRegistry.families.lazy.compactMap({ $0.configuration(of: layout) }).first
-            else { continue }
+            guard let layout = weight.layout, !layout.isDense else { continue }
             // Layouts of one name share a configuration but for the types of their scales.
-            let known = places[layout.name] ?? groups.firstIndex { $0.configuration == configuration }
-            if let known {
-                if groups[known].modules.last != weight.module { groups[known].modules.append(weight.module) }
-            } else {
-                groups.append(Group(configuration: configuration, layout: layout.name, modules: [weight.module]))
+            if places[layout.name] == nil {
+                guard let configuration = LayoutRegistry.families.lazy.compactMap({ $0.configuration(of: layout) }).first else { continue }
+                places[layout.name] = groups.firstIndex { $0.configuration == configuration } ?? groups.count
+                if places[layout.name] == groups.count { groups.append(Group(configuration: configuration, layout: layout.name, modules: [])) }
             }
-            places[layout.name] = known ?? groups.count - 1
+            if let known = places[layout.name], groups[known].modules.last != weight.module { groups[known].modules.append(weight.module) }
         }
         object = QuantizationDescription.removed(from: object)
         if let first = groups.first, case .mlx = first.configuration {

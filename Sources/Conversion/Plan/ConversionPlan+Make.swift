@@ -1,6 +1,7 @@
 import Architectures
 import Checkpoints
 import Formats
+import Runtime
 import StrictJSON
 import Tensors
 
@@ -65,15 +66,15 @@ extension ConversionPlan {
         var dataBytes = 0
         let all = choice.dialect.isSelfDescribing ? draft.units.flatMap(\.declarations) : []
         let descriptions = try Self.descriptions(of: checkpoint, all, choice.dialect, files: cuts.count)
+        let places = try Self.places(cuts, draft, checkpoint, descriptions, output.container)
         for (number, cut) in cuts.enumerated() {
             let name = Self.shardName(number, of: cuts.count, choice.dialect, output)
             let units = cut
             let declarations = units.flatMap { draft.units[$0].declarations }
-            if let obstacle = output.container.obstacle(to: declarations) { throw ConversionFailure.usage(obstacle) }
             let copied = draft.copiedFile(units)
             notes += descriptions[number].notes.map { Finding(name, $0) }
             warnings += descriptions[number].warnings.map { Finding(name, $0) }
-            guard let place = try Self.place(declarations, copied, checkpoint, descriptions[number], output.container) else {
+            guard let place = places[number] else {
                 throw ConversionFailure.tooLarge(tensor: declarations.first?.name ?? name)
             }
             let first = weights.count
@@ -146,6 +147,20 @@ extension ConversionPlan {
         sideFiles.removeAll { $0.name == native }
         texts.append((native, Array((JSONValue.object(plain).text() + "\n").utf8)))
         notes.append(Finding(native, "its description of the quantization no longer holds and is removed"))
+    }
+
+    /// The places in every shard, several shards side by side; nil for one that is too large.
+    private static func places(
+        _ cuts: [[Int]], _ draft: PlanDraft, _ checkpoint: Checkpoint, _ descriptions: [FileMetadata], _ container: any Container.Type
+    ) throws -> [FileArrangement?] {
+        let shards = cuts.map { cut in (declarations: cut.flatMap { draft.units[$0].declarations }, copied: draft.copiedFile(cut)) }
+        for shard in shards { if let obstacle = container.obstacle(to: shard.declarations) { throw ConversionFailure.usage(obstacle) } }
+        let found = Lock([FileArrangement?](repeating: nil, count: cuts.count))
+        try ParallelLoop.run(count: cuts.count, workers: ProcessFigures.processorCount, state: {}) { number, _ in
+            let place = try place(shards[number].declarations, shards[number].copied, checkpoint, descriptions[number], container)
+            found.withLock { $0[number] = place }
+        }
+        return found.withLock { $0 }
     }
 
     /// The places of a shard's tensors and what lies around them: the source file's own where it is copied.

@@ -48,8 +48,15 @@ struct PlanDraft {
     }
 
     mutating func decide(stop: StopToken = StopToken()) throws {
-        try proveRepackings(stop)
-        let model = DialectModel(checkpoint.languageConfig, roles: checkpoint.roles, modules: checkpoint.weights.lazy.map(\.module))
+        var model = DialectModel(checkpoint.languageConfig, roles: checkpoint.roles)
+        if model.joinedExperts != nil, !choice.isCopy {
+            model.joinedExperts = try joinedExperts()
+            if model.joinedExperts == .apart, let note = choice.dialect.noteOnExpertsApart {
+                let expert = checkpoint.weights.first { checkpoint.roles.place(of: String($0.module))?.role == .expertGateUp }
+                notes.append(Finding(expert?.name ?? "experts", note))
+            }
+        }
+        try proveRepackings(model, stop)
         let places = Dictionary(checkpoint.weights.indices.map { (checkpoint.weights[$0].module, $0) }) { first, _ in first }
         var used = Set<Int>()
         var exceptions: [String: [String]] = [:]
@@ -66,9 +73,9 @@ struct PlanDraft {
             if pieces.isEmpty { dropped.append(weight.name) }
             for piece in pieces {
                 let shape = piece.view?.shape ?? weight.shape
-                let dimensions = piece.view.map { [$0.shape.rows, $0.shape.columns] } ?? weight.dimensions
+                let dimensions = piece.view?.dimensions(of: weight.dimensions) ?? weight.dimensions
                 let leaf = String(WeightName.leaf(weight.name))
-                let ruled = choice.dialect.layout(of: piece, leaf: leaf, as: dimensions, in: model)
+                let ruled = choice.dialect.layout(of: piece, leaf: leaf, as: dimensions, from: weight.layout, in: model)
                 let decision = try choice.decide(weight, as: dimensions, roles: checkpoint.roles, ruled: ruled, used: &used)
                 if decision.isException { exceptions[decision.reason, default: []].append(weight.name) }
                 if decision.isUnquantizedLinear, unquantizedLinears.last != piece.module { unquantizedLinears.append(piece.module) }
@@ -196,7 +203,7 @@ struct PlanDraft {
         guard !choice.isCopy else { return planned }
         let layout = try choice.dialect.arranged(decision.layout ?? stored, of: piece, leaf: String(WeightName.leaf(weight.name)), in: model)
         guard decision.layout != nil else {
-            guard layout.isStored(as: stored, shape: shape) else {
+            guard piece.view == nil, layout.isStored(as: stored, shape: shape) else {
                 throw ConversionFailure.usage("\(weight.name): cannot stay as it is among the experts of a stack; name a layout for it")
             }
             return planned
@@ -205,7 +212,11 @@ struct PlanDraft {
         // A part of a weight under a name of its own has other inputs, or none.
         let keeps = piece.view == nil || choice.dialect.isSelfDescribing
         let quantizer = keeps ? decision.quantizer : decision.quantizer.withoutStatistics
-        if piece.view != nil {
+        if let view = piece.view {
+            if view.step > 1, let way = rowwise(stored, view, layout, shape) {
+                (planned.layout, planned.way) = (way.target, .repack(way))
+                return planned
+            }
             planned.way =
                 !layout.isDense
                 ? .quantize(quantizer, range: []) : !stored.isDense ? .dequantize : stored.name == layout.name ? .rearrange : .cast
@@ -214,7 +225,7 @@ struct PlanDraft {
         if layout.isStored(as: stored, shape: shape) {
             planned.layout = stored
         } else if layout.isDense {
-            planned.way = stored.isDense ? .cast : .dequantize
+            planned.way = !stored.isDense ? .dequantize : stored is PairedRowsLayout && stored.name == layout.name ? .rearrange : .cast
         } else if let repacking = repacking(weight, index, stored, layout, shape) {
             planned.layout = repacking.target
             planned.way = repacking.target.isStored(as: stored, shape: shape) ? .copy() : .repack(repacking)
@@ -222,6 +233,29 @@ struct PlanDraft {
             planned.way = .quantize(quantizer, range: [])
         }
         return planned
+    }
+
+    /// The way to store rows that were picked out of a weight with their codes: where each row is stored by itself, and no scale stands in the way.
+    private func rowwise(
+        _ stored: any WeightLayout, _ view: WeightView, _ layout: any WeightLayout, _ shape: MatrixShape
+    ) -> (any Repacking)? {
+        let pair = stored as? PairedRowsLayout
+        let stored = pair.map { view.rows.lowerBound == 0 ? $0.gate : $0.up } ?? stored
+        guard !layout.isDense, pair != nil || stored.parts(of: shape).allSatisfy({ $0.rows == .every(1) }),
+            case .possible(let ways) = LayoutRegistry.repacking(from: stored, to: layout, shape: shape)
+        else { return nil }
+        return ways.first { !$0.needsScales }
+    }
+
+    /// How the experts of a model are written whose gate and up are one matrix: in stacks if its readers take every one of them so.
+    private func joinedExperts() throws -> DialectModel.JoinedExperts {
+        var unused = Set<Int>()
+        for weight in checkpoint.weights where WeightName.leaf(weight.name) == "weight" {
+            guard let place = checkpoint.roles.place(of: String(weight.module)), place.expert != nil else { continue }
+            let decision = try choice.decide(weight, roles: checkpoint.roles, used: &unused)
+            guard let layout = decision.layout ?? weight.layout, choice.dialect.stacksExperts(as: layout) else { return .apart }
+        }
+        return .stacked
     }
 
     /// Makes a planned weight one rank's part of it.
@@ -255,7 +289,7 @@ struct PlanDraft {
     }
 
     /// Reads the scales of every weight whose exact way hangs on them, on all processors.
-    private mutating func proveRepackings(_ stop: StopToken) throws {
+    private mutating func proveRepackings(_ model: DialectModel, _ stop: StopToken) throws {
         var asked: [(index: Int, ways: [any Repacking])] = []
         var unused = Set<Int>()
         for (index, weight) in checkpoint.weights.enumerated() {
@@ -265,6 +299,9 @@ struct PlanDraft {
                 case .possible(let ways) = LayoutRegistry.repacking(from: stored, to: layout, shape: weight.shape),
                 ways.contains(where: \.needsScales)
             else { continue }
+            // Parts of a weight are not taken this way.
+            let pieces = try choice.dialect.pieces(of: LogicalTensor(name: weight.name, dimensions: weight.dimensions), in: model)
+            guard pieces.allSatisfy({ $0.view == nil }) else { continue }
             asked.append((index, ways))
         }
         guard !asked.isEmpty else { return }
@@ -322,6 +359,8 @@ struct PlanDraft {
         let rowsAtOnce = max(1, (4 << 20) / max(1, shape.columns * unit)) * unit
         for rows in TileSequence(of: shape, step: max(rowsAtOnce, repacking.source.preferredRows)) {
             func reason(withCodes: Bool) throws -> String? {
+                // Codes that were never written are zeros, which fit whatever their scales.
+                if withCodes, isHole(weight.stored[0], parts[0].runs(of: rows, in: shape), in: checkpoint) { return nil }
                 let runs = parts.enumerated().map { index, part in index == 0 && !withCodes ? ByteRuns(0..<0) : part.runs(of: rows, in: shape) }
                 let memory = try AlignedBuffer(byteCount: runs.reduce(0) { $0 + PartLayout.aligned($1.byteCount) })
                 // The slices point into the buffer, which must live until they have been looked at.
@@ -340,6 +379,14 @@ struct PlanDraft {
             if let found = try reason(withCodes: false) { return found }
         }
         return nil
+    }
+
+    /// Whether part of a stored tensor is a hole of its file.
+    private static func isHole(_ tensor: StoredTensor, _ runs: ByteRuns, in checkpoint: Checkpoint) -> Bool {
+        guard runs.count == 1,
+            let place = checkpoint.files[tensor.file].stored(runs.length, at: tensor.offset + runs.start), place.count == runs.length
+        else { return false }
+        return place.file.isHole(place.offset..<place.offset + place.count)
     }
 
     /// Refuses a plan in which numbers would be rounded or chosen anew.
@@ -449,7 +496,7 @@ struct PlanDraft {
             return [
                 TensorDeclaration(
                     name: prefix + WeightName.leaf(weight.name), type: parts[0].type,
-                    shape: planned.view == nil ? weight.dimensions : [shape.rows, shape.columns])
+                    shape: planned.view?.dimensions(of: weight.dimensions) ?? weight.dimensions)
             ]
         }
         return parts.map { TensorDeclaration(name: prefix + $0.leaf, type: $0.type, shape: $0.shape) }

@@ -1,6 +1,7 @@
 import Architectures
 import Checkpoints
 import Formats
+import Runtime
 import Tensors
 
 /// Reads the beginning of the scales of every quantized weight while a conversion is planned. A scale that is no number stops it; one that
@@ -18,12 +19,23 @@ package enum ScaleCheck {
     }
 
     package static func findings(in checkpoint: Checkpoint) throws -> [Finding] {
+        // A stretch of neighbouring weights at a time; what each finds is put together in their order.
+        let stretch = 512
+        let found = Lock<[Int: [(kind: String, range: Range)]]>([:])
+        try ParallelLoop.run(count: ceilingDivide(checkpoint.weights.count, stretch), workers: ProcessFigures.processorCount) {
+            try AlignedBuffer(byteCount: byteLimit)
+        } body: { number, buffer in
+            let ranges = try (number * stretch..<min(checkpoint.weights.count, (number + 1) * stretch)).compactMap { index -> (String, Range)? in
+                let weight = checkpoint.weights[index]
+                guard let layout = weight.layout, !layout.isDense, let (part, scale) = Self.scale(of: weight) else { return nil }
+                let largest = try largest(of: scale, part, layout, in: checkpoint, buffer)
+                return (WeightName.kind(weight.name), Range(weight: index, largest: largest))
+            }
+            found.withLock { $0[number] = ranges }
+        }
         var kinds: [String: [Range]] = [:]
-        let buffer = try AlignedBuffer(byteCount: byteLimit)
-        for (index, weight) in checkpoint.weights.enumerated() {
-            guard let layout = weight.layout, !layout.isDense, let (part, scale) = Self.scale(of: weight) else { continue }
-            let largest = try largest(of: scale, part, layout, in: checkpoint, buffer)
-            kinds[WeightName.kind(weight.name), default: []].append(Range(weight: index, largest: largest))
+        for (_, ranges) in found.withLock({ $0 }).sorted(by: { $0.key < $1.key }) {
+            for (kind, range) in ranges { kinds[kind, default: []].append(range) }
         }
         let everything = median(kinds.values.joined().map(\.largest).filter { $0 > 0 })
         var findings: [Finding] = []

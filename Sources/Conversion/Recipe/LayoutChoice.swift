@@ -123,7 +123,7 @@ package struct LayoutChoice: Sendable {
             return Decision(layout: nil, reason: "kept as stored: beside the language model", isUnquantizedLinear: !target.isDense && isLinear)
         }
         if target.isDense { return decideDense(weight, stored, target, roles) }
-        if let kept = Self.exemption(of: weight, roles, dialect) {
+        if let kept = Self.exemption(of: weight, roles, dialect, from: target) {
             // As in the BF16 checkpoint that the peers would start from.
             var decision = decideDense(weight, stored, .dense(.bf16), roles)
             decision.reason = "kept unquantized: \(kept.reason)"
@@ -150,11 +150,13 @@ package struct LayoutChoice: Sendable {
     }
 
     /// Why the default rules leave a weight unquantized; nil if they quantize it.
-    private static func exemption(of weight: Weight, _ roles: ModelRoles, _ dialect: any Dialect = HuggingFace()) -> ModelRoles.Exemption? {
+    private static func exemption(
+        of weight: Weight, _ roles: ModelRoles, _ dialect: any Dialect = HuggingFace(), from layout: (any WeightLayout)? = nil
+    ) -> ModelRoles.Exemption? {
         guard WeightName.leaf(weight.name) == "weight" else {
             return isStack(weight) ? .init(reason: "stacked experts", isImplied: false) : .init(reason: "not a linear weight", isImplied: true)
         }
-        return dialect.exemption(of: String(weight.module), dimensions: weight.dimensions, roles: roles)
+        return dialect.exemption(of: String(weight.module), dimensions: weight.dimensions, roles: roles, from: layout)
     }
 
     /// Whether a tensor holds the matrices of several experts, under a name of its own or as a weight.

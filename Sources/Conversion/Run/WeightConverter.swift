@@ -6,6 +6,12 @@ import Quantization
 import Runtime
 import Tensors
 
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Darwin)
+    import Darwin
+#endif
+
 /// Carries one weight from source to target, tile by tile, in one worker's memory; and audits it afterwards.
 ///
 /// Writing and auditing produce a tile's bytes by the same function, so an audit is a second derivation from the source that
@@ -47,8 +53,7 @@ struct WeightConverter {
     private func sourceRows(_ rows: Range<Int>) -> Range<Int> {
         guard let view = planned.view else { return rows }
         let unit = weight.layout?.rowAlignment ?? 1
-        let first = view.rows.lowerBound
-        let wanted = view.isTransposed ? view.rows : first + rows.lowerBound..<first + rows.upperBound
+        let wanted = view.isTransposed ? view.rows : view.span(of: rows)
         return wanted.lowerBound / unit * unit..<min(weight.shape.rows, ceilingDivide(wanted.upperBound, unit) * unit)
     }
 
@@ -68,13 +73,14 @@ struct WeightConverter {
         }
         let valueBytes = rows.count * shape.columns * 2
         // A repacking unpacks codes and scales beside these buffers, in less room than values would take.
+        let decodesWhole = planned.view != nil && picked == nil
         let isDirect = weight.layout?.denseType != nil && planned.layout?.denseType != nil
         let needsValues =
             planned.road == .quantize || planned.road == .repack || planned.road == .dequantize && !isPlainBF16
             || planned.road == .cast && !isDirect || planned.view != nil
         let origin = sourceRows(rows)
         return Places(
-            source: take(source.byteCount(origin)), whole: take(planned.view == nil ? 0 : origin.count * weight.shape.columns * 2),
+            source: take(source.byteCount(origin)), whole: take(decodesWhole ? origin.count * weight.shape.columns * 2 : 0),
             values: take(needsValues ? valueBytes : 0), target: take(target.byteCount(rows)), readBack: take(target.byteCount(rows)),
             decoded: take(planned.road == .quantize ? valueBytes : 0))
     }
@@ -260,17 +266,22 @@ struct WeightConverter {
     func produce(
         _ rows: Range<Int>, _ layout: (any WeightLayout)?, _ memory: UnsafeMutableRawBufferPointer, _ counters: RunCounters, encodes: Bool = true
     ) throws -> [UnsafeMutableRawBufferPointer] {
-        guard let stored = weight.layout, let layout else { return [] }
+        guard let stored = picked?.layout ?? weight.layout, let layout else { return [] }
         let places = places(rows)
         let origin = sourceRows(rows)
         let sources = source.slices(origin, in: UnsafeMutableRawBufferPointer(rebasing: memory[places.source]))
         let targets = target.slices(rows, in: UnsafeMutableRawBufferPointer(rebasing: memory[places.target]))
         try checkpoint.read(weight, parts: source.parts, rows: origin, into: sources)
         counters.bytesRead.add(sources.reduce(0) { $0 + $1.count }, ordering: .relaxed)
-        let bytes = sources.map { UnsafeRawBufferPointer($0) }
+        let picked = picked
+        let bytes = (picked?.parts ?? sources.indices).map { index in
+            let step = picked?.step ?? 1
+            return UnsafeRawBufferPointer(
+                step > 1 ? Self.gather(sources[index], source.parts[index], every: step, count: rows.count) : sources[index])
+        }
         let count = rows.count * shape.columns
         do {
-            if let view = planned.view {
+            if let view = planned.view, picked == nil {
                 let values = values(memory, places.values, count)
                 let whole = self.values(memory, places.whole, origin.count * weight.shape.columns)
                 stored.decode(bytes, rows: origin, shape: weight.shape, into: whole)
@@ -302,6 +313,35 @@ struct WeightConverter {
             into: targets)
     }
 
+    /// The stored rows of a view, where they can be picked before anything is decoded.
+    private struct PickedRows {
+        /// Of those rows by themselves.
+        var layout: any WeightLayout
+        /// Among the weight's parts.
+        var parts: Range<Int>
+        /// How far stored rows lie apart.
+        var step: Int
+    }
+
+    /// Rows that lie apart and are stored each by itself, or half of a pair that is stored by itself.
+    private var picked: PickedRows? {
+        guard let view = planned.view, view.step > 1, let layout = weight.layout else { return nil }
+        if let pair = layout as? PairedRowsLayout, view.step == 2 {
+            let half = view.rows.lowerBound
+            return PickedRows(layout: half == 0 ? pair.gate : pair.up, parts: pair.places(of: half, in: weight.shape), step: 1)
+        }
+        guard source.parts.allSatisfy({ $0.rows == .every(1) || $0.rows == .whole }) else { return nil }
+        return PickedRows(layout: layout, parts: source.parts.indices, step: view.step)
+    }
+
+    /// Moves every `step`th stored row of a tile to its start.
+    private static func gather(_ slice: UnsafeMutableRawBufferPointer, _ part: WeightPart, every step: Int, count: Int) -> UnsafeMutableRawBufferPointer {
+        guard part.rows != .whole, count > 0, let base = slice.baseAddress else { return slice }
+        let size = slice.count / ((count - 1) * step + 1)
+        for row in 1..<max(1, count) { memmove(base + row * size, base + row * step * size, size) }
+        return UnsafeMutableRawBufferPointer(rebasing: slice[..<(count * size)])
+    }
+
     /// The values of the rows `rows` of a view, out of the rows `origin` of its weight.
     private static func take(
         _ view: WeightView, _ rows: Range<Int>, of whole: UnsafeMutableBufferPointer<UInt16>, from origin: Range<Int>, columns: Int,
@@ -316,7 +356,7 @@ struct WeightConverter {
         }
         let width = view.columns.count
         for (index, row) in rows.enumerated() {
-            let start = (view.rows.lowerBound + row - origin.lowerBound) * columns + view.columns.lowerBound
+            let start = (view.rows.lowerBound + row * view.step - origin.lowerBound) * columns + view.columns.lowerBound
             guard width > 0, let target = values.baseAddress, let source = whole.baseAddress else { continue }
             (target + index * width).update(from: source + start, count: width)
         }

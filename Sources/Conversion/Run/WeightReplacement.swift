@@ -41,7 +41,8 @@ extension WeightReplacement {
                         replaced.parts.map { UnsafeRawBufferPointer($0.bytes) }, rows: 0..<view.shape.rows, shape: view.shape, into: decoded)
                 }
             }
-            for (y, row) in view.rows.enumerated() {
+            for y in 0..<(view.isTransposed ? view.rows.count : view.shape.rows) {
+                let row = view.rows.lowerBound + y * view.step
                 for (x, column) in view.columns.enumerated() {
                     values[row * shape.columns + column] = decoded[view.isTransposed ? x * view.rows.count + y : y * view.columns.count + x]
                 }

@@ -193,6 +193,11 @@ package final class PositionedFile: Sendable {
     }
 
     /// Sets the time of the last change to now, by the clock of whoever holds the file system.
+    /// Whether some bytes inside the file were never written, so that they are zeros; false where the file system does not say.
+    package func isHole(_ range: Range<Int>) -> Bool {
+        !range.isEmpty && ck_is_hole(descriptor.rawValue, Int64(range.lowerBound), Int64(range.count)) != 0
+    }
+
     package func touch() { _ = futimens(descriptor.rawValue, nil) }
 
     package func unlock() { _ = flock(descriptor.rawValue, LOCK_UN) }

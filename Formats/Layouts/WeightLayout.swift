@@ -126,6 +126,14 @@ extension WeightLayout {
     package func fault(in part: WeightPart, _ bytes: UnsafeRawBufferPointer) -> StoredFault? { defaultFault(in: part, bytes) }
 }
 
+/// Two matrices of one shape that are stored apart, seen as one whose rows alternate between them.
+package protocol PairedLayout: WeightLayout {
+    /// The layout of the even rows (0) or the odd ones (1).
+    func half(_ index: Int) -> any WeightLayout
+    /// The parts of a half, among those of the whole.
+    func places(of half: Int, in shape: MatrixShape) -> Range<Int>
+}
+
 /// A layout that must know the largest magnitude of a whole weight before it can encode any of it.
 package protocol WholeRangeLayout: WeightLayout {
     /// This layout for weights whose largest magnitude is `amax`, as BF16 bits.

@@ -62,8 +62,9 @@ enum InferredRoles {
         (ModulePattern(glob: "*score_head*"), "classification head", false),
     ]
 
-    static func exemption(of module: String) -> ModelRoles.Exemption? {
-        exempt.first { $0.pattern.matches(module) }.map { ModelRoles.Exemption(reason: $0.reason, isImplied: $0.isImplied) }
+    static func exemption(of module: String, isNarrow: Bool) -> ModelRoles.Exemption? {
+        if isNarrow, module.hasSuffix(".indexer.wk") { return .indexerKeys }
+        return exempt.first { $0.pattern.matches(module) }.map { ModelRoles.Exemption(reason: $0.reason, isImplied: $0.isImplied) }
     }
 
     /// The last word of the names that most families use.

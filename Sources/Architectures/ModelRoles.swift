@@ -31,6 +31,8 @@ package struct ModelRoles: Sendable {
         /// Whether ``ignorePatterns`` or the consumers' own model code exempt the module already.
         package let isImplied: Bool
 
+        static let indexerKeys = Exemption(reason: "indexer keys, read as BF16 or FP8 only", isImplied: false)
+
         package init(reason: String, isImplied: Bool) {
             self.reason = reason
             self.isImplied = isImplied
@@ -43,11 +45,11 @@ package struct ModelRoles: Sendable {
         if let role = architecture?.place(of: module)?.role {
             // vLLM makes one unquantized matrix of an indexer's keys and head weights; FP8 is decoded as it is loaded, and nothing narrower is
             // (vllm/models/deepseek_v32, `wk_weights_proj`).
-            if role == .indexerKey, isNarrow { return Exemption(reason: "indexer keys, read as BF16 or FP8 only", isImplied: false) }
+            if role == .indexerKey, isNarrow { return .indexerKeys }
             return role.exemption
         }
         if architecture?.carries(module) == true { return Exemption(reason: "beside the language model", isImplied: false) }
-        return InferredRoles.exemption(of: module)
+        return InferredRoles.exemption(of: module, isNarrow: isNarrow)
     }
 
     /// What compressed-tensors' `ignore` says of the modules that stay unquantized.

@@ -45,7 +45,7 @@ extension Checkpoint {
             guard let pair = GptOssExperts.pair(of: gate.name), let place = places[pair.up], places[pair.whole] == nil else { continue }
             let up = weights[place]
             guard up.dimensions == gate.dimensions, let first = gate.layout, let second = up.layout,
-                let layout = PairedRowsLayout(gate: first, up: second)
+                let layout = GptOssExperts.joined(gate: first, up: second)
             else { continue }
             var dimensions = gate.dimensions
             dimensions[0] *= 2

@@ -4,7 +4,7 @@
 /// exactly 0. So that the tokens that a query sees are those of the reference all the same, this goes PyTorch's way (aten/src/ATen/native/TopKImpl.h):
 /// `std::partial_sort` for few of many, otherwise `std::nth_element`, as GNU's library has them (bits/stl_algo.h, bits/stl_heap.h): a heap, or
 /// partitions about the median of three (D. R. Musser, Introspective Sorting and Selection Algorithms, 1997).
-struct LargestScores {
+package struct LargestScores {
     struct Entry {
         var score: Float
         var place: Int32
@@ -13,12 +13,12 @@ struct LargestScores {
     private var entries: [Entry]
 
     /// - Parameter scores: finite, or the same for all that are not to be kept.
-    init(_ scores: some Collection<Float>) {
+    package init(_ scores: some Collection<Float>) {
         entries = scores.enumerated().map { Entry(score: $1, place: Int32($0)) }
     }
 
     /// The places of the `count` largest; fewer than there are scores.
-    mutating func places(_ count: Int) -> [Int] {
+    package mutating func places(_ count: Int) -> [Int] {
         entries.withUnsafeMutableBufferPointer { entries in
             let selection = Selection(entries: entries)
             if count * 64 <= entries.count {

@@ -9,7 +9,6 @@ MiniMax-M2, Hy3, DeepSeek-V3.2 and GLM-5 beyond the tokens that their indexers k
 A Qwen3-MoE is converted to four layouts besides, run as it is stored, and decoded for transformers.
 Exits non-zero if a logit differs by more than 2e-4 or another token is preferred.
 """
-import glob
 import json
 import os
 import subprocess
@@ -192,25 +191,6 @@ def save_kimi(folder):
     return sequences_in(folder, 198)
 
 
-def save_blocks(folder):
-    """The experts of the gpt-oss in `folder` as random MXFP4 blocks under the names of its release."""
-    tensors = {}
-    for path in glob.glob(folder + '/model/*.safetensors'):
-        tensors |= load_file(path)
-    for key in [key for key in tensors if key.endswith(('.gate_up_proj', '.down_proj'))]:
-        experts, columns, rows = tensors.pop(key).shape
-        tensors[key + '_blocks'] = torch.randint(0, 256, (experts, rows, columns // 32, 16), dtype=torch.uint8)
-        tensors[key + '_scales'] = torch.randint(121, 125, (experts, rows, columns // 32), dtype=torch.uint8)
-    os.makedirs(folder + '/blocks')
-    save_file(tensors, folder + '/blocks/model.safetensors', metadata={'format': 'pt'})
-    with open(folder + '/model/config.json') as file:
-        config = json.load(file)
-    config['quantization_config'] = {'quant_method': 'mxfp4', 'modules_to_not_convert': [
-        'model.layers.*.self_attn', 'model.layers.*.mlp.router', 'model.embed_tokens', 'lm_head']}
-    with open(folder + '/blocks/config.json', 'w') as file:
-        json.dump(config, file)
-
-
 def compare(name, folder, stored, plain, sequences, Loader=AutoModelForCausalLM):
     """Runs `stored` here and `plain`, the same values in BF16, in transformers."""
     if not run('forward', stored, '--tokens', folder + '/tokens.json', '--logits', folder + '/out.safetensors'):
@@ -241,7 +221,7 @@ with tempfile.TemporaryDirectory() as folder:
         tell(False, 'Kimi-K2.5 as int4-g32', 'does not convert')
 with tempfile.TemporaryDirectory() as folder:
     sequences = save(folder, GptOssConfig, GptOssForCausalLM, GPT_OSS)
-    save_blocks(folder)
+    random_model.as_blocks(folder + '/model', folder + '/blocks')
     compare('gpt-oss, MXFP4 blocks', folder, folder + '/blocks', folder + '/blocks', sequences)
     if run('convert', folder + '/blocks', folder + '/plain', '--to', 'bf16'):
         compare('gpt-oss, MXFP4 blocks as bf16', folder, folder + '/blocks', folder + '/plain', sequences)

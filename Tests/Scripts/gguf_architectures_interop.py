@@ -64,6 +64,7 @@ CASES = {
     'glm_moe_dsa, shared indexers': (GlmMoeDsaConfig, GlmMoeDsaForCausalLM, LATENT | INDEXER | dict(
         indexer_types=['full', 'shared', 'full', 'shared'])),
     'gpt_oss': (GptOssConfig, GptOssForCausalLM, GPT_OSS),
+    'gpt_oss, MXFP4 blocks': (GptOssConfig, GptOssForCausalLM, GPT_OSS),
     'minimax_m2': (MiniMaxM2Config, MiniMaxM2ForCausalLM, GROUPED | dict(
         intermediate_size=128, num_local_experts=8, num_experts_per_tok=3, rotary_dim=32,
         rope_parameters=dict(rope_type='default', rope_theta=5e6, partial_rotary_factor=0.5))),
@@ -132,6 +133,12 @@ def main():
             save(path('model'), Config, Model, options)
             if name == 'glm4_moe':
                 add_prediction(path('model'))
+            if name.endswith('blocks'):
+                os.rename(path('model'), path('stacks'))
+                random_model.as_blocks(path('stacks'), path('model'))
+                for file in os.listdir(path('stacks')):
+                    if 'token' in file:
+                        shutil.copy(os.path.join(path('stacks'), file), path('model'))
             base.recast('convert', path('model'), path('mine.gguf'), '--to', 'bf16', '--quiet')
             ran = subprocess.run([sys.executable, '-c', CONVERTER, path('model'), '--outtype', 'bf16', '--outfile', path('theirs.gguf')],
                                  capture_output=True, text=True)

@@ -87,6 +87,9 @@ package enum GptOssExperts {
         return (named("up_proj"), named("gate_up_proj"))
     }
 
+    /// The layout of both halves together; nil if a row of the whole has no place of its own.
+    package static func joined(gate: any WeightLayout, up: any WeightLayout) -> (any WeightLayout)? { PairedRowsLayout(gate: gate, up: up) }
+
     /// `model.layers.3.mlp.experts`, `down_proj` and `blocks` of a stack's name.
     private static func place(of name: String) -> (parent: Substring, matrix: String, part: String)? {
         for matrix in matrices {

@@ -2,7 +2,7 @@ import Tensors
 
 /// Gate and up of an expert kept apart, seen as the one matrix that gpt-oss has: rows 0, 2, ... are the gate's, rows 1, 3, ... the other's. Either half
 /// has a layout of its own. Read only.
-package struct PairedRowsLayout: WeightLayout {
+package struct PairedRowsLayout: PairedLayout {
     package let gate: any WeightLayout
     package let up: any WeightLayout
 
@@ -36,6 +36,8 @@ package struct PairedRowsLayout: WeightLayout {
         case .whole: .whole
         }
     }
+
+    package func half(_ index: Int) -> any WeightLayout { index == 0 ? gate : up }
 
     /// The parts of either half, among those of the whole.
     package func places(of half: Int, in shape: MatrixShape) -> Range<Int> {

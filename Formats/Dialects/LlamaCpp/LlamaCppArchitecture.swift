@@ -25,6 +25,8 @@ struct LlamaCppArchitecture: Sendable {
     var isLatent = false
     /// Whether every linear layer has a bias.
     var isBiased = false
+    /// Whether llama.cpp rounds the pairs between which YaRN mixes although the model does not, and everybody runs it so.
+    var roundsYaRN = false
 
     /// A key of the architecture: what it is of a model, and which field of `config.json` it becomes when a file is read.
     struct Field: Sendable {
@@ -140,7 +142,7 @@ struct LlamaCppArchitecture: Sendable {
                 .count("expert_feed_forward_length", "intermediate_size") { $0.expertSize },
             ],
             names: [.postAttentionNorm: "post_attention_norm"], expertsField: "num_local_experts", constants: ["attention_bias": .bool(true)],
-            isBiased: true),
+            isBiased: true, roundsYaRN: true),
     ]
 
     static func named(_ architecture: Architecture) -> LlamaCppArchitecture? {

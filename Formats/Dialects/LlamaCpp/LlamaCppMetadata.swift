@@ -72,6 +72,7 @@ struct LlamaCppMetadata {
         }
         guard model.rotary.llama3 == nil else { throw refuse("rope_scaling", "of the type llama3 is not written for llama.cpp here") }
         guard let yarn = model.rotary.yarn else { return }
+        guard yarn.truncates || architecture.roundsYaRN else { throw refuse("rope_scaling.truncate", "is false, and llama.cpp always rounds") }
         guard yarn.attentionFactor == nil else { throw refuse("rope_scaling.attention_factor", "is not written for llama.cpp here") }
         let scales = [yarn.mscale ?? 0, yarn.mscaleAllDimensions ?? 0]
         if architecture.isLatent {

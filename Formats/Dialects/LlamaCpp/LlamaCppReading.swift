@@ -73,7 +73,7 @@ package struct LlamaCppReading {
         guard ModuleRole.routedExpert.contains(place.role) else {
             return architecture.module(place.role, layer: place.layer).map { renamed($0 + "." + leaf) }
         }
-        guard isUnstacked, tensor.shape.count == 3, tensor.byteCount > 0, (1...stackLimit).contains(tensor.shape[0]),
+        guard isUnstacked, tensor.shape.count == (leaf == "bias" ? 2 : 3), tensor.byteCount > 0, (1...stackLimit).contains(tensor.shape[0]),
             tensor.byteCount % tensor.shape[0] == 0
         else { return nil }
         let count = tensor.shape[0], size = tensor.byteCount / count
@@ -212,8 +212,11 @@ enum LlamaCppConfig {
     }
 
     private static func hub(_ architecture: LlamaCppArchitecture, _ entries: [GGUFEntry]) -> (type: String, model: String) {
-        // Two generations have one name, and their gates differ.
-        architecture.name == "deepseek2" && entries["deepseek2.expert_gating_func"]?.int != 2 ? ("deepseek_v2", "DeepseekV2ForCausalLM") : architecture.hub
+        // Two generations and GLM-4.7-Flash have one name; their gates differ, or their ways of cutting text.
+        if architecture.name == "deepseek2", entries["tokenizer.ggml.pre"]?.string == "glm4" {
+            return LlamaCppArchitecture.known.first { $0.modelTypes == ["glm4_moe_lite"] }?.hub ?? architecture.hub
+        }
+        return architecture.name == "deepseek2" && entries["deepseek2.expert_gating_func"]?.int != 2 ? ("deepseek_v2", "DeepseekV2ForCausalLM") : architecture.hub
     }
 
     /// The shortest decimal that is the same F32: 1e-06, not 9.999999974752427e-07.

@@ -57,7 +57,9 @@ struct PlanDraft {
             }
         }
         try proveRepackings(model, stop)
-        let places = Dictionary(checkpoint.weights.indices.map { (checkpoint.weights[$0].module, $0) }) { first, _ in first }
+        // A module's bias has no part in the range of its weight.
+        let matrices = checkpoint.weights.indices.filter { WeightName.leaf(checkpoint.weights[$0].name) == "weight" }
+        let places = Dictionary(matrices.map { (checkpoint.weights[$0].module, $0) }) { first, _ in first }
         var used = Set<Int>()
         var exceptions: [String: [String]] = [:]
         var stacks: [String: Int] = [:]
@@ -225,7 +227,7 @@ struct PlanDraft {
         if layout.isStored(as: stored, shape: shape) {
             planned.layout = stored
         } else if layout.isDense {
-            planned.way = !stored.isDense ? .dequantize : stored is PairedRowsLayout && stored.name == layout.name ? .rearrange : .cast
+            planned.way = !stored.isDense ? .dequantize : stored is any PairedLayout && stored.name == layout.name ? .rearrange : .cast
         } else if let repacking = repacking(weight, index, stored, layout, shape) {
             planned.layout = repacking.target
             planned.way = repacking.target.isStored(as: stored, shape: shape) ? .copy() : .repack(repacking)
@@ -239,8 +241,8 @@ struct PlanDraft {
     private func rowwise(
         _ stored: any WeightLayout, _ view: WeightView, _ layout: any WeightLayout, _ shape: MatrixShape
     ) -> (any Repacking)? {
-        let pair = stored as? PairedRowsLayout
-        let stored = pair.map { view.rows.lowerBound == 0 ? $0.gate : $0.up } ?? stored
+        let pair = stored as? any PairedLayout
+        let stored = pair?.half(view.rows.lowerBound) ?? stored
         guard !layout.isDense, pair != nil || stored.parts(of: shape).allSatisfy({ $0.rows == .every(1) }),
             case .possible(let ways) = LayoutRegistry.repacking(from: stored, to: layout, shape: shape)
         else { return nil }

@@ -326,9 +326,9 @@ struct WeightConverter {
     /// Rows that lie apart and are stored each by itself, or half of a pair that is stored by itself.
     private var picked: PickedRows? {
         guard let view = planned.view, view.step > 1, let layout = weight.layout else { return nil }
-        if let pair = layout as? PairedRowsLayout, view.step == 2 {
+        if let pair = layout as? any PairedLayout, view.step == 2 {
             let half = view.rows.lowerBound
-            return PickedRows(layout: half == 0 ? pair.gate : pair.up, parts: pair.places(of: half, in: weight.shape), step: 1)
+            return PickedRows(layout: pair.half(half), parts: pair.places(of: half, in: weight.shape), step: 1)
         }
         guard source.parts.allSatisfy({ $0.rows == .every(1) || $0.rows == .whole }) else { return nil }
         return PickedRows(layout: layout, parts: source.parts.indices, step: view.step)

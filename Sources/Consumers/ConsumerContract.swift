@@ -98,7 +98,9 @@ package struct ConsumerContract {
     }
 
     private func ownNames() -> String? {
-        Self.list(checkpoint.weights.filter { $0.layout?.isJoinedFromParts == true }.map(\.name), "weights are stored in parts, under names that only other programs read")
+        Self.list(
+            checkpoint.weights.filter { $0.layout?.isJoinedFromParts == true }.map(\.name),
+            "weights are stored in parts, under names that only other programs read")
     }
 
     // MARK: Quantization

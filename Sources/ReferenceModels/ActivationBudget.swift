@@ -69,7 +69,8 @@ package struct ActivationBudget: Sendable, Equatable {
             let query = heads * Double(latent.nopeSize + latent.ropeSize)
             let keyValue = heads * Double(latent.nopeSize + latent.valueSize)
             let indexer = c.indexer.map { Double($0.heads + 1) * Double($0.headSize) + Double($0.heads) } ?? 0
-            attention = indexer + query + keyValue + output + Double(2 * latent.latentRank + latent.ropeSize + 2 * (latent.queryRank ?? 0)) + 2 * hidden
+            attention =
+                indexer + query + keyValue + output + Double(2 * latent.latentRank + latent.ropeSize + 2 * (latent.queryRank ?? 0)) + 2 * hidden
         case .grouped(let grouped):
             attention = heads * Double(grouped.headSize) + 2 * Double(grouped.keyHeads * grouped.headSize) + output + 2 * hidden
         }

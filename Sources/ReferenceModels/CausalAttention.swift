@@ -77,7 +77,9 @@ struct CausalAttention {
                 for column in 0...(first + row) { scores[row][column] = precision.round(scores[row][column] * scale) }
                 let hidden = window.map { max(0, first + row + 1 - $0) } ?? 0
                 for column in 0..<hidden { scores[row][column] = 0 }
-                if let choice, length > choice.keptTokens { choice.hide(scores[row], row: self.first + sequence.lowerBound + first + row, count: first + row + 1) }
+                if let choice, length > choice.keptTokens {
+                    choice.hide(scores[row], row: self.first + sequence.lowerBound + first + row, count: first + row + 1)
+                }
                 Self.softmax(
                     scores[row] + hidden, visible: first + row + 1 - hidden, count: visible - hidden, sink: sinks.isEmpty ? nil : sinks[h])
             }

@@ -19,7 +19,9 @@ import Testing
             // The one with the larger range has the peer's bytes.
             #expect(
                 modules.contains { module in
-                    ["weight_packed", "weight_scale", "weight_global_scale"].allSatisfy { stored[module + $0]?.digest == expected[module + $0]?.digest }
+                    ["weight_packed", "weight_scale", "weight_global_scale"].allSatisfy {
+                        stored[module + $0]?.digest == expected[module + $0]?.digest
+                    }
                 })
         }
         for (name, tensor) in expected where !fused.contains(where: { name.contains($0) }) {

@@ -180,13 +180,16 @@ import Testing
             // Engines load queries, keys and values as one matrix with one scale, and gate and up as another.
             let stored = try CheckpointBuilder(reading: folder.file("out"))
             let leaf = target == "nvfp4" ? "weight_global_scale" : "weight_scale_2"
-            for group in [["q_proj", "k_proj", "v_proj"].map { "model.layers.0.self_attn." + $0 }, ["gate_proj", "up_proj"].map { Self.parent + "1." + $0 }] {
+            for group in [
+                ["q_proj", "k_proj", "v_proj"].map { "model.layers.0.self_attn." + $0 }, ["gate_proj", "up_proj"].map { Self.parent + "1." + $0 },
+            ] {
                 #expect(Set(try group.map { try #require(stored["\($0).\(leaf)"]).bytes }).count == 1, "\(group)")
             }
         }
         // Decoded for transformers it is the same model.
         try convert(folder.file("out"), folder.file("back"), to: "bf16")
-        #expect(try CheckpointBuilder(reading: folder.file("back"))[Self.parent + "gate_up_proj"]?.shape == [Self.experts, Self.hidden, 2 * Self.inner])
+        #expect(
+            try CheckpointBuilder(reading: folder.file("back"))[Self.parent + "gate_up_proj"]?.shape == [Self.experts, Self.hidden, 2 * Self.inner])
         let figures = try logits(folder.file("out"))
         #expect(try figures == logits(folder.file("back")) && figures.allSatisfy(\.isFinite))
     }

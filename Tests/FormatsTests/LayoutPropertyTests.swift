@@ -99,8 +99,11 @@ import Testing
     }
 
     /// What is written under a layout's name is recognised as that layout, with the shape that it has.
-    @Test(arguments: // Blocks are for gpt-oss's stacks: GptOssTests.
-    LayoutRegistry.targets.filter { $0.dialect.container == nil && $0.name != "mxfp4-blocks" }.map(\.name)) func whatIsWrittenIsRecognised(_ name: String) throws
+    @Test(
+        arguments:  // Blocks are for gpt-oss's stacks: GptOssTests.
+            LayoutRegistry.targets.filter { $0.dialect.container == nil && $0.name != "mxfp4-blocks" }.map(\.name)) func whatIsWrittenIsRecognised(
+            _ name: String
+        ) throws
     {
         let target = try #require(LayoutRegistry.target(named: name))
         let folder = try TemporaryDirectory()

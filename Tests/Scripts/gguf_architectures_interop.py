@@ -159,9 +159,10 @@ def main():
                     b.setdefault(key, a[key])
             different = {key: (a.get(key), b.get(key)) for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
             base.check(f'{name}: {len(expected)} tensors and {len(b)} keys', not different, f'are the converter\'s {different or ""}'.rstrip())
-            # In F32: with other types llama.cpp rounds activations as well.
-            base.recast('convert', path('model'), path('f32.gguf'), '--to', 'f32', '--quiet')
-            base.runs_as_llama_cpp(lib, name, path('f32.gguf'), path('f32.gguf'), scratch, has_close_routers=True)
+            # In F32: with other types, blocks among them, llama.cpp rounds activations as well.
+            if not name.endswith('blocks'):
+                base.recast('convert', path('model'), path('f32.gguf'), '--to', 'f32', '--quiet')
+                base.runs_as_llama_cpp(lib, name, path('f32.gguf'), path('f32.gguf'), scratch, has_close_routers=True)
             base.recast('convert', path('mine.gguf'), path('back'), '--to', 'bf16', '--quiet')
             base.recast('verify', path('model'), path('back'), '--weights-only', '--exact')
             base.check(f'{name}: back in safetensors', True, 'every value is the same')

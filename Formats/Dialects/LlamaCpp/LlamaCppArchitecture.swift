@@ -111,7 +111,8 @@ struct LlamaCppArchitecture: Sendable {
             fields: latent + [.saidPredictionLayers] + indexer, expertsField: "n_routed_experts", holdsPrediction: true, isLatent: true),
         LlamaCppArchitecture(
             name: "glm-dsa", modelTypes: ["glm_moe_dsa"], hub: ("glm_moe_dsa", "GlmMoeDsaForCausalLM"), preTokenizer: "glm4",
-            fields: latent + [.saidPredictionLayers] + indexer + [indexerTypes], expertsField: "n_routed_experts", holdsPrediction: true, isLatent: true),
+            fields: latent + [.saidPredictionLayers] + indexer + [indexerTypes], expertsField: "n_routed_experts", holdsPrediction: true,
+            isLatent: true),
         LlamaCppArchitecture(name: "qwen3", modelTypes: ["qwen3"], hub: ("qwen3", "Qwen3ForCausalLM"), preTokenizer: "qwen2", fields: []),
         LlamaCppArchitecture(
             name: "qwen3moe", modelTypes: ["qwen3_moe"], hub: ("qwen3_moe", "Qwen3MoeForCausalLM"), preTokenizer: "qwen2",

@@ -26,7 +26,8 @@ struct LlamaCppMetadata {
             warnings.append("q_lora_rank is null, and llama.cpp loads such models only if they have 26 or 27 layers (V2-Lite, Moonlight)")
         }
         if self.model.rotary.yarn?.truncates == false {
-            warnings.append("rope_scaling.truncate is false, and llama.cpp always rounds the pairs between which YaRN mixes: its logits differ a little")
+            warnings.append(
+                "rope_scaling.truncate is false, and llama.cpp always rounds the pairs between which YaRN mixes: its logits differ a little")
         }
         let held = model.tensors.count { $0.name.hasSuffix(".nextn.eh_proj.weight") }
         guard !known.holdsPrediction || held == self.model.mtpModules else {
@@ -43,7 +44,9 @@ struct LlamaCppMetadata {
         add("general.name", .string(Self.title(published?.split(separator: "/").last.map(String.init) ?? model.name)))
         add("general.size_label", .string(Self.sizeLabel(model.tensors)))
         try addSizes()
-        add("general.file_type", .u32(file.number))
+        // Plain numbers beside MXFP4 blocks have a type of their own.
+        let holdsBlocks = file.isPlain && model.tensors.contains { $0.type == .mxfp4Block }
+        add("general.file_type", .u32(holdsBlocks ? 38 : file.number))
         addFields()
         add("general.quantization_version", .u32(2))
         try addTokenizer(model, preTokenizer)

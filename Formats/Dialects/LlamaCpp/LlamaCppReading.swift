@@ -216,7 +216,8 @@ enum LlamaCppConfig {
         if architecture.name == "deepseek2", entries["tokenizer.ggml.pre"]?.string == "glm4" {
             return LlamaCppArchitecture.known.first { $0.modelTypes == ["glm4_moe_lite"] }?.hub ?? architecture.hub
         }
-        return architecture.name == "deepseek2" && entries["deepseek2.expert_gating_func"]?.int != 2 ? ("deepseek_v2", "DeepseekV2ForCausalLM") : architecture.hub
+        return architecture.name == "deepseek2" && entries["deepseek2.expert_gating_func"]?.int != 2
+            ? ("deepseek_v2", "DeepseekV2ForCausalLM") : architecture.hub
     }
 
     /// The shortest decimal that is the same F32: 1e-06, not 9.999999974752427e-07.

@@ -88,7 +88,9 @@ package struct MLX: StackedDialect {
             let size = tensor.byteCount / count
             return (0..<count).map { expert in
                 var slice = tensor
-                slice.name = tensor.name[..<place.lowerBound] + (marker == ".switch_mlp." ? ".experts." : marker) + "\(expert)." + tensor.name[place.upperBound...]
+                slice.name =
+                    tensor.name[..<place.lowerBound] + (marker == ".switch_mlp." ? ".experts." : marker) + "\(expert)."
+                    + tensor.name[place.upperBound...]
                 slice.shape.removeFirst()
                 slice.offset += expert * size
                 slice.byteCount = size

@@ -32,7 +32,8 @@ package enum MXFP4Family: LayoutFamily {
             return try matrix(packed, scale, codesPerElement: 2, .compressedTensors)
         }
         // Stacks are taken apart beforehand, or carried as they are.
-        if let weight = module["weight"], weight.type == .u32, weight.shape.count == 2, let scale = module["scales"], [.u8, .f8E8M0].contains(scale.type),
+        if let weight = module["weight"], weight.type == .u32, weight.shape.count == 2, let scale = module["scales"],
+            [.u8, .f8E8M0].contains(scale.type),
             module["biases"] == nil
         {
             return try matrix(weight, scale, codesPerElement: 8, .mlx)

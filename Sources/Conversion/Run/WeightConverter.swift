@@ -335,7 +335,9 @@ struct WeightConverter {
     }
 
     /// Moves every `step`th stored row of a tile to its start.
-    private static func gather(_ slice: UnsafeMutableRawBufferPointer, _ part: WeightPart, every step: Int, count: Int) -> UnsafeMutableRawBufferPointer {
+    private static func gather(_ slice: UnsafeMutableRawBufferPointer, _ part: WeightPart, every step: Int, count: Int)
+        -> UnsafeMutableRawBufferPointer
+    {
         guard part.rows != .whole, count > 0, let base = slice.baseAddress else { return slice }
         let size = slice.count / ((count - 1) * step + 1)
         for row in 1..<max(1, count) { memmove(base + row * size, base + row * step * size, size) }

@@ -28,6 +28,9 @@ package struct WeightView: Sendable, Equatable {
         shape = MatrixShape(rows: whole.rows / step, columns: whole.columns)
     }
 
+    /// Whether the piece is rows of the weight that lie apart: its inputs are the weight's.
+    package var picksRows: Bool { step > 1 }
+
     /// Rows of the source from the first to the last that some rows of the piece are.
     package func span(of part: Range<Int>) -> Range<Int> {
         let first = rows.lowerBound + part.lowerBound * step

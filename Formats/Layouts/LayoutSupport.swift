@@ -15,8 +15,11 @@ package struct LayoutSupport: Sendable, Equatable {
         // A shape that suits every layout.
         let shape = MatrixShape(rows: 256, columns: 1024)
         return listed.map { target in
-            // Variants of other group sizes count too; the format's second version is the first's twin.
-            let repacks = LayoutRegistry.targets.filter { !$0.name.hasSuffix("-v2") && $0.dialect.container == nil }.filter { other in
+            // Variants of other group sizes count too; the format's second version is the first's twin, and what is for one model's experts is
+            // told with that model.
+            let repacks = LayoutRegistry.targets.filter {
+                !$0.name.hasSuffix("-v2") && $0.dialect.container == nil && ($0.isListed || $0.besideExperts == nil)
+            }.filter { other in
                 guard other.name != target.name, case .possible = LayoutRegistry.repacking(from: target.layout, to: other.layout, shape: shape) else {
                     return false
                 }

@@ -89,13 +89,12 @@ package final class WeightCalibrator: WeightObserver {
 
     package func willUse(_ names: [String], inputs: ObservedInputs, pooled: ObservedInputs?) throws {
         if stop.isStopped { throw CancellationError() }
-        var calibrated: [(name: String, position: Int)] = []
+        /// A weight, and where in the plan it is, or the rows of it that are written apart.
+        var calibrated: [(name: String, positions: [Int])] = []
         for name in names {
             let places = positions[name] ?? []
-            if places.count == 1, plan.weights[places[0]].view == nil, plan.weights[places[0]].road == .quantize,
-                plan.weights[places[0]].quantizer.needs == .hessian
-            {
-                calibrated.append((name, places[0]))
+            if !places.isEmpty, places.allSatisfy({ learnsFromInputs(plan.weights[$0]) }) {
+                calibrated.append((name, places))
             } else if let replacement = try WeightReplacement(
                 places.map { plan.weights[$0] }, of: checkpoint, statistics: statistics, workers: workers, stop: stop)
             {
@@ -108,19 +107,31 @@ package final class WeightCalibrator: WeightObserver {
             source = pooled
             report.pooled += calibrated.map { ($0.name, inputs.count) }
         }
-        let scaled = calibrated.filter { plan.weights[$0.position].quantizer.method.scalesInputs }
-        if !scaled.isEmpty { try scale(scaled, source) }
-        let others = calibrated.filter { !plan.weights[$0.position].quantizer.method.scalesInputs }
+        let scaled = calibrated.filter { plan.weights[$0.positions[0]].quantizer.method.scalesInputs }
+        if !scaled.isEmpty { try scale(scaled.map { ($0.name, $0.positions[0]) }, source) }
+        let others = calibrated.filter { !plan.weights[$0.positions[0]].quantizer.method.scalesInputs }
         guard !others.isEmpty else { return }
         let factor = try factor(source, first.name)
         var evidence = RowEvidence(importance: factor.importance)
         evidence.factor = factor
-        for (name, position) in others {
-            let replacement = try quantize(plan.weights[position], evidence)
-            overlay[name] = replacement
-            try keep(position, replacement)
+        for (name, positions) in others {
+            var pieces: [(view: WeightView, part: WeightReplacement)] = []
+            for position in positions {
+                let replacement = try quantize(plan.weights[position], evidence)
+                try keep(position, replacement)
+                if let view = plan.weights[position].view { pieces.append((view, replacement)) } else { overlay[name] = replacement }
+            }
+            if !pieces.isEmpty {
+                overlay[name] = try WeightReplacement(
+                    joining: pieces, shape: checkpoint.weights[plan.weights[positions[0]].source].shape)
+            }
             report.calibrated += 1
         }
+    }
+
+    /// Whether a weight is quantized with its inputs: a whole one, or rows of one.
+    private func learnsFromInputs(_ planned: PlannedWeight) -> Bool {
+        planned.view?.picksRows ?? true && planned.road == .quantize && planned.quantizer.needs == .hessian
     }
 
     /// The factored second moments of some inputs. A matrix that is not positive in F32 is tried again with ten times the damping.
@@ -155,7 +166,7 @@ package final class WeightCalibrator: WeightObserver {
         guard let layout = planned.layout as? any IntegerCodedLayout, let stored = weight.layout else {
             throw ConversionFailure.unsupported(weight: weight.name, layout: planned.layout?.name ?? "")
         }
-        let shape = weight.shape
+        let shape = planned.view?.shape ?? weight.shape
         let result = try WeightReplacement(layout: layout, shape: shape)
         let unit = leastCommonMultiple(leastCommonMultiple(stored.rowAlignment, layout.rowAlignment), 16)
         // Values in two types and two orders, their errors, their codes twice.
@@ -164,7 +175,7 @@ package final class WeightCalibrator: WeightObserver {
         let parts = PartLayout(parts: layout.parts(of: shape), shape: shape)
         for rows in TileSequence(of: shape, step: band) {
             if stop.isStopped { throw CancellationError() }
-            let values = try checkpoint.values(of: weight, rows: rows)
+            let values = try values(of: weight, planned.view, rows)
             let buffer = try AlignedBuffer(byteCount: parts.byteCount(rows))
             let slices = parts.slices(rows, in: buffer.bytes)
             do {
@@ -183,6 +194,19 @@ package final class WeightCalibrator: WeightObserver {
             withExtendedLifetime(buffer) { result.put(slices, rows: rows, shape: shape) }
         }
         return result
+    }
+
+    /// Values of some rows of a weight, or of the rows of it that a view picks.
+    private func values(of weight: Weight, _ view: WeightView?, _ rows: Range<Int>) throws -> [UInt16] {
+        guard let view else { return try checkpoint.values(of: weight, rows: rows) }
+        let unit = weight.layout?.rowAlignment ?? 1, columns = weight.shape.columns
+        let span = view.span(of: rows)
+        let origin = span.lowerBound / unit * unit..<min(weight.shape.rows, ceilingDivide(span.upperBound, unit) * unit)
+        let whole = try checkpoint.values(of: weight, rows: origin)
+        return rows.flatMap { row in
+            let start = (view.rows.lowerBound + row * view.step - origin.lowerBound) * columns
+            return whole[start..<start + columns]
+        }
     }
 
     /// The scales that the layout's own encoder takes.

@@ -55,6 +55,37 @@ import Testing
         for number in 1..<variants.count { #expect(try directoryContents(folder.file("\(number)")) == first) }
     }
 
+    /// Rows of gate and up are written apart and have the inputs of the whole: what is chosen for them is the same from stacks and from halves, is no
+    /// rounding to nearest, and depends on neither memory nor jobs. AWQ scales whole weights only, and the plan says so.
+    @Test func halvesOfExpertsLearnFromTheirInputs() throws {
+        let folder = try TemporaryDirectory()
+        try GptOssModel.blocks().write(to: folder.file("blocks"))
+        try TestSupport.convert(folder.file("blocks"), folder.file("plain"), to: "bf16")
+        try GptOssModel.apart(CheckpointBuilder(reading: folder.file("plain"))).write(to: folder.file("apart"))
+        let tokens = TokenBatch((0..<12).map { row in (0..<24).map { ($0 * 7 + row * 13) % 50 } })
+        func convert(_ source: String, by quantizer: QuantizerName, _ options: RunOptions = RunOptions()) throws -> CheckpointBuilder {
+            let checkpoint = try Checkpoint(opening: folder.file(source))
+            let choice = try LayoutChoice(target: "int4-g32", quantizer: quantizer, evidence: tokens.digest)
+            let plan = try ConversionPlan(converting: checkpoint, choice: choice)
+            #expect(plan.notes.contains { "\($0)".contains("have other inputs than it") } == (quantizer == .awq))
+            let output = folder.file("\(source)-\(quantizer.rawValue)")
+            let stage = Calibration(checkpoint, tokens: tokens, settings: CalibrationSettings(), finished: { _ in })
+            let report = try ConversionRun(
+                plan: plan, checkpoint: checkpoint, destination: output, calibration: quantizer == .rtn ? nil : stage, options: options
+            ).execute()
+            #expect(report.audit.differences == 0)
+            return try CheckpointBuilder(reading: output)
+        }
+        let (stacks, nearest) = (try convert("plain", by: .gptq), try convert("plain", by: .rtn))
+        let halves = try convert("apart", by: .gptq, RunOptions(memory: 64 << 20, jobs: 1))
+        _ = try convert("plain", by: .awq)
+        for (name, tensor) in stacks.tensors { #expect(halves[name]?.bytes == tensor.bytes, "\(name)") }
+        for half in ["gate_proj", "up_proj"] {
+            let name = GptOssModel.parent + "1.\(half).weight_packed"
+            #expect(stacks[name] != nil && stacks[name]?.bytes != nearest[name]?.bytes)
+        }
+    }
+
     /// Scales folded into norms and rows change nothing but the codes: the layer's outputs are those of the weights over the scales.
     @Test(arguments: ["int4-g128", "awq", "mlx-4bit"]) func scalesAreFoldedExactly(_ layout: String) throws {
         let folder = try TemporaryDirectory()

@@ -10,7 +10,7 @@ import Testing
     static let pairs: [(String, String, Int)] = [
         ("int4-g128", "gptq", 179), ("int4-g128", "gptq-v2", 179), ("int4-g128", "awq", 179), ("int4-g128-asym", "awq", 179),
         ("int4-g128-asym", "gptq-asym", 179), ("awq", "gptq-asym", 179), ("gptq", "awq", 179), ("gptq-asym", "awq", 179), ("gptq", "gptq-v2", 179),
-        ("int4-g32", "gptq-g32", 184), ("nvfp4", "nvfp4-modelopt", 184),
+        ("int4-g32", "gptq-g32", 184), ("nvfp4", "nvfp4-modelopt", 184), ("mxfp4", "mxfp4-quark", 184),
     ]
 
     @Test(arguments: pairs) func thereAndBackGivesTheSameBytes(_ first: String, _ second: String, _ count: Int) throws {
@@ -107,7 +107,7 @@ import Testing
         let tested = Set(Self.layouts.map(\.name))
         let others: Set<[String]> = [
             ["fp8-block", "fp8-block-ue8m0"], ["fp8-block-ue8m0", "fp8-block"], ["mxfp4", "fp8-block"], ["mxfp4", "fp8-block-ue8m0"],
-            ["mxfp4", "mlx-mxfp4"],
+            ["mxfp4", "mlx-mxfp4"], ["mxfp4", "mxfp4-quark"], ["mlx-mxfp4", "mxfp4-quark"],
             ["mlx-mxfp4", "mxfp4"], ["mlx-mxfp4", "fp8-block"], ["mlx-mxfp4", "fp8-block-ue8m0"], ["nvfp4", "nvfp4-modelopt"],
             ["nvfp4-modelopt", "nvfp4"],
         ]

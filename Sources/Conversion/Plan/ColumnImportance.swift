@@ -6,9 +6,10 @@ extension InputStatistics {
     /// How much each column of a planned weight counts; nil if nothing is known of its inputs.
     func importance(of planned: PlannedWeight, module: String, columns: Int, roles: ModelRoles) -> [Float]? {
         // A turned view's columns are no inputs of the weight; llama.cpp collects those of its own tensors.
-        guard let matrix else { return planned.view == nil ? importance(of: module, columns: columns) : nil }
+        let hasInputs = planned.view?.picksRows ?? true
+        guard let matrix else { return hasInputs ? importance(of: module, columns: columns) : nil }
         if let own = matrix.importance(of: planned.module + ".weight", matrix: planned.stackIndex ?? 0, columns: columns) { return own }
-        return planned.view == nil ? matrix.importance(ofModule: module, roles: roles, columns: columns) : nil
+        return hasInputs ? matrix.importance(ofModule: module, roles: roles, columns: columns) : nil
     }
 }
 

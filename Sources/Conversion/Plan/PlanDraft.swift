@@ -86,6 +86,11 @@ struct PlanDraft {
                 }
                 count(decision, weight, shape)
                 var planned = try planned(weight, index, piece, decision, shape, model)
+                if planned.road == .quantize, planned.quantizer != decision.quantizer {
+                    let reason =
+                        "quantized by \(planned.quantizer.rawValue), not \(decision.quantizer.rawValue): parts of a weight under names of their own have other inputs than it"
+                    exceptions[reason, default: []].append(weight.name)
+                }
                 if let split = piece.split { try divide(&planned, weight, split) }
                 if let layout = planned.layout as? any WholeRangeLayout, case .quantize(let quantizer, _) = planned.way {
                     let partners = checkpoint.roles.rangePartners(of: String(weight.module), byModelOpt: layout.sharesRangeAsModelOpt)
@@ -211,11 +216,11 @@ struct PlanDraft {
             return planned
         }
         planned.layout = layout
-        // A part of a weight under a name of its own has other inputs, or none.
-        let keeps = piece.view == nil || choice.dialect.isSelfDescribing
+        // A part of a weight under a name of its own has other inputs, or none; but for rows of it, whose inputs nobody scales by themselves.
+        let keeps = piece.view.map { $0.picksRows && !decision.quantizer.method.scalesInputs } ?? true || choice.dialect.isSelfDescribing
         let quantizer = keeps ? decision.quantizer : decision.quantizer.withoutStatistics
         if let view = piece.view {
-            if view.step > 1, let way = rowwise(stored, view, layout, shape) {
+            if view.picksRows, let way = rowwise(stored, view, layout, shape) {
                 (planned.layout, planned.way) = (way.target, .repack(way))
                 return planned
             }

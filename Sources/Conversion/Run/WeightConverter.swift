@@ -325,7 +325,7 @@ struct WeightConverter {
 
     /// Rows that lie apart and are stored each by itself, or half of a pair that is stored by itself.
     private var picked: PickedRows? {
-        guard let view = planned.view, view.step > 1, let layout = weight.layout else { return nil }
+        guard let view = planned.view, view.picksRows, let layout = weight.layout else { return nil }
         if let pair = layout as? any PairedLayout, view.step == 2 {
             let half = view.rows.lowerBound
             return PickedRows(layout: pair.half(half), parts: pair.places(of: half, in: weight.shape), step: 1)

@@ -27,13 +27,20 @@ extension WeightReplacement {
             self = try converter.whole(workers, stop)
             return
         }
-        // Parts under names of their own: their values, put together again.
+        // Parts under names of their own.
         let shape = checkpoint.weights[planned[0].source].shape
+        let pieces = try planned.compactMap { part in
+            try part.view.map { ($0, try WeightConverter(checkpoint, part, statistics: statistics).whole(workers, stop)) }
+        }
+        try self.init(joining: pieces, shape: shape)
+    }
+
+    /// The values of parts of a weight, put together again.
+    package init(joining pieces: [(view: WeightView, part: WeightReplacement)], shape: MatrixShape) throws {
         try self.init(layout: .dense(.bf16), shape: shape)
         let values = parts[0].bytes.assumingMemoryBound(to: UInt16.self)
-        for part in planned {
-            guard let view = part.view, let layout = part.layout else { continue }
-            let replaced = try WeightConverter(checkpoint, part, statistics: statistics).whole(workers, stop)
+        for (view, replaced) in pieces {
+            let layout = replaced.layout
             var decoded = [UInt16](repeating: 0, count: view.shape.count)
             decoded.withUnsafeMutableBufferPointer { decoded in
                 withExtendedLifetime(replaced) {

@@ -29,12 +29,27 @@ extension ScalarType {
 
     /// The largest magnitude of the scales in `bytes`: NaN if any is NaN, nil if there are none.
     package func largestMagnitude(in bytes: UnsafeRawBufferPointer) -> Float? {
-        var largest: Float?
+        // Without their sign bits patterns are in the order of what they stand for, NaN above all.
+        func largest<Bits: FixedWidthInteger & UnsignedInteger & BitwiseCopyable>(_ mask: Bits) -> Float? {
+            let patterns = UnsafeBufferPointer(rebasing: bytes.scalars(Bits.self)[..<(bytes.count * 8 / bitWidth)])
+            guard !patterns.isEmpty else { return nil }
+            var top: Bits = 0
+            for pattern in patterns { top = max(top, pattern & mask) }
+            return withUnsafeBytes(of: top) { float(in: $0, at: 0) }
+        }
+        switch self {
+        case .f32: return largest(0x7FFF_FFFF as UInt32)
+        case .bf16, .f16: return largest(0x7FFF as UInt16)
+        case .f8E4M3: return largest(0x7F as UInt8)
+        case .f8E8M0: return largest(0xFF as UInt8)
+        default: break
+        }
+        var found: Float?
         for index in 0..<bytes.count * 8 / bitWidth {
             let magnitude = float(in: bytes, at: index).magnitude
             if magnitude.isNaN { return .nan }
-            if magnitude > largest ?? -1 { largest = magnitude }
+            if magnitude > found ?? -1 { found = magnitude }
         }
-        return largest
+        return found
     }
 }

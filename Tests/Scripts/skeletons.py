@@ -28,6 +28,8 @@ class Model:
 
     def __init__(self, stored='bf16'):
         self.stored, self.tensors, self.linears, self.prefix = stored, [], set(), ''
+        # What is no hole: the sizes that are stored beside packed integers.
+        self.values = {}
 
     def add(self, name, *shape, type='BF16'):
         self.tensors.append((self.prefix + name, type, shape))
@@ -45,6 +47,7 @@ class Model:
             self.add(name + '.weight_packed', rows, columns // 8, type='I32')
             self.add(name + '.weight_scale', rows, columns // 32)
             self.add(name + '.weight_shape', 2, type='I64')
+            self.values[self.prefix + name + '.weight_shape'] = struct.pack('<2q', rows, columns)
         if bias:
             self.add(name + '.bias', rows)
 
@@ -344,11 +347,11 @@ RELEASES = {
 }
 
 
-def write(folder, config, tensors, shard=5 << 30):
-    """Files of about five gigabytes, all holes behind their headers."""
+def write(folder, config, model, shard=5 << 30):
+    """Files of about five gigabytes, holes behind their headers but for a few values."""
     os.makedirs(folder)
     groups, filled = [[]], 0
-    for tensor in tensors:
+    for tensor in model.tensors:
         if filled > shard:
             groups.append([])
             filled = 0
@@ -365,6 +368,10 @@ def write(folder, config, tensors, shard=5 << 30):
         with open(f'{folder}/{name}', 'wb') as file:
             file.write(struct.pack('<Q', len(text)) + text)
             file.truncate(8 + len(text) + end)
+            for tensor, entry in header.items():
+                if tensor in model.values:
+                    file.seek(8 + len(text) + entry['data_offsets'][0])
+                    file.write(model.values[tensor])
     for name, value in (('model.safetensors.index.json', {'metadata': {}, 'weight_map': places}), ('config.json', config)):
         with open(f'{folder}/{name}', 'w') as file:
             json.dump(value, file)
@@ -405,7 +412,7 @@ for release, make in RELEASES.items():
         continue
     with tempfile.TemporaryDirectory(dir=options.directory) as work:
         config, model = make()
-        write(work + '/model', config, model.tensors)
+        write(work + '/model', config, model)
         figures = []
         for target in TARGETS:
             plan, seconds, size = measure([options.recast, 'convert', work + '/model', work + '/out', '--to', target, '--dry-run', '--json'])

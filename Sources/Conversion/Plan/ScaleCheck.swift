@@ -10,8 +10,10 @@ import Tensors
 package enum ScaleCheck {
     /// A weight whose largest scale differs from its siblings' median by more than this factor is named.
     static let factor: Float = 256
-    /// A scale tensor is read up to here: block scales completely, long rows of group scales by their beginning.
+    /// A scale tensor of no more bytes is read completely: all that block scales have.
     static let byteLimit = 64 << 10
+    /// Of a longer one, the scales of groups, so much is read.
+    static let beginning = 16 << 10
 
     private struct Range {
         var weight: Int
@@ -75,7 +77,7 @@ package enum ScaleCheck {
     private static func largest(
         of scale: StoredTensor, _ part: WeightPart, _ layout: any WeightLayout, in checkpoint: Checkpoint, _ buffer: AlignedBuffer
     ) throws -> Float {
-        let size = min(scale.byteCount, byteLimit)
+        let size = scale.byteCount > byteLimit ? beginning : scale.byteCount
         let bytes = buffer.slice(0..<size)
         try checkpoint.read(scale, 0..<size, into: bytes)
         if let fault = layout.fault(in: part, UnsafeRawBufferPointer(bytes)) {

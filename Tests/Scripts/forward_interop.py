@@ -1,11 +1,12 @@
 """Check `recast forward` against transformers on other architectures of the family.
 
-usage: forward_interop.py RECAST      (pip install 'torch==2.13.0' transformers==5.17.0 safetensors)
+usage: forward_interop.py RECAST      (pip install 'torch==2.13.0' transformers==5.17.0 safetensors 'mlx[cpu]' mlx-lm)
 
 Makes small random models with transformers, saves them as released checkpoints, and compares float32 logits: DeepSeek-V3 in
 Kimi-K2's and Moonlight's manner (one group, no YaRN, hidden size 320, with and without a query rank), DeepSeek-V2 (softmax,
 group_limited_greedy) and V2-Lite (greedy, no query rank), YaRN with mscale 0.707, Qwen3-MoE, Qwen3, Llama 3.1, GLM-4-MoE, GLM-4.7-Flash,
-MiniMax-M2, Hy3, DeepSeek-V3.2 and GLM-5 beyond the tokens that their indexers keep, Kimi-K2.5 under the names of its release, and gpt-oss as BF16 stacks and as MXFP4 blocks.
+MiniMax-M2, Hy3, DeepSeek-V3.2 and GLM-5 beyond the tokens that their indexers keep, Kimi-K2.5 under the names of its release, and gpt-oss as BF16 stacks and as MXFP4 blocks,
+whose codes mlx-lm runs too.
 A Qwen3-MoE is converted to four layouts besides, run as it is stored, and decoded for transformers.
 Exits non-zero if a logit differs by more than 2e-4 or another token is preferred.
 """
@@ -208,6 +209,29 @@ def compare(name, folder, stored, plain, sequences, Loader=AutoModelForCausalLM)
     tell(worst <= 2e-4 and same and bool(ours[1, 31:].isnan().all()), name, f'largest difference {worst:.2g}')
 
 
+def compare_mlx(folder, sequences):
+    """The blocks in `folder` under MLX's names, here and in mlx-lm, which reads the release's description of the rotation."""
+    from pathlib import Path
+
+    import mlx.core as mx
+    import numpy as np
+    from mlx_lm.utils import load_model
+    with open(folder + '/blocks/config.json') as file:
+        config = json.load(file)
+    rotation = config.pop('rope_parameters')
+    config |= {'rope_theta': rotation.pop('rope_theta'), 'rope_scaling': rotation | {'truncate': True}}
+    with open(folder + '/blocks/config.json', 'w') as file:
+        json.dump(config, file)
+    if not run('convert', folder + '/blocks', folder + '/mlx', '--to', 'mlx-mxfp4') or not run(
+            'forward', folder + '/mlx', '--tokens', folder + '/tokens.json', '--logits', folder + '/out.safetensors'):
+        return tell(False, 'gpt-oss in mlx-lm', 'does not run')
+    ours, (model, _) = load_file(folder + '/out.safetensors')['logits'].numpy(), load_model(Path(folder + '/mlx'))
+    model.set_dtype(mx.float32)
+    worst = max(float(np.abs(np.array(model(mx.array([sequence])))[0] - ours[index, :len(sequence)]).max())
+                for index, sequence in enumerate(sequences))
+    tell(worst <= 2e-4, 'gpt-oss in mlx-lm', f'largest difference {worst:.2g}')
+
+
 for name, (Config, Model, options) in CASES.items():
     with tempfile.TemporaryDirectory() as folder:
         sequences = save(folder, Config, Model, options)
@@ -228,6 +252,7 @@ with tempfile.TemporaryDirectory() as folder:
         compare('gpt-oss, what that wrote', folder, folder + '/plain', folder + '/plain', sequences)
     else:
         tell(False, 'gpt-oss, MXFP4 blocks as bf16', 'does not convert')
+    compare_mlx(folder, sequences)
 with tempfile.TemporaryDirectory() as folder:
     sequences = save(folder, Qwen3MoeConfig, Qwen3MoeForCausalLM, CONVERTED)
     for layout in LAYOUTS:

@@ -91,6 +91,9 @@ package struct FusedModules: Sendable {
     /// Whether quantizers give the tensors one range of values, so that their scales agree; false for those that only share a layout.
     package let sharesRange: SharedRange
 
+    /// Whether these are the projections that an attention makes of its inputs: what exempts one of them from quantization exempts all.
+    package var isOfAttention: Bool { roles.contains(.query) || roles.contains(.queryDown) }
+
     package enum SharedRange: Sendable {
         case never
         /// Where experts are apart from each other, and where they are not.

@@ -169,7 +169,7 @@ package struct ConsumerContract {
         return { module in
             // What exempts one of the modules that the engines read from the same inputs exempts all.
             let fusion = roles.fusion(of: module)
-            let names = fusion?.fused.sharesRange == .never ? fusion?.modules ?? [module] : [module]
+            let names = fusion?.fused.isOfAttention == true ? fusion?.modules ?? [module] : [module]
             return names.contains { name in exclusions.contains { $0.matches(name) } }
         }
     }

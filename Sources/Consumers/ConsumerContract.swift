@@ -84,9 +84,15 @@ package struct ConsumerContract {
         return Self.list(checkpoint.weights.map(\.name).filter { !known.contains($0) }, "tensors have names that are not in the model")
     }
 
+    /// Of a known architecture the one that it names: a router may have a bias of another kind.
+    private func isSelectionBias(_ name: String) -> Bool {
+        guard let architecture = checkpoint.roles.architecture else { return ModelRoles.isSelectionBias(name) }
+        return WeightName.layer(name).flatMap { architecture.selectionBiasName(layer: $0) } == name
+    }
+
     private func selectionBias() -> String? {
         Self.list(
-            checkpoint.weights.filter { ModelRoles.isSelectionBias($0.name) && $0.layoutName != "f32" }.map {
+            checkpoint.weights.filter { isSelectionBias($0.name) && $0.layoutName != "f32" }.map {
                 "\($0.name) (\($0.layoutName))"
             },
             "biases have another type")
@@ -182,7 +188,7 @@ package struct ConsumerContract {
 
     private var ignored: [Target] {
         let json = checkpoint.quantization?.json
-        let lists = ["ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules"].compactMap { json?[$0]?.array }
+        let lists = ["ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules", "exclude"].compactMap { json?[$0]?.array }
         // GPTQModel's `dynamic` exempts what its negative patterns match.
         let dynamic = (json?["dynamic"]?.object?.members ?? []).map(\.key).filter { $0.hasPrefix("-:") }.map { "re:" + $0.dropFirst(2) }
         return (lists.joined().compactMap(\.string) + dynamic).map(Target.init)
@@ -223,6 +229,8 @@ package struct ConsumerContract {
         let exemption = checkpoint.roles.exemption(of: module)
         if let role = checkpoint.roles.place(of: module)?.role, role == .router || role == .embedding || role == .predictionEmbedding { return true }
         if module.hasSuffix("norm") { return true }
+        // vLLM's and transformers' methods of this name are for experts only.
+        if checkpoint.quantization?.method == "mxfp4" { return !WeightName.isRoutedExpert(module) }
         // Only compressed-tensors' readers quantize every linear that is not on the list.
         guard checkpoint.quantization?.method != "compressed-tensors" else { return false }
         return exemption?.isImplied == true

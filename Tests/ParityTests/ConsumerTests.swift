@@ -57,6 +57,18 @@ import Testing
         #expect(try failures(.transformers, folder.file("w4afp8")).contains { $0.contains("w4afp8") })
     }
 
+    /// gpt-oss's stacks are read in three forms; its experts by themselves in none.
+    @Test func stacksOfGptOssKeepTheContract() throws {
+        let folder = try TemporaryDirectory()
+        try GptOssModel.blocks().write(to: folder.file("blocks"))
+        for target in ["bf16", "mxfp4-blocks", "mxfp4-quark"] {
+            try convert(folder.file("blocks"), folder.file(target), to: target)
+            #expect(try failures(.vllm, folder.file(target)).isEmpty, "\(target)")
+        }
+        try convert(folder.file("blocks"), folder.file("int4"), to: "int4-g32")
+        #expect(try failures(.vllm, folder.file("int4")).contains { $0.contains("names that only other programs read") })
+    }
+
     @Test func whatAConsumerDoesNotReadIsNamed() throws {
         let folder = try TemporaryDirectory()
         for target in ["int8-channel", "int4-g128"] { try convert(Fixtures.bf16Model, folder.file(target), to: target) }

@@ -144,11 +144,13 @@ package enum LayoutRegistry {
     package static let families: [any LayoutFamily.Type] = [
         DenseFamily.self,
         PackedIntegerFamily.self,
+        IntegerQuantizedFamily.self,
         FloatQuantizedFamily.self,
         BlockScaledFP8Family.self,
         W4AFP8Family.self,
         AWQFamily.self,
         GPTQFamily.self,
+        MXFP8Family.self,
         MXFP4Family.self,
         NVFP4Family.self,
         MLXFamily.self,

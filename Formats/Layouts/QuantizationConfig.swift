@@ -58,21 +58,21 @@ package struct QuantizationConfig: Sendable {
 
     /// Methods whose tensors some layout here reads.
     static let readMethods: Set<String> = [
-        "", "awq", "compressed-tensors", "fp8", "gptq", "mlx", "modelopt", "modelopt_fp4", "mxfp4", "quark", "w4afp8",
+        "", "awq", "blockwise_int8", "compressed-tensors", "fp8", "gptq", "mlx", "modelopt", "modelopt_fp4", "modelopt_mixed", "modelopt_mxfp8",
+        "mxfp4",
+        "mxfp8", "quark", "w4afp8", "w8a8_int8",
     ]
-    /// Formats of compressed-tensors that are read; the others hold sparse, marlin-ordered or one-byte integer codes.
+    /// Formats of compressed-tensors that are read; the others hold sparse or marlin-ordered codes.
     static let readFormats: Set<String> = [
-        "pack-quantized", "float-quantized", "naive-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized", "mixed-precision", "dense",
+        "pack-quantized", "float-quantized", "int-quantized", "naive-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized",
+        "mixed-precision", "dense",
     ]
 
     private static func obstacle(_ json: JSONObject, _ method: String, formats: [JSONValue?]) -> String? {
         if method.hasSuffix("auto-round") {
             return "the packing_format \(json["packing_format"]?.string ?? "of none") of quant_method \"\(method)\" is not read"
         }
-        guard readMethods.contains(method) else {
-            let isInteger = method.contains("int8") || json["activation_scheme"] != nil && method.contains("int")
-            return "the quant_method \"\(method)\" is not read\(isInteger ? " (INT8 weights, I8 with scales beside them, have no reader here)" : "")"
-        }
+        guard readMethods.contains(method) else { return "the quant_method \"\(method)\" is not read" }
         switch method {
         case "gptq":
             let form = json["checkpoint_format"]?.string ?? "gptq"
@@ -83,8 +83,7 @@ package struct QuantizationConfig: Sendable {
             if let type = json["pack_dtype"]?.string, type != "int32" { return "GPTQ codes packed into \(type) are not read" }
         case "compressed-tensors":
             if let form = formats.lazy.compactMap({ $0?.string }).first(where: { !readFormats.contains($0) }) {
-                let hint = form == "int-quantized" ? " (INT8 weights, I8 with scales beside them, have no reader here)" : ""
-                return "the format \"\(form)\" of compressed-tensors is not read\(hint)"
+                return "the format \"\(form)\" of compressed-tensors is not read"
             }
             if let transforms = json["transform_config"]?.object, !transforms.members.isEmpty {
                 return "transform_config rotates the weights, which is not undone here"

@@ -23,7 +23,12 @@ import Testing
     }
 
     /// Encodes in tiles of `step` rows, as a run would.
-    @Test(arguments: cases, ["fp8-block", "fp8-block-ue8m0", "fp8-channel", "int4-g128", "int4-g32", "int4-g128-asym", "int8-channel"])
+    @Test(
+        arguments: cases,
+        [
+            "fp8-block", "fp8-block-ue8m0", "fp8-channel", "int4-g128", "int4-g32", "int4-g128-asym", "int8-channel", "w8a8-int8", "int8-block",
+            "mxfp8",
+        ])
     func bytesAndValuesArePeers(_ name: String, _ target: String) throws {
         let input = try #require(Self.golden[name + ".input"])
         let shape = MatrixShape(input.tensor.shape)
@@ -139,6 +144,14 @@ import Testing
         let channel = try encodeTiles(FloatQuantizedLayout(), [0x3f00, 0xbe80, 0x3dcd], MatrixShape(rows: 1, columns: 3), step: 1)
         #expect(channel[0] == [0x7e, 0xf6, 0x6b] && channel[1] == [0x92, 0x3a], "\(channel)")
         #expect(decodeTiles(FloatQuantizedLayout(), channel, MatrixShape(rows: 1, columns: 3), step: 1) == [0x3f00, 0xbe80, 0x3dc9])
+        let row = MatrixShape(rows: 1, columns: 3)
+        let int8 = try encodeTiles(IntegerQuantizedLayout(), [0x3f00, 0xbe80, 0x3dcd], row, step: 1)
+        #expect(int8 == [[0x7f, 0xc0, 0x19], [0x81, 0x3b]])
+        #expect(decodeTiles(IntegerQuantizedLayout(), int8, row, step: 1) == [0x3f00, 0xbe81, 0x3dca])
+        let eightBit = [0x3f00, 0xbe80, 0x3dcd] + [UInt16](repeating: 0, count: 29)
+        let mxfp8 = try encodeTiles(MXFP8Layout(), eightBit, shape, step: 1)
+        #expect(mxfp8[0].prefix(3) == [0x78, 0xf0, 0x65] && mxfp8[1] == [118])
+        #expect(decodeTiles(MXFP8Layout(), mxfp8, shape, step: 1).prefix(3) == [0x3f00, 0xbe80, 0x3dd0])
         func bytes(_ text: String) -> [UInt8] { text.split(separator: " ").compactMap { UInt8($0, radix: 16) } }
         let tall = listing + [UInt16](repeating: 0, count: 7 * 32)
         let eight = MatrixShape(rows: 8, columns: 32)

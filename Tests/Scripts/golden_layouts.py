@@ -8,6 +8,7 @@ One safetensors file. For each case C: `C.input` BF16 [rows, columns]; for each 
 import sys
 import torch
 from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
+from compressed_tensors.compressors.mxfp8 import MXFP8QuantizationCompressor
 from compressed_tensors.compressors.naive_quantized import NaiveQuantizationCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from compressed_tensors.quantization.utils import calculate_qparams
@@ -55,17 +56,19 @@ def grouped(weight, args):
     return weight.aminmax(dim=-1, keepdim=True)
 
 
-def fp8_block(weight, power_of_two):
+def block(weight, power_of_two=False, greatest=448):
+    """E4M3 codes of blocks by DeepSeek's formula, or, with 127, INT8 codes by the same."""
     w = weight.float()
     rows, columns = w.shape
     R, C = -(-rows // 128), -(-columns // 128)
     padded = torch.zeros(R * 128, C * 128)
     padded[:rows, :columns] = w
     blocks = padded.view(R, 128, C, 128)
-    scale = blocks.abs().amax(dim=(1, 3)).clamp(min=1e-4) / 448.0
+    scale = blocks.abs().amax(dim=(1, 3)).clamp(min=1e-4) / float(greatest)
     if power_of_two:
         scale = torch.exp2(torch.ceil(torch.log2(scale.double()))).float()
-    codes = (blocks / scale[:, None, :, None]).clamp(-448, 448).view(R * 128, C * 128)[:rows, :columns].to(torch.float8_e4m3fn)
+    quotients = (blocks / scale[:, None, :, None]).clamp(-greatest, greatest).view(R * 128, C * 128)[:rows, :columns]
+    codes = quotients.to(torch.float8_e4m3fn) if greatest == 448 else quotients.round().to(torch.int8)
     full = scale.repeat_interleave(128, 0)[:rows].repeat_interleave(128, 1)[:, :columns]
     return {'weight': codes, 'weight_scale_inv': scale, 'decoded': (codes.float() * full).to(torch.bfloat16)}
 
@@ -76,6 +79,8 @@ INTEGER = {
     'int4-g128-asym': dict(num_bits=4, type='int', symmetric=False, strategy='group', group_size=128),
     'int8-channel': dict(num_bits=8, type='int', symmetric=True, strategy='channel'),
     'fp8-channel': dict(num_bits=8, type='float', symmetric=True, strategy='channel'),
+    'w8a8-int8': dict(num_bits=8, type='int', symmetric=True, strategy='channel'),
+    'mxfp8': dict(num_bits=8, type='float', symmetric=True, strategy='group', group_size=32, scale_dtype=torch.uint8),
 }
 # Widths that are read but never written: stored with the library's own packing.
 READ_ONLY = {
@@ -89,8 +94,8 @@ READ_ONLY = {
 tensors = {}
 for case, weight in cases():
     tensors[f'{case}.input'] = weight.contiguous()
-    for name, power in (('fp8-block', False), ('fp8-block-ue8m0', True)):
-        for leaf, tensor in fp8_block(weight, power).items():
+    for name, made in (('fp8-block', block(weight)), ('fp8-block-ue8m0', block(weight, True)), ('int8-block', block(weight, greatest=127))):
+        for leaf, tensor in made.items():
             tensors[f'{case}.{name}.{leaf}'] = tensor
     for name, arguments in {**INTEGER, **(READ_ONLY if case in ('normal', 'odd') else {})}.items():
         args = QuantizationArgs(**arguments)
@@ -99,7 +104,8 @@ for case, weight in cases():
         low, high = grouped(weight, args)
         scale, zero = calculate_qparams(low, high, args)
         scheme = QuantizationScheme(targets=['Linear'], weights=args)
-        compressor = PackedQuantizationCompressor if args.type == 'int' else NaiveQuantizationCompressor
+        packs = args.type == 'int' and name != 'w8a8-int8'
+        compressor = PackedQuantizationCompressor if packs else MXFP8QuantizationCompressor if name == 'mxfp8' else NaiveQuantizationCompressor
         state = {'weight': weight.clone(), 'weight_scale': scale, 'weight_zero_point': zero.to(torch.int8)}
         if args.symmetric:  # as model_free_ptq: no zero point at all, which keeps the sign of zero
             del state['weight_zero_point']

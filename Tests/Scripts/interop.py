@@ -39,7 +39,7 @@ conversions = Conversions(recast, fixtures, work)
 convert, bf16, fp8 = conversions.convert, conversions.bf16, conversions.fp8
 
 # compressed-tensors
-for layout in ('int4-g128', 'int4-g32', 'int4-g128-asym', 'int8-channel', 'fp8-channel'):
+for layout in ('int4-g128', 'int4-g32', 'int4-g128-asym', 'int8-channel', 'w8a8-int8', 'fp8-channel', 'mxfp8'):
     folder = convert(bf16, layout)
     stored, ours = tensors(folder), tensors(convert(folder, 'bf16'))
     config = QuantizationConfig.model_validate(json.load(open(folder + '/config.json'))['quantization_config'])

@@ -12,6 +12,7 @@ let formatFolders = [
     "Dialects/HuggingFace",
     "Dialects/LlamaCpp",
     "Dialects/MLX",
+    "Dialects/Mistral",
     "Layouts/AWQ",
     "Layouts/BlockScaledFP8",
     "Layouts/CompressedTensors",

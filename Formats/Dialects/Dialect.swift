@@ -24,6 +24,9 @@ package protocol Dialect: Sendable {
     /// Whether its files say all of themselves: no index, no config.json and no tokenizer lie beside them.
     var isSelfDescribing: Bool { get }
 
+    /// Tensors that its readers want and a model has not: they are made of its configuration, and their weights have these very names.
+    func madeTensors(of config: JSONValue, roles: ModelRoles) throws -> [MadeTensor]
+
     /// What becomes of a weight; nothing if the dialect's readers have no use for it.
     /// - Throws: ``DialectFailure`` if they have no place for it.
     func pieces(of weight: LogicalTensor, in model: DialectModel) throws(DialectFailure) -> [StoredPiece]
@@ -36,10 +39,18 @@ package protocol Dialect: Sendable {
     func stacksExperts(as layout: any WeightLayout) -> Bool
 
     /// The name of a file; nil where the container names it.
-    func fileName(_ number: Int) -> String?
+    func fileName(_ number: Int, of count: Int) -> String?
 
-    /// What to say where such experts are written by themselves instead; nil where that is how its readers take them.
-    var noteOnExpertsApart: String? { get }
+    /// The name of the list of several files; nil where the container names it.
+    var indexName: String? { get }
+
+    /// The file that its readers take the configuration from, and what it says.
+    /// - Parameter config: as `config.json` has it.
+    /// - Throws: ``DialectFailure`` if it has no words for the configuration.
+    func configurationFile(_ config: JSONObject) throws -> (name: String, json: JSONObject)
+
+    /// What to say where the experts of a model are written by themselves; nil where that is how its readers take them.
+    func noteOnExpertsApart(_ roles: ModelRoles) -> String?
 
     /// Why its readers cannot take weights of a layout; nil if they can.
     func obstacle(to layout: any WeightLayout) -> String?
@@ -104,9 +115,12 @@ extension Dialect {
     }
     package func order(_ tensors: [TensorDeclaration]) -> [Int] { Array(tensors.indices) }
     package func storedName(of tensor: String, isStacked: Bool) -> String { tensor }
-    package func fileName(_ number: Int) -> String? { nil }
+    package func madeTensors(of config: JSONValue, roles: ModelRoles) throws -> [MadeTensor] { [] }
+    package func fileName(_ number: Int, of count: Int) -> String? { nil }
+    package var indexName: String? { nil }
+    package func configurationFile(_ config: JSONObject) throws -> (name: String, json: JSONObject) { ("config.json", config) }
     package func stacksExperts(as layout: any WeightLayout) -> Bool { false }
-    package var noteOnExpertsApart: String? { nil }
+    package func noteOnExpertsApart(_ roles: ModelRoles) -> String? { nil }
     package func arranged(_ layout: any WeightLayout, of piece: StoredPiece, leaf: String, in model: DialectModel) throws(DialectFailure)
         -> any WeightLayout
     { layout }
@@ -125,6 +139,9 @@ extension Dialect {
 
 /// Every dialect that checkpoints are found in. Adding one adds a line here.
 package enum DialectRegistry {
+    /// What a user can ask for by name where a layout does not settle it.
+    package static let namings: [(name: String, dialect: any Dialect)] = [("huggingface", HuggingFace()), ("mistral", Mistral())]
+
     /// In the order in which stacks are taken apart.
     static let readers: [any StackedDialect.Type] = [MLX.self, HuggingFace.self]
 
@@ -138,6 +155,12 @@ package enum DialectRegistry {
 /// A dialect that stacks the matrices of experts.
 protocol StackedDialect: Dialect {
     static func unstacked(_ tensors: [StoredTensor], config: JSONValue, note: (_ tensor: String, _ text: String) -> Void) -> [StoredTensor]
+}
+
+/// A vector that no file of the source holds.
+package struct MadeTensor: Sendable {
+    package var name: String
+    package var values: [Float]
 }
 
 /// A weight as dialects see it.
@@ -187,6 +210,7 @@ package struct DialectModel: Sendable {
     package var heads: Int
     package var nope: Int
     package var value: Int
+    package var keyHeads: Int
     /// Query heads that share a key head.
     package var queryGroups: Int
     package var tiesHead: Bool
@@ -215,7 +239,9 @@ package struct DialectModel: Sendable {
         predictionLayers = field("num_nextn_predict_layers", "num_mtp_layers")
         experts = field("n_routed_experts", "num_experts", "num_local_experts")
         (heads, nope, value) = (field("num_attention_heads"), field("qk_nope_head_dim"), field("v_head_dim"))
-        queryGroups = heads / max(1, field("num_key_value_heads"))
+        let keyHeads = field("num_key_value_heads")
+        self.keyHeads = keyHeads > 0 ? keyHeads : heads
+        queryGroups = heads / max(1, keyHeads)
         tiesHead = config["tie_word_embeddings"]?.bool ?? false
     }
 

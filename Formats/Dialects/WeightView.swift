@@ -8,7 +8,9 @@ package struct WeightView: Sendable, Equatable {
     package var columns: Range<Int>
     package var isTransposed: Bool
     /// How far the rows of the piece lie apart in the source: 2 for one of two matrices whose rows are interleaved.
-    package var step = 1
+    package private(set) var step = 1
+    /// Rows of a head, where the halves of every head stand pair by pair in the piece: its rows 0, 1, 2, ... are the source's 0, n/2, 1, n/2 + 1, ...
+    package var headRows: Int?
     /// `[rows, columns]` of the piece.
     package var shape: MatrixShape
 
@@ -28,11 +30,31 @@ package struct WeightView: Sendable, Equatable {
         shape = MatrixShape(rows: whole.rows / step, columns: whole.columns)
     }
 
-    /// Whether the piece is rows of the weight that lie apart: its inputs are the weight's.
-    package var picksRows: Bool { step > 1 }
+    /// All rows of a weight, the halves of every `headRows` of them pair by pair.
+    init(pairingHalvesOf headRows: Int, of whole: MatrixShape) {
+        isTransposed = false
+        self.headRows = headRows
+        rows = 0..<whole.rows
+        columns = 0..<whole.columns
+        shape = whole
+    }
 
-    /// Rows of the source from the first to the last that some rows of the piece are.
+    /// Whether the piece is rows of the weight that lie apart or in another order: its inputs are the weight's.
+    package var picksRows: Bool { step > 1 || headRows != nil }
+
+    /// Pieces are cut at multiples of so many rows.
+    package var rowAlignment: Int { headRows ?? 1 }
+
+    /// The row of the source that a row of the piece is.
+    package func row(_ index: Int) -> Int {
+        guard let headRows else { return rows.lowerBound + index * step }
+        let inside = index % headRows
+        return index - inside + inside % 2 * (headRows / 2) + inside / 2
+    }
+
+    /// Rows of the source from the first to the last that some rows of the piece are; the piece is cut as ``rowAlignment`` says.
     package func span(of part: Range<Int>) -> Range<Int> {
+        if headRows != nil { return part }
         let first = rows.lowerBound + part.lowerBound * step
         return first..<(part.isEmpty ? first : first + (part.count - 1) * step + 1)
     }

@@ -59,8 +59,7 @@ package struct QuantizationConfig: Sendable {
     /// Methods whose tensors some layout here reads.
     static let readMethods: Set<String> = [
         "", "awq", "blockwise_int8", "compressed-tensors", "fp8", "gptq", "mlx", "modelopt", "modelopt_fp4", "modelopt_mixed", "modelopt_mxfp8",
-        "mxfp4",
-        "mxfp8", "quark", "w4afp8", "w8a8_int8",
+        "mxfp4", "mxfp8", "quark", "w4afp8", "w8a8_int8",
     ]
     /// Formats of compressed-tensors that are read; the others hold sparse or marlin-ordered codes.
     static let readFormats: Set<String> = [

@@ -50,15 +50,20 @@ extension LayoutRegistry {
     }
 }
 
-/// The same bytes under other names.
-struct Renaming: Repacking {
-    let source: any WeightLayout
-    let target: any WeightLayout
-    var needsScales: Bool { false }
+/// The same bytes under other names, or in another order of rows.
+package struct Renaming: Repacking {
+    package let source: any WeightLayout
+    package let target: any WeightLayout
+    package var needsScales: Bool { false }
 
-    func obstacle(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape) -> String? { nil }
+    package init(source: any WeightLayout, target: any WeightLayout) {
+        self.source = source
+        self.target = target
+    }
 
-    func repack(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into targets: [UnsafeMutableRawBufferPointer]) {
+    package func obstacle(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape) -> String? { nil }
+
+    package func repack(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into targets: [UnsafeMutableRawBufferPointer]) {
         for (part, target) in zip(parts, targets) { target.copyMemory(from: part) }
     }
 }

@@ -89,6 +89,9 @@ package protocol WeightLayout: Sendable {
     /// Whether bytes stored as `other` already are of this layout: the same parts, and no stricter rule about scales.
     func isStored(as other: any WeightLayout, shape: MatrixShape) -> Bool
 
+    /// Whether only a description of the quantization tells its stored tensors from those of another layout.
+    var needsDescription: Bool { get }
+
     /// Whether it puts together what the readers of a dialect keep apart: such a weight is stored under their names, not under its own.
     var isJoinedFromParts: Bool { get }
 
@@ -118,6 +121,7 @@ extension WeightLayout {
     package func groupColumns(of columns: Int) -> Int { columns }
     package var holdsFP8: Bool { false }
     package var hasSignedScales: Bool { false }
+    package var needsDescription: Bool { false }
     package var isJoinedFromParts: Bool { false }
     package func isStored(as other: any WeightLayout, shape: MatrixShape) -> Bool {
         type(of: other) == Self.self && parts(of: shape) == other.parts(of: shape) && name == other.name

@@ -149,8 +149,21 @@ package struct ModelConfiguration: Sendable, Equatable {
         package var base: Double
         package var yarn: YaRN?
         package var llama3: Llama3?
+        /// How queries grow with their position; nil where they do not.
+        package var queryGrowth: QueryGrowth?
         /// Whether pairs (2i, 2i + 1) turn together, as DeepSeek's released weights have them, or the halves (i, i + n/2).
         package var isInterleaved: Bool
+
+        /// Llama 4 and Mistral Large 3: queries times 1 + beta ln(1 + floor(position / length)).
+        package struct QueryGrowth: Sendable, Equatable {
+            package var beta: Double
+            package var length: Double
+
+            package init(beta: Double, length: Double) {
+                self.beta = beta
+                self.length = length
+            }
+        }
 
         /// Llama 3.1: long waves are stretched, short ones stay, those between are mixed
         /// (huggingface/transformers:modeling_rope_utils.py, `_compute_llama3_parameters`).
@@ -159,6 +172,13 @@ package struct ModelConfiguration: Sendable, Equatable {
             package var lowFrequencyFactor: Double
             package var highFrequencyFactor: Double
             package var originalLength: Double
+
+            package init(factor: Double, lowFrequencyFactor: Double, highFrequencyFactor: Double, originalLength: Double) {
+                self.factor = factor
+                self.lowFrequencyFactor = lowFrequencyFactor
+                self.highFrequencyFactor = highFrequencyFactor
+                self.originalLength = originalLength
+            }
         }
 
         package struct YaRN: Sendable, Equatable {

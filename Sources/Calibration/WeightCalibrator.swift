@@ -204,7 +204,7 @@ package final class WeightCalibrator: WeightObserver {
         let origin = span.lowerBound / unit * unit..<min(weight.shape.rows, ceilingDivide(span.upperBound, unit) * unit)
         let whole = try checkpoint.values(of: weight, rows: origin)
         return rows.flatMap { row in
-            let start = (view.rows.lowerBound + row * view.step - origin.lowerBound) * columns
+            let start = (view.row(row) - origin.lowerBound) * columns
             return whole[start..<start + columns]
         }
     }

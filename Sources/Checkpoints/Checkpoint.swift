@@ -111,8 +111,8 @@ package struct Checkpoint: Sendable {
         let entries = try LlamaCppSplit.joined(described)
         if !entries.isEmpty {
             // A file that describes its model says more than what lies beside it.
-            let reading = LlamaCppReading(joined, entries, isUnstacked: isUnstacked)
-            joined = reading.tensors
+            let reading = try LlamaCppReading(joined, entries, isUnstacked: isUnstacked) { try files[$0.file].read($0.byteCount, at: $0.offset) }
+            joined = try inOrder(reading.tensors, reading.paired)
             config = .object(reading.config)
             findings = reading.notes.map { Finding($0.subject, $0.text) }
             self.entries = entries
@@ -129,6 +129,7 @@ package struct Checkpoint: Sendable {
         } else if case .file(let size)? = try FileTree.entry(directory + "/config.json") {
             config = try Self.readConfig(directory + "/config.json", size) { try FileTree.read(directory + "/config.json", limit: Self.configLimit) }
         }
+        if isUnstacked, Mistral.isNative(joined) { joined = try takeNative(joined) }
         roles = ModelRoles(Architecture.named(config["model_type"]?.string))
         let descriptions = try QuantizationDescription.all(config: config) { name in
             guard let file = sideFiles.first(where: { $0.name == name }) else { return nil }
@@ -146,6 +147,57 @@ package struct Checkpoint: Sendable {
         try recogniseWeights(tensors)
         try requireUniqueNames()
         checkMTP()
+    }
+
+    /// Tensors of which some have rows in another order than the model: those have a file of their own behind the others.
+    private mutating func inOrder(_ tensors: [StoredTensor], _ paired: [(tensor: Int, headRows: Int)]) throws -> [StoredTensor] {
+        guard !paired.isEmpty else { return tensors }
+        var ordered = tensors
+        var bytes = SegmentedBytes.Builder()
+        for (index, headRows) in paired {
+            ordered[index].offset = bytes.add(try PairedHalves(tensors[index], in: files[tensors[index].file], headRows: headRows))
+            ordered[index].file = files.count
+        }
+        let path = directory + "/" + fileNames[0]
+        files.append(bytes.finish(path: path, files: files.flatMap(\.files)))
+        fileNames.append(fileNames[0])
+        safetensors.append(nil)
+        pyTorchFiles.append(false)
+        return ordered
+    }
+
+    /// The checkpoint and vectors that no file of it holds.
+    package func adding(_ made: [MadeTensor]) -> Checkpoint {
+        var result = self
+        for tensor in made {
+            let bytes = tensor.values.flatMap { value in withUnsafeBytes(of: value.bitPattern.littleEndian) { Array($0) } }
+            let path = directory + "/config.json:" + tensor.name
+            let stored = StoredTensor(
+                name: tensor.name, type: .f32, shape: [tensor.values.count], file: result.files.count, offset: 0, byteCount: bytes.count)
+            result.files.append(MadeBytes(bytes, path: path))
+            result.fileNames.append("config.json:" + tensor.name)
+            result.safetensors.append(nil)
+            result.pyTorchFiles.append(false)
+            result.weights.append(Weight(name: tensor.name, dimensions: stored.shape, layout: .dense(.f32), stored: [stored]))
+        }
+        return result
+    }
+
+    /// Tensors under Mistral's own names, and the configuration beside them, as Hugging Face has both.
+    private mutating func takeNative(_ tensors: [StoredTensor]) throws -> [StoredTensor] {
+        let name = MistralParameters.fileName
+        if let bytes = try sideFile(name, limit: Self.configLimit) {
+            let parameters = try Self.readConfig(directory + "/" + name, bytes.count) { bytes }
+            config = .object(MistralParameters.config(of: parameters.object ?? [:]))
+            sideFiles.removeAll { $0.name == name }
+        } else {
+            guard config.object?.members.isEmpty ?? true else { return tensors }
+            config = .object(MistralParameters.config(of: [:]))
+        }
+        // No file holds a tensor under the name that it has here.
+        safetensors = files.map { _ in nil }
+        findings.append(Finding(name, "names and configuration are Mistral's own; they are read as Hugging Face has them"))
+        return Mistral.canonical(tensors)
     }
 
     private func requireUniqueNames() throws {

@@ -44,6 +44,9 @@ package struct ConsumerContract {
             }
         }
         if consumer.readsReleasedNames { rules.append(("tensors have the names of the released model", ownNames)) }
+        if let type = checkpoint.config["model_type"]?.string, consumer.stackedTypes.contains(type) {
+            rules.append(("experts are in stacks", stacks))
+        }
         if let dropped = consumer.droppedModules { rules.append((dropped.rule, { try dropped.check(checkpoint) })) }
         if consumer.needsTokenizer { rules.append(("a tokenizer lies beside the weights", tokenizer)) }
         return ConsumerReport(
@@ -107,6 +110,13 @@ package struct ConsumerContract {
         Self.list(
             checkpoint.weights.filter { $0.layout?.isJoinedFromParts == true }.map(\.name),
             "weights are stored in parts, under names that only other programs read")
+    }
+
+    private func stacks() -> String? {
+        guard checkpoint.isAsStored else { return nil }
+        return Self.list(
+            checkpoint.weights.filter { checkpoint.roles.place(of: String($0.module))?.expert != nil }.map(\.name),
+            "experts are stored by themselves, and would be filled with random numbers")
     }
 
     // MARK: Quantization

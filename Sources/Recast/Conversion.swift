@@ -34,6 +34,10 @@ public struct ConversionRequest: Sendable {
     public var hdf5Filter: String?
     /// GGUF: llama.cpp's name of the way in which the tokenizer cuts text; nil to find it.
     public var preTokenizer: String?
+    /// Whose names tensors and configuration get: `huggingface` or `mistral` (Mistral Large 3); nil for those that the layout's readers ask for.
+    public var names: String?
+    /// GGUF: whether the modules that predict further tokens are written, where llama.cpp loads them; nil for as its converter has it.
+    public var keepsPrediction: Bool?
     /// Divide the output among so many ranks of DeepSeek's inference code, as its convert.py does.
     public var modelParallel: Int?
     /// Cut the output into files of at most so many bytes; nil for as the source is cut.
@@ -108,7 +112,7 @@ public struct Conversion: Sendable {
         guard let quantizer = QuantizerName(rawValue: request.quantizer) else { throw QuantizationEvidence.unknown(request.quantizer) }
         // A copy leaves stacks of experts as they are stored.
         let isCopy = request.layout == LayoutChoice.keepName && request.recipe == nil
-        let checkpoint = try Checkpoint(opening: request.source, isUnstacked: !isCopy)
+        var checkpoint = try Checkpoint(opening: request.source, isUnstacked: !isCopy)
         let recipe = try request.recipe.map { try Recipe(reading: $0) } ?? Recipe()
         let statistics = try request.statistics.map { try InputStatistics(reading: $0) }
         let evidence = try QuantizationEvidence(
@@ -116,7 +120,8 @@ public struct Conversion: Sendable {
             statistics: statistics, settings: request.calibration)
         let choice = try LayoutChoice(
             target: request.layout, recipe: recipe, quantizer: quantizer, evidence: evidence.summary, modelParallel: request.modelParallel,
-            container: output.container, preTokenizer: request.preTokenizer)
+            names: request.names, container: output.container, preTokenizer: request.preTokenizer, keepsPrediction: request.keepsPrediction)
+        checkpoint = checkpoint.adding(try choice.dialect.madeTensors(of: checkpoint.languageConfig, roles: checkpoint.roles))
         var plan = try ConversionPlan(converting: checkpoint, choice: choice, output: output, requireExact: request.requiresExact)
         if let statistics, let path = request.statistics { try plan.check(statistics, of: checkpoint, from: path) }
         return Conversion(request: request, plan: plan, checkpoint: checkpoint, evidence: evidence)

@@ -25,6 +25,10 @@ struct ConvertCommand: AsyncParsableCommand {
     var hdf5Filter: String?
     @Option(help: ArgumentHelp("GGUF: llama.cpp's name of the way in which the tokenizer cuts text; found by default.", valueName: "name"))
     var preTokenizer: String?
+    @Flag(help: "GGUF: write multi-token prediction where llama.cpp loads it, though its converter leaves it out (deepseek2).") var withMtp = false
+    @Flag(help: "GGUF: leave multi-token prediction out, though llama.cpp's converter writes it.") var withoutMtp = false
+    @Option(help: ArgumentHelp("Whose names tensors and configuration get: huggingface, or mistral (Mistral Large 3).", valueName: "dialect"))
+    var names: String?
     @Option(help: ArgumentHelp("Divide the output among ranks of DeepSeek's inference code, as its convert.py does.", valueName: "ranks"))
     var modelParallel: Int?
     @Option(help: ArgumentHelp("Upper bound on working memory.", valueName: "size")) var memory = SizeArgument(argument: "2GiB")!
@@ -40,6 +44,7 @@ struct ConvertCommand: AsyncParsableCommand {
     @Flag(help: "No progress, no notes.") var quiet = false
 
     func validate() throws {
+        if withMtp && withoutMtp { throw ValidationError("--with-mtp and --without-mtp exclude each other") }
         if resume && overwrite { throw ValidationError("--resume and --overwrite exclude each other") }
         if let jobs, jobs < 1 || jobs > 1024 { throw ValidationError("--jobs must be between 1 and 1024") }
         if let modelParallel, modelParallel < 1 || modelParallel > 4096 { throw ValidationError("--model-parallel must be between 1 and 4096") }
@@ -53,6 +58,8 @@ struct ConvertCommand: AsyncParsableCommand {
         request.container = container
         request.keepsByteOrder = keepByteOrder
         request.hdf5Filter = hdf5Filter
+        request.names = names
+        request.keepsPrediction = withMtp ? true : withoutMtp ? false : nil
         request.modelParallel = modelParallel
         request.preTokenizer = preTokenizer
         request.shardSize = shardSize?.bytes

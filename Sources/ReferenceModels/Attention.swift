@@ -64,6 +64,19 @@ struct AttentionContext {
             choice: choice, first: input.first)
     }
 
+    /// Multiplies the queries of positions that lie beyond the original length, where the model asks for it.
+    func growQueries(_ query: Activations, _ sequences: [Range<Int>]) {
+        guard let growth = configuration.rotary.queryGrowth else { return }
+        for sequence in sequences {
+            for (position, token) in sequence.enumerated() {
+                let scale = rotary.queryScale(growth, at: position, precision: weights.precision)
+                guard scale != 1 else { continue }
+                for channel in 0..<query.columns { query[token][channel] *= scale }
+            }
+        }
+        weights.precision.round(query)
+    }
+
     /// Turns, in place, what `parts` names of every token by its position: pointers to the first of `2 * pairs` values.
     func rotate(
         _ sequences: [Range<Int>], pairs: Int, isInterleaved: Bool? = nil,

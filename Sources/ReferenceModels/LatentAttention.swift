@@ -90,6 +90,7 @@ struct LatentAttention: Attention {
         try context.rotate(input.sequences, pairs: rope / 2) { token in
             (0..<heads).map { query[token] + $0 * head + nope } + [compressed[token] + latentRank]
         }
+        context.growQueries(query, input.sequences)
         let memory = CausalAttention.Memory(
             key: { h, token, target in
                 target.update(from: keyValue[token] + h * (nope + value), count: nope)

@@ -63,6 +63,12 @@ struct RotaryEmbedding: Sendable {
         return (cosines, sines)
     }
 
+    /// What the queries of a position are multiplied by, in F32 as the reference has it.
+    func queryScale(_ growth: ModelConfiguration.Rotary.QueryGrowth, at position: Int, precision: Precision = .f32) -> Float {
+        let turns = (Float(position) / Float(growth.length)).rounded(.down)
+        return precision.round(1 + Float(growth.beta) * Float(log(Double(1 + turns))))
+    }
+
     /// Turns one head's rope part in place.
     func rotate(
         _ x: UnsafeMutablePointer<Float>, pairs: Int, isInterleaved: Bool, cosines: UnsafePointer<Float>, sines: UnsafePointer<Float>,

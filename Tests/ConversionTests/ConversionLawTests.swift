@@ -111,6 +111,12 @@ import Testing
             builder.addBF16("layers.0.stack.weight", [3, 4, 128], &random)
             builder.addBF16("layers.0.column.weight", [129, 1], &random)
             try builder.write(to: folder.file("source"))
+            if let named = LayoutRegistry.target(named: target), named.layout.needsDescription, named.besideExperts == nil {
+                // Without a configuration nobody could tell what was written.
+                #expect(throws: ConversionFailure.self) { try convert(folder.file("source"), folder.file("none"), to: target) }
+                builder.config["model_type"] = .string("made-up")
+                try builder.write(to: folder.file("source"))
+            }
             try convert(folder.file("source"), folder.file("out"), to: target)
             try convert(folder.file("out"), folder.file("back"), to: "bf16")
             let back = try storedTensors(folder.file("back"))

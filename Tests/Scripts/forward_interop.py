@@ -5,7 +5,7 @@ usage: forward_interop.py RECAST      (pip install 'torch==2.13.0' transformers=
 Makes small random models with transformers, saves them as released checkpoints, and compares float32 logits: DeepSeek-V3 in
 Kimi-K2's and Moonlight's manner (one group, no YaRN, hidden size 320, with and without a query rank), DeepSeek-V2 (softmax,
 group_limited_greedy) and V2-Lite (greedy, no query rank), YaRN with mscale 0.707, Qwen3-MoE, Qwen3, Llama 3.1, GLM-4-MoE, GLM-4.7-Flash,
-MiniMax-M2, Hy3, DeepSeek-V3.2 and GLM-5 beyond the tokens that their indexers keep, Kimi-K2.5 under the names of its release, and gpt-oss as BF16 stacks and as MXFP4 blocks,
+MiniMax-M2, Hy3, DeepSeek-V3.2 and GLM-5 beyond the tokens that their indexers keep, Mistral 4 beyond its original length, Kimi-K2.5 under the names of its release, and gpt-oss as BF16 stacks and as MXFP4 blocks,
 whose codes mlx-lm runs too.
 A Qwen3-MoE is converted to four layouts besides, run as it is stored, and decoded for transformers.
 Exits non-zero if a logit differs by more than 2e-4 or another token is preferred.
@@ -23,7 +23,7 @@ from transformers import (AutoModelForCausalLM, DeepseekV2Config, DeepseekV2ForC
                           DeepseekV32ForCausalLM, Glm4MoeConfig,
                           Glm4MoeForCausalLM, Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM, GlmMoeDsaConfig, GlmMoeDsaForCausalLM, GptOssConfig, GptOssForCausalLM, HYV3Config,
                           HYV3ForCausalLM, Kimi_K25Config, Kimi_K25ForConditionalGeneration, LlamaConfig, LlamaForCausalLM, MiniMaxM2Config,
-                          MiniMaxM2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
+                          MiniMaxM2ForCausalLM, Mistral4Config, Mistral4ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 import random_model
 
@@ -94,6 +94,15 @@ CASES = {
     'GLM-5.2, shared indexers': (GlmMoeDsaConfig, GlmMoeDsaForCausalLM, dict(
         q_lora_rank=72, n_routed_experts=9, num_experts_per_tok=3, n_group=1, topk_group=1, num_hidden_layers=7, index_topk_freq=4,
         index_skip_topk_offset=3, index_topk=5, index_n_heads=11, index_head_dim=32, rms_norm_eps=1e-5, rope_parameters=PLAIN)),
+    'Mistral 4, growing queries': (Mistral4Config, Mistral4ForCausalLM, dict(
+        q_lora_rank=72, n_routed_experts=9, num_experts_per_tok=3, n_group=1, topk_group=1, rms_norm_eps=1e-5, rope_parameters=dict(
+            rope_type='yarn', rope_theta=10000.0, factor=16.0, original_max_position_embeddings=16, beta_fast=32.0, beta_slow=1.0, mscale=1.0,
+            mscale_all_dim=1.0, llama_4_scaling_beta=0.3))),
+    'Mistral 4, groups, no query rank': (Mistral4Config, Mistral4ForCausalLM, dict(
+        q_lora_rank=None, n_routed_experts=12, num_experts_per_tok=4, n_group=3, topk_group=2, routed_scaling_factor=2.5, norm_topk_prob=False,
+        rope_parameters=dict(
+            rope_type='yarn', rope_theta=10000.0, factor=8.0, original_max_position_embeddings=8, mscale_all_dim=0.0, attention_factor=1.0,
+            llama_4_scaling_beta=0.1))),
     'gpt-oss': (GptOssConfig, GptOssForCausalLM, GPT_OSS),
     'gpt-oss, one kind of layer, tied': (GptOssConfig, GptOssForCausalLM, dict(
         GPT_OSS, intermediate_size=96, layer_types=['full_attention', 'sliding_attention', 'sliding_attention'], tie_word_embeddings=True,
@@ -192,6 +201,51 @@ def save_kimi(folder):
     return sequences_in(folder, 198)
 
 
+# transformers' names of Mistral 4, and those of Mistral's own releases (vllm-project/vllm:vllm/model_executor/models/mistral_large_3.py).
+MISTRAL_NAMES = [
+    ('model.embed_tokens', 'tok_embeddings'), ('model.norm', 'norm'), ('lm_head', 'output'), ('model.layers', 'layers'),
+    ('input_layernorm', 'attention_norm'), ('post_attention_layernorm', 'ffn_norm'), ('self_attn.q_a_proj', 'attention.wq_a'),
+    ('self_attn.q_a_layernorm', 'attention.q_a_norm'), ('self_attn.q_b_proj', 'attention.wq_b'),
+    ('self_attn.kv_a_proj_with_mqa', 'attention.wkv_a_with_mqa'), ('self_attn.kv_a_layernorm', 'attention.kv_a_norm'),
+    ('self_attn.kv_b_proj', 'attention.wkv_b'), ('self_attn.o_proj', 'attention.wo'), ('mlp.gate.', 'gate.'), ('mlp.shared_experts', 'shared_experts'),
+    ('mlp.experts', 'experts'), ('mlp.gate_proj', 'feed_forward.w1'), ('mlp.down_proj', 'feed_forward.w2'), ('mlp.up_proj', 'feed_forward.w3'),
+    ('gate_proj', 'w1'), ('down_proj', 'w2'), ('up_proj', 'w3')]
+
+
+def save_mistral(folder):
+    """A random Mistral 4 as transformers saves it, the same as Mistral releases it, and sequences to run."""
+    sequences = save(folder, Mistral4Config, Mistral4ForCausalLM, dict(
+        q_lora_rank=72, n_routed_experts=9, num_experts_per_tok=3, n_group=1, topk_group=1, rms_norm_eps=1e-5, rope_parameters=dict(
+            rope_type='yarn', rope_theta=10000.0, factor=16.0, original_max_position_embeddings=16, beta_fast=32.0, beta_slow=1.0,
+            attention_factor=1.0, mscale_all_dim=0.0, llama_4_scaling_beta=0.3)))
+    tensors = {}
+    for file in os.listdir(folder + '/model'):
+        if file.endswith('.safetensors'):
+            tensors |= load_file(folder + '/model/' + file)
+    native = {}
+    for key, tensor in tensors.items():
+        if key.endswith(('.experts.gate_up_proj', '.experts.down_proj')):
+            stem, leaf = key.rsplit('.', 1)
+            parts = ['gate_proj', 'up_proj'] if leaf == 'gate_up_proj' else [leaf]
+            for expert, matrix in enumerate(tensor):
+                native |= {f'{stem}.{expert}.{part}.weight': piece.contiguous() for part, piece in zip(parts, matrix.chunk(len(parts)))}
+        else:
+            native[key] = tensor
+    for mine, theirs in MISTRAL_NAMES:
+        native = {key.replace(mine, theirs): tensor for key, tensor in native.items()}
+    os.makedirs(folder + '/native')
+    save_file(native, folder + '/native/consolidated.safetensors', metadata={'format': 'pt'})
+    with open(folder + '/native/params.json', 'w') as file:
+        json.dump(dict(
+            dim=320, n_layers=3, n_heads=5, n_kv_heads=5, hidden_dim=448, norm_eps=1e-5, vocab_size=200, tied_embeddings=False,
+            max_position_embeddings=512, q_lora_rank=72, kv_lora_rank=48, qk_nope_head_dim=24, qk_rope_head_dim=16, v_head_dim=24, head_dim=40,
+            rope_theta=10000.0, yarn=dict(factor=16.0, original_max_position_embeddings=16, beta=32, alpha=1, apply_scale=False),
+            llama_4_scaling=dict(beta=0.3, original_max_position_embeddings=16), moe=dict(
+                num_experts=9, num_experts_per_tok=3, num_shared_experts=1, expert_hidden_dim=96, first_k_dense_replace=1, route_every_n=1,
+                routed_scale=1.0, num_expert_groups=1, num_expert_groups_per_tok=1)), file)
+    return sequences, native
+
+
 def compare(name, folder, stored, plain, sequences, Loader=AutoModelForCausalLM):
     """Runs `stored` here and `plain`, the same values in BF16, in transformers."""
     if not run('forward', stored, '--tokens', folder + '/tokens.json', '--logits', folder + '/out.safetensors'):
@@ -235,7 +289,7 @@ def compare_mlx(folder, sequences):
 for name, (Config, Model, options) in CASES.items():
     with tempfile.TemporaryDirectory() as folder:
         sequences = save(folder, Config, Model, options)
-        compare(name, folder, folder + '/model', folder + '/model', sequences)
+        compare(name, folder, folder + '/model', folder + '/model', sequences, Model)
 with tempfile.TemporaryDirectory() as folder:
     sequences = save_kimi(folder)
     compare('Kimi-K2.5', folder, folder + '/model', folder + '/model', sequences, Kimi_K25ForConditionalGeneration)
@@ -243,6 +297,22 @@ with tempfile.TemporaryDirectory() as folder:
         compare('Kimi-K2.5 as int4-g32', folder, folder + '/int4', folder + '/back', sequences, Kimi_K25ForConditionalGeneration)
     else:
         tell(False, 'Kimi-K2.5 as int4-g32', 'does not convert')
+with tempfile.TemporaryDirectory() as folder:
+    sequences, native = save_mistral(folder)
+    compare('Mistral Large 3 as it is released', folder, folder + '/native', folder + '/model', sequences, Mistral4ForCausalLM)
+    if run('convert', folder + '/native', folder + '/hub', '--to', 'bf16') and run('convert', folder + '/hub', folder + '/back', '--to', 'bf16', '--names', 'mistral'):
+        # transformers loads the experts of this model in stacks only.
+        run('forward', folder + '/hub', '--tokens', folder + '/tokens.json', '--logits', folder + '/hub.safetensors')
+        both = [load_file(folder + file)['logits'].nan_to_num() for file in ('/hub.safetensors', '/out.safetensors')]
+        tell(torch.equal(*both), 'Mistral Large 3 under the names of the hub', 'the same logits')
+        back = load_file(folder + '/back/consolidated.safetensors')
+        with open(folder + '/native/params.json') as one, open(folder + '/back/params.json') as other:
+            first, second = json.load(one), json.load(other)
+        first.pop('head_dim')
+        tell(back.keys() == native.keys() and all(torch.equal(back[key], native[key]) for key in native) and first == second, 'Mistral Large 3 and back',
+             f'{len(back)} tensors and params.json')
+    else:
+        tell(False, 'Mistral Large 3 under the names of the hub', 'does not convert')
 with tempfile.TemporaryDirectory() as folder:
     sequences = save(folder, GptOssConfig, GptOssForCausalLM, GPT_OSS)
     random_model.as_blocks(folder + '/model', folder + '/blocks')

@@ -20,7 +20,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import (DeepseekV3Config, DeepseekV3ForCausalLM, DeepseekV32Config, DeepseekV32ForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM,
                           Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM, GlmMoeDsaConfig, GlmMoeDsaForCausalLM, GptOssConfig, GptOssForCausalLM,
-                          MiniMaxM2Config, MiniMaxM2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
+                          LlamaConfig, LlamaForCausalLM, MiniMaxM2Config, MiniMaxM2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 import gguf_interop as base
 import random_model
@@ -65,6 +65,10 @@ CASES = {
         indexer_types=['full', 'shared', 'full', 'shared'])),
     'gpt_oss': (GptOssConfig, GptOssForCausalLM, GPT_OSS),
     'gpt_oss, MXFP4 blocks': (GptOssConfig, GptOssForCausalLM, GPT_OSS),
+    'llama': (LlamaConfig, LlamaForCausalLM, GROUPED),
+    'llama 3.1, biases, tied': (LlamaConfig, LlamaForCausalLM, SHARED | dict(
+        num_attention_heads=8, num_key_value_heads=8, attention_bias=True, tie_word_embeddings=True, rope_parameters=dict(
+            rope_type='llama3', rope_theta=5e5, factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192))),
     'minimax_m2': (MiniMaxM2Config, MiniMaxM2ForCausalLM, GROUPED | dict(
         intermediate_size=128, num_local_experts=8, num_experts_per_tok=3, rotary_dim=32,
         rope_parameters=dict(rope_type='default', rope_theta=5e6, partial_rotary_factor=0.5))),
@@ -84,6 +88,8 @@ TextModel.get_vocab_base_pre = lambda self, tokenizer: 'deepseek-v3'
 TextModel._set_vocab_glm = TextModel._set_vocab_gpt2
 import conversion.deepseek
 conversion.deepseek.DeepseekV32Model.set_vocab = TextModel._set_vocab_gpt2
+import conversion.llama
+conversion.llama.LlamaModel.set_vocab = TextModel._set_vocab_gpt2
 import gguf
 gguf.GGUFWriter.add_indexer_types = lambda self, types: self.add_array(f'{self.arch}.attention.indexer.types', types)
 sys.argv[0] = 'convert_hf_to_gguf.py'
@@ -166,6 +172,17 @@ def main():
             base.recast('convert', path('mine.gguf'), path('back'), '--to', 'bf16', '--quiet')
             base.recast('verify', path('model'), path('back'), '--weights-only', '--exact')
             base.check(f'{name}: back in safetensors', True, 'every value is the same')
+            # The modules behind the layers where the converter leaves them out, and without them where it writes them.
+            if name in ('glm4_moe', 'deepseek_v3, no YaRN'):
+                if name != 'glm4_moe':
+                    add_prediction(path('model'))
+                flag, held = ('--without-mtp', 0) if name == 'glm4_moe' else ('--with-mtp', 1)
+                base.recast('convert', path('model'), path('other.gguf'), '--to', 'f32', flag, '--quiet')
+                reader = gguf.GGUFReader(path('other.gguf'))
+                count = sum('.nextn.eh_proj.' in tensor.name for tensor in reader.tensors)
+                field = reader.fields.get(('glm4moe' if held == 0 else 'deepseek2') + '.nextn_predict_layers')
+                base.check(f'{name} {flag}', count == held and (field.contents() if field else 0) == held, f'{count} modules')
+                base.runs_as_llama_cpp(lib, f'{name} {flag}', path('other.gguf'), path('other.gguf'), scratch, has_close_routers=True)
     print(f'{base.passed} passed')
 
 

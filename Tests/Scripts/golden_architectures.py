@@ -16,9 +16,9 @@ import torch
 import transformers
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import (AutoModelForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM, DeepseekV32Config, DeepseekV32ForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM, Glm4MoeLiteConfig,
+from transformers import (DeepseekV3Config, DeepseekV3ForCausalLM, DeepseekV32Config, DeepseekV32ForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM, Glm4MoeLiteConfig,
                           Glm4MoeLiteForCausalLM, GlmMoeDsaConfig, GlmMoeDsaForCausalLM, GptOssConfig,
-                          GptOssForCausalLM, HYV3Config, HYV3ForCausalLM, LlamaConfig, LlamaForCausalLM, MiniMaxM2Config, MiniMaxM2ForCausalLM,
+                          GptOssForCausalLM, HYV3Config, HYV3ForCausalLM, LlamaConfig, LlamaForCausalLM, MiniMaxM2Config, MiniMaxM2ForCausalLM, Mistral4Config, Mistral4ForCausalLM,
                           Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 transformers.logging.set_verbosity_error()
@@ -75,6 +75,10 @@ MODELS = {
         mscale_all_dim=1.0))),
     'glm5': (GlmMoeDsaConfig, GlmMoeDsaForCausalLM, dict(SPARSE, n_group=1, topk_group=1, num_hidden_layers=3, indexer_types=['full', 'shared', 'full'], rope_parameters=dict(
         rope_type='default', rope_theta=1e6))),
+    # Sequences longer than the original length.
+    'mistral4': (Mistral4Config, Mistral4ForCausalLM, dict({key: value for key, value in SPARSE.items() if not key.startswith('index')}, n_group=1, topk_group=1, rope_parameters=dict(
+        rope_type='yarn', rope_theta=10000.0, factor=8.0, original_max_position_embeddings=12, beta_fast=32.0, beta_slow=1.0, mscale=1.0,
+        mscale_all_dim=1.0, llama_4_scaling_beta=0.3))),
 }
 
 
@@ -122,7 +126,7 @@ for name, (Config, Model, options) in MODELS.items():
             called, beside, config = released(name, json.load(file))
         save_file({key: weights(called(key), tensor.shape).to(tensor.dtype) for key, tensor in saved.items()}, folder + '/model.safetensors',
                   metadata={'format': 'pt'})
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation='eager').eval()
+        model = Model.from_pretrained(folder, dtype=torch.float32, attn_implementation='eager').eval()
     sequences = [torch.randint(0, options['vocab_size'], (length,)).tolist() for length in (40, 17, 1)]
     saved = {called(key): (tensor.dtype, list(tensor.shape)) for key, tensor in saved.items()}
     saved |= {key: (torch.bfloat16, shape) for key, shape in beside.items()}

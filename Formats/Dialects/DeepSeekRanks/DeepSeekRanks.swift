@@ -58,7 +58,7 @@ package struct DeepSeekRanks: Dialect {
 
     package func storedName(of tensor: String, isStacked: Bool) -> String { Self.name(of: tensor)?.name ?? tensor }
 
-    package func fileName(_ number: Int) -> String? { Self.fileName(rank: number, of: count) }
+    package func fileName(_ number: Int, of count: Int) -> String? { Self.fileName(rank: number, of: self.count) }
 
     package static func fileName(rank: Int, of ranks: Int) -> String { "model\(rank)-mp\(ranks).safetensors" }
 

@@ -45,8 +45,14 @@ package struct HuggingFace: StackedDialect {
         }
     }
 
-    package var noteOnExpertsApart: String? {
-        "experts are written by themselves with gate and up apart, as llm-compressor has them; vLLM 0.33 and transformers 5.17 load no such experts of gpt-oss (bf16, mxfp4-blocks and mxfp4-quark give stacks that they do)"
+    package func noteOnExpertsApart(_ roles: ModelRoles) -> String? {
+        if roles.architecture == .mistral4 {
+            return
+                "experts are written by themselves; transformers 5.17 loads those of this architecture in stacks only and fills in random numbers, vLLM and SGLang read Mistral's own names (--names mistral)"
+        }
+        guard roles.joinsGateAndUp else { return nil }
+        return
+            "experts are written by themselves with gate and up apart, as llm-compressor has them; vLLM 0.33 and transformers 5.17 load no such experts of gpt-oss (bf16, mxfp4-blocks and mxfp4-quark give stacks that they do)"
     }
 
     package func arranged(_ layout: any WeightLayout, of piece: StoredPiece, leaf: String, in model: DialectModel) throws(DialectFailure)

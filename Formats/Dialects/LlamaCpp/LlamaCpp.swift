@@ -8,6 +8,8 @@ package struct LlamaCpp: Dialect {
     package let file: LlamaCppFileType
     /// Whether codes are chosen with an importance matrix, which changes some rules.
     package var hasImportance = false
+    /// Whether the modules that predict further tokens are written, where llama.cpp loads them; nil for as its converter has it.
+    package var keepsPrediction: Bool?
     /// llama.cpp's name of the way in which the tokenizer cuts text; nil to find it.
     package var preTokenizer: String?
 
@@ -29,7 +31,10 @@ package struct LlamaCpp: Dialect {
                 tensor: weight.name,
                 reason: "llama.cpp's names of the architecture \(model.roles.architecture?.name ?? "unknown") are not known here")
         }
-        if model.isBeyondLayers(weight.name, takesPrediction: known.holdsPrediction) { return [] }
+        // Towers are for a file of their own, which other programs write.
+        if architecture.carries(weight.name) { return [] }
+        if weight.name == LlamaCppNames.rotaryFactors { return [StoredPiece(module: weight.module)] }
+        if model.isBeyondLayers(weight.name, takesPrediction: try holdsPrediction(known)) { return [] }
         if let layer = WeightName.layer(weight.name), weight.name == architecture.selectionBiasName(layer: layer) {
             // Told from the router's own weight by its leaf.
             return known.module(ModulePlace(.router, layer: layer)).map { [StoredPiece(module: $0)] } ?? []
@@ -46,6 +51,12 @@ package struct LlamaCpp: Dialect {
             }
         }
         if place.role == .rotaryFrequencies { return [] }
+        if known.pairsHalves, let stored = known.module(place), let heads = [.query: model.heads, .key: model.keyHeads][place.role] {
+            guard heads > 0, weight.shape.rows % (2 * heads) == 0 else {
+                throw DialectFailure(tensor: weight.name, reason: "its \(weight.dimensions) are not \(heads) heads of pairs of rows")
+            }
+            return [StoredPiece(module: stored, view: WeightView(pairingHalvesOf: weight.shape.rows / heads, of: weight.shape))]
+        }
         if place.role == .head, model.tiesHead { return [] }
         if place.role == .keyValueUp, let layer = place.layer {
             guard weight.dimensions.count == 2, model.heads > 0, weight.dimensions[0] == model.heads * (model.nope + model.value) else {
@@ -70,6 +81,23 @@ package struct LlamaCpp: Dialect {
         }
         guard let expert = place.expert else { return [StoredPiece(module: stored)] }
         return [StoredPiece(module: stored, stack: (expert, model.experts))]
+    }
+
+    /// Whether the modules that predict further tokens are blocks of the file.
+    private func holdsPrediction(_ known: LlamaCppArchitecture) throws(DialectFailure) -> Bool {
+        guard let keepsPrediction, keepsPrediction != known.holdsPrediction else { return known.holdsPrediction }
+        guard known.readsPrediction else {
+            throw DialectFailure(tensor: "--with-mtp", reason: "llama.cpp loads no multi-token prediction of its architecture \(known.name)")
+        }
+        return keepsPrediction
+    }
+
+    package func madeTensors(of config: JSONValue, roles: ModelRoles) throws -> [MadeTensor] {
+        guard let architecture = roles.architecture, LlamaCppArchitecture.named(architecture)?.pairsHalves == true else { return [] }
+        let model = try ModelConfiguration(config: config)
+        return model.rotary.llama3.map { rotation in
+            [MadeTensor(name: LlamaCppNames.rotaryFactors, values: rotation.factors(base: model.rotary.base, size: model.attention.ropeSize))]
+        } ?? []
     }
 
     /// What llama.cpp calls an architecture; nil where its names are not known here.
@@ -104,7 +132,7 @@ package struct LlamaCpp: Dialect {
             return (blocks, "--to \(file.name): MXFP4 stays what it is")
         }
         let known = model.roles.architecture.flatMap(LlamaCppArchitecture.named)
-        let further = known?.holdsPrediction == true ? model.predictionLayers : 0
+        let further = known.map { (try? holdsPrediction($0)) ?? false } == true ? model.predictionLayers : 0
         let shape = LlamaCppFileType.Model(
             layers: min(model.layers, 1 << 24) + further, experts: model.experts, queryGroups: model.queryGroups, tiesHead: model.tiesHead,
             hasImportance: hasImportance)
@@ -119,7 +147,8 @@ package struct LlamaCpp: Dialect {
     }
 
     package func descriptions(of model: DescribedModel, files: Int) throws -> [FileMetadata] {
-        let metadata = try LlamaCppMetadata(file, model, preTokenizer: preTokenizer)
+        let holds = try model.roles.architecture.flatMap(LlamaCppArchitecture.named).map { try holdsPrediction($0) } ?? false
+        let metadata = try LlamaCppMetadata(file, model, holdsPrediction: holds, preTokenizer: preTokenizer)
         let whole = FileMetadata(entries: metadata.entries, notes: metadata.notes, warnings: metadata.warnings)
         if files == 1 { return [whole] }
         guard let count = UInt16(exactly: files), let tensors = Int32(exactly: model.tensors.count) else {

@@ -21,10 +21,17 @@ struct LlamaCppArchitecture: Sendable {
     var presences: [String: String] = [:]
     /// Whether the modules that predict further tokens are blocks of a file, as the converter writes it.
     var holdsPrediction = false
+    /// Whether llama.cpp loads such blocks, be they written or not.
+    var readsPrediction = false
     /// Whether keys and values come out of a latent.
     var isLatent = false
     /// Whether every linear layer has a bias.
     var isBiased = false
+    /// Whether the output of an attention may have a bias.
+    var takesOutputBias = false
+    /// Whether the pairs of channels that turn together lie side by side in the rows of queries and keys, and not in two halves as in `config.json`'s
+    /// model; Llama 3's stretched rotation is then a tensor of factors.
+    var pairsHalves = false
     /// Whether llama.cpp rounds the pairs between which YaRN mixes although the model does not, and everybody runs it so.
     var roundsYaRN = false
 
@@ -64,6 +71,8 @@ struct LlamaCppArchitecture: Sendable {
         static let denseLayers = count("leading_dense_block_count", "first_k_dense_replace") { $0.denseLayers }
         static let scale = number("expert_weights_scale", "routed_scaling_factor") { $0.router.map { Double($0.scalingFactor) } }
         static let predictionLayers = count("nextn_predict_layers", "num_nextn_predict_layers") { $0.mtpModules }
+        /// Written where there are any.
+        static let heldPredictionLayers = count("nextn_predict_layers", "num_nextn_predict_layers") { $0.mtpModules > 0 ? $0.mtpModules : nil }
         /// Written where `config.json` counts them, be it none.
         static let saidPredictionLayers = Field(key: "nextn_predict_layers", name: "num_nextn_predict_layers", isOptional: true) {
             UInt32(exactly: $0.mtpModules).map(GGUFValue.u32)
@@ -99,20 +108,28 @@ struct LlamaCppArchitecture: Sendable {
 
     static let known = [
         LlamaCppArchitecture(
-            name: "deepseek2", modelTypes: ["deepseek_v2", "deepseek_v3", "kimi_k2"], hub: ("deepseek_v3", "DeepseekV3ForCausalLM"),
+            name: "deepseek2", modelTypes: ["deepseek_v2", "deepseek_v3", "kimi_k2", "kimi_k25"], hub: ("deepseek_v3", "DeepseekV3ForCausalLM"),
             preTokenizer: "deepseek-v3",
-            fields: latent, expertsField: "n_routed_experts", isLatent: true),
+            fields: latent + [.heldPredictionLayers], expertsField: "n_routed_experts", readsPrediction: true, isLatent: true),
         LlamaCppArchitecture(
             name: "deepseek2", modelTypes: ["glm4_moe_lite"], hub: ("glm4_moe_lite", "Glm4MoeLiteForCausalLM"), preTokenizer: "glm4",
-            fields: latent + [.count("nextn_predict_layers", "num_nextn_predict_layers") { $0.mtpModules > 0 ? $0.mtpModules : nil }],
-            expertsField: "n_routed_experts", holdsPrediction: true, isLatent: true),
+            fields: latent + [.heldPredictionLayers],
+            expertsField: "n_routed_experts", holdsPrediction: true, readsPrediction: true, isLatent: true),
         LlamaCppArchitecture(
             name: "deepseek32", modelTypes: ["deepseek_v32"], hub: ("deepseek_v32", "DeepseekV32ForCausalLM"), preTokenizer: "deepseek-v3",
-            fields: latent + [.saidPredictionLayers] + indexer, expertsField: "n_routed_experts", holdsPrediction: true, isLatent: true),
+            fields: latent + [.saidPredictionLayers] + indexer, expertsField: "n_routed_experts", holdsPrediction: true, readsPrediction: true,
+            isLatent: true),
         LlamaCppArchitecture(
             name: "glm-dsa", modelTypes: ["glm_moe_dsa"], hub: ("glm_moe_dsa", "GlmMoeDsaForCausalLM"), preTokenizer: "glm4",
             fields: latent + [.saidPredictionLayers] + indexer + [indexerTypes], expertsField: "n_routed_experts", holdsPrediction: true,
+            readsPrediction: true,
             isLatent: true),
+        LlamaCppArchitecture(
+            name: "llama", modelTypes: ["llama"], hub: ("llama", "LlamaForCausalLM"), preTokenizer: "llama-bpe",
+            fields: [
+                .count("vocab_size", "vocab_size") { $0.vocabulary }, .count("rope.dimension_count", nil) { $0.attention.ropeSize },
+            ],
+            constants: ["mlp_bias": .bool(false)], presences: ["attention_bias": ".attn_q.bias"], takesOutputBias: true, pairsHalves: true),
         LlamaCppArchitecture(name: "qwen3", modelTypes: ["qwen3"], hub: ("qwen3", "Qwen3ForCausalLM"), preTokenizer: "qwen2", fields: []),
         LlamaCppArchitecture(
             name: "qwen3moe", modelTypes: ["qwen3_moe"], hub: ("qwen3_moe", "Qwen3MoeForCausalLM"), preTokenizer: "qwen2",
@@ -127,7 +144,7 @@ struct LlamaCppArchitecture: Sendable {
                 .predictionLayers,
             ],
             names: [.postAttentionNorm: "post_attention_norm"], expertsField: "n_routed_experts",
-            presences: ["attention_bias": ".attn_q.bias", "use_qk_norm": ".attn_q_norm.weight"], holdsPrediction: true),
+            presences: ["attention_bias": ".attn_q.bias", "use_qk_norm": ".attn_q_norm.weight"], holdsPrediction: true, readsPrediction: true),
         LlamaCppArchitecture(
             name: "minimax-m2", modelTypes: ["minimax_m2"], hub: ("minimax_m2", "MiniMaxM2ForCausalLM"), preTokenizer: "minimax-m2",
             fields: [

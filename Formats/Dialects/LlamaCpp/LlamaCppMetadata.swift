@@ -13,13 +13,16 @@ struct LlamaCppMetadata {
     private let architecture: LlamaCppArchitecture
     private let model: ModelConfiguration
 
-    init(_ file: LlamaCppFileType, _ model: DescribedModel, preTokenizer: String?) throws {
+    /// - Parameter holdsPrediction: whether the modules that predict further tokens are blocks of the file.
+    init(_ file: LlamaCppFileType, _ model: DescribedModel, holdsPrediction: Bool, preTokenizer: String?) throws {
         config = model.config
         guard let known = model.roles.architecture.flatMap(LlamaCppArchitecture.named) else {
             throw DialectFailure(tensor: "config.json", reason: "llama.cpp's keys of this architecture are not known here")
         }
         architecture = known
-        self.model = try ModelConfiguration(config: config)
+        var described = try ModelConfiguration(config: config)
+        if !holdsPrediction { described.mtpModules = 0 }
+        self.model = described
         try Self.check(self.model, known)
         // llama.cpp:src/models/deepseek2.cpp knows such models by their layers.
         if case .latent(let latent) = self.model.attention, latent.queryRank == nil, ![26, 27].contains(self.model.layers) {
@@ -30,7 +33,7 @@ struct LlamaCppMetadata {
                 "rope_scaling.truncate is false, and llama.cpp always rounds the pairs between which YaRN mixes: its logits differ a little")
         }
         let held = model.tensors.count { $0.name.hasSuffix(".nextn.eh_proj.weight") }
-        guard !known.holdsPrediction || held == self.model.mtpModules else {
+        guard held == self.model.mtpModules else {
             throw DialectFailure(
                 tensor: "config.json",
                 reason: "num_nextn_predict_layers promises \(self.model.mtpModules) modules and the weights hold \(held); llama.cpp would not load it"
@@ -55,8 +58,10 @@ struct LlamaCppMetadata {
     /// Refuses what the keys have no words for: llama.cpp would compute something else, and nobody would be told.
     private static func check(_ model: ModelConfiguration, _ architecture: LlamaCppArchitecture) throws(DialectFailure) {
         func refuse(_ field: String, _ reason: String) -> DialectFailure { DialectFailure(tensor: "config.json", reason: "\(field) \(reason)") }
-        guard model.biased.isEmpty || architecture.isBiased || architecture.presences["attention_bias"] != nil && !model.biased.contains(.output)
-        else { throw refuse("attention_bias", "is true, and llama.cpp's \(architecture.name) has no such biases") }
+        let takesBiases = architecture.presences["attention_bias"] != nil && (architecture.takesOutputBias || !model.biased.contains(.output))
+        guard model.biased.isEmpty || architecture.isBiased || takesBiases else {
+            throw refuse("attention_bias", "is true, and llama.cpp's \(architecture.name) has no such biases")
+        }
         if architecture.isBiased, !model.biased.contains(.query) {
             throw refuse("attention_bias", "is false, and llama.cpp's \(architecture.name) always has such biases")
         }
@@ -73,7 +78,9 @@ struct LlamaCppMetadata {
         guard model.otherDenseLayers.isEmpty else {
             throw refuse("mlp_only_layers or decoder_sparse_step", "leaves layers without experts, which llama.cpp's \(architecture.name) does not")
         }
-        guard model.rotary.llama3 == nil else { throw refuse("rope_scaling", "of the type llama3 is not written for llama.cpp here") }
+        guard model.rotary.llama3 == nil || architecture.pairsHalves else {
+            throw refuse("rope_scaling", "of the type llama3 is not written for llama.cpp here")
+        }
         guard let yarn = model.rotary.yarn else { return }
         guard yarn.truncates || architecture.roundsYaRN else { throw refuse("rope_scaling.truncate", "is false, and llama.cpp always rounds") }
         guard yarn.attentionFactor == nil else { throw refuse("rope_scaling.attention_factor", "is not written for llama.cpp here") }
@@ -99,8 +106,10 @@ struct LlamaCppMetadata {
             }
             return text
         }
+        let tokenizerConfig = try Self.json("tokenizer_config.json", model)
+        if architecture.pairsHalves, let adds = tokenizerConfig?["add_prefix_space"]?.bool { add("tokenizer.ggml.add_space_prefix", .bool(adds)) }
         let found = try TokenizerMetadata(
-            tokenizer: tokenizer, tokenizerConfig: try Self.json("tokenizer_config.json", model), config: config, chatTemplate: template,
+            tokenizer: tokenizer, tokenizerConfig: tokenizerConfig, config: config, chatTemplate: template,
             preTokenizer: preTokenizer, fallback: architecture.preTokenizer)
         entries += found.entries
         notes += found.notes
@@ -120,8 +129,7 @@ struct LlamaCppMetadata {
 
     /// What all architectures have.
     private mutating func addSizes() throws(DialectFailure) {
-        let further = architecture.holdsPrediction ? UInt32(clamping: model.mtpModules) : 0
-        addOwn("block_count", .u32(try count("num_hidden_layers") + further))
+        addOwn("block_count", .u32(try count("num_hidden_layers") + UInt32(clamping: model.mtpModules)))
         try addCount("context_length", "max_position_embeddings", isNeeded: true)
         try addCount("embedding_length", "hidden_size", isNeeded: true)
         try addCount("feed_forward_length", "intermediate_size")
@@ -166,6 +174,8 @@ struct LlamaCppMetadata {
         let theta = config["rope_theta"]?.double ?? rotary?["rope_theta"]?.double
         switch type {
         case nil, "default": break
+        // A tensor says it.
+        case "llama3" where architecture.pairsHalves: break
         case "yarn":
             addOwn("rope.scaling.type", .string("yarn"))
             addOwn("rope.scaling.factor", .f32(Float(rotary?["factor"]?.double ?? 1)))

@@ -29,6 +29,9 @@ enum LlamaCppNames {
     /// Logits of the heads that stand for no token.
     static let sinks = "attn_sinks"
 
+    /// What Llama 3's rotation divides the frequencies by, a factor a pair.
+    static let rotaryFactors = "rope_freqs.weight"
+
     /// All names behind `blk.N.`, those of single architectures among them.
     private static let roles = Dictionary(
         (inner.map { ($0.value, $0.key) } + LlamaCppArchitecture.known.flatMap(\.names).map { ($0.value, $0.key) })

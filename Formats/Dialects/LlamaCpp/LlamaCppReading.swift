@@ -10,11 +10,16 @@ package struct LlamaCppReading {
     package private(set) var files: [(name: String, bytes: [UInt8])] = []
     /// What could not be translated, a sentence each.
     package private(set) var notes: [(subject: String, text: String)] = []
+    /// Tensors of which the rows of a head stand pair by pair, and how many a head has.
+    package private(set) var paired: [(tensor: Int, headRows: Int)] = []
 
     /// - Parameters:
     ///   - stored: the tensors as the file names them.
     ///   - isUnstacked: whether stacks of experts are taken apart.
-    package init(_ stored: [StoredTensor], _ entries: [GGUFEntry], isUnstacked: Bool) {
+    ///   - read: the bytes of a small tensor.
+    package init(
+        _ stored: [StoredTensor], _ entries: [GGUFEntry], isUnstacked: Bool, read: (StoredTensor) throws -> [UInt8]
+    ) throws {
         let name = entries["general.architecture"]?.string ?? ""
         let known = LlamaCppArchitecture.called(name).flatMap { known in
             Architecture.known.first { !$0.modelTypes.isDisjoint(with: known.modelTypes) }.map { (known, $0) }
@@ -42,13 +47,59 @@ package struct LlamaCppReading {
                 notes.append((tensor.name, "is a half of \(LlamaCppNames.wholeLatent), which the file holds too, and is left out"))
                 continue
             }
+            if known.pairsHalves, tensor.name == LlamaCppNames.rotaryFactors {
+                try takeRotaryFactors(tensor, read)
+                continue
+            }
             if let found = Self.canonical(tensor, architecture, isUnstacked: isUnstacked) {
+                if known.pairsHalves, let heads = Self.heads(tensor, known, entries), let rows = tensor.shape.first {
+                    guard heads > 0, rows % (2 * heads) == 0 else {
+                        throw DialectFailure(tensor: tensor.name, reason: "its \(tensor.shape) are not \(heads) heads of pairs of rows")
+                    }
+                    paired.append((tensors.count, rows / heads))
+                }
                 tensors += found
             } else {
                 tensors.append(tensor)
                 notes.append((tensor.name, "has no canonical name here and keeps llama.cpp's"))
             }
         }
+    }
+
+    /// Heads of a projection whose rows stand pair by pair; nil for all others.
+    private static func heads(_ tensor: StoredTensor, _ known: LlamaCppArchitecture, _ entries: [GGUFEntry]) -> Int? {
+        let all = entries[known.name + ".attention.head_count"]?.int ?? 0
+        switch LlamaCppNames.parse(tensor.name)?.place?.role {
+        case .query: return all
+        case .key: return entries[known.name + ".attention.head_count_kv"]?.int ?? all
+        default: return nil
+        }
+    }
+
+    /// Llama 3's rotation out of its factors.
+    private mutating func takeRotaryFactors(_ tensor: StoredTensor, _ read: (StoredTensor) throws -> [UInt8]) throws {
+        guard tensor.type == .f32, tensor.shape.count == 1, tensor.byteCount <= 1 << 16 else {
+            throw DialectFailure(tensor: tensor.name, reason: "is \(tensor.summary), and factors of a rotation are a vector of F32")
+        }
+        let bytes = try read(tensor)
+        let factors = bytes.withUnsafeBytes { raw in
+            (0..<bytes.count / 4).map { Float(bitPattern: UInt32(littleEndian: raw.loadUnaligned(fromByteOffset: $0 * 4, as: UInt32.self))) }
+        }
+        let base = config["rope_theta"]?.double ?? 10000
+        guard let rotation = ModelConfiguration.Rotary.Llama3(factors: factors, base: base) else {
+            // Its reader refuses the type.
+            config["rope_scaling"] = .object(["rope_type": .string("factors of rope_freqs.weight")])
+            notes.append(
+                (
+                    tensor.name,
+                    "holds factors of a rotation that config.json has no words for here; the model cannot be run, its weights can be converted"
+                ))
+            return
+        }
+        config["rope_scaling"] = .object([
+            "rope_type": .string("llama3"), "factor": .double(rotation.factor), "low_freq_factor": .double(rotation.lowFrequencyFactor),
+            "high_freq_factor": .double(rotation.highFrequencyFactor), "original_max_position_embeddings": .int(Int(rotation.originalLength)),
+        ])
     }
 
     /// More experts than any model has.

@@ -19,6 +19,7 @@ package struct BlockScaledIntegerLayout: WeightLayout, Equatable {
     }
 
     package var name: String { blockRows == 128 && blockColumns == 128 ? "int8-block" : "int8-block \(blockRows)x\(blockColumns)" }
+    package var needsDescription: Bool { true }
     package var rowAlignment: Int { blockRows }
     package func groupColumns(of columns: Int) -> Int { blockColumns }
 

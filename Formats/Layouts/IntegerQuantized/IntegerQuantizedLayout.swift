@@ -25,6 +25,7 @@ package struct IntegerQuantizedLayout: IntegerCodedLayout, Equatable {
     }
 
     package var name: String { isWhole ? "w8a8-int8 of one scale" : "w8a8-int8" + (groupSize.map { " in groups of \($0)" } ?? "") }
+    package var needsDescription: Bool { true }
     package var bits: Int { 8 }
 
     package func obstacle(to shape: MatrixShape) -> String? {

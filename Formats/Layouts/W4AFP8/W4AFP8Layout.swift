@@ -11,6 +11,7 @@ package struct W4AFP8Layout: IntegerCodedLayout, Equatable {
 
     package init(scaleType: ScalarType = .bf16) { self.scaleType = scaleType }
 
+    package var needsDescription: Bool { true }
     package var bits: Int { 4 }
     package var groupSize: Int? { 128 }
     package var name: String { "w4afp8" }

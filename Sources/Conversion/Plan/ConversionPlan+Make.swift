@@ -111,7 +111,7 @@ extension ConversionPlan {
             // The ranks' file names say it all.
         } else if cuts.count > 1, output.container.listsFiles {
             let map = weightMap.map { ($0.tensor, output.container.listedName(of: $0.file)) }
-            texts.append((output.container.indexName, SafetensorsIndex.text(weightMap: map, totalSize: dataBytes)))
+            texts.append((choice.dialect.indexName ?? output.container.indexName, SafetensorsIndex.text(weightMap: map, totalSize: dataBytes)))
         }
         // Codes that stay what they are keep what describes them.
         let planned = weights
@@ -123,11 +123,19 @@ extension ConversionPlan {
             let rewrite = try ConfigRewrite(
                 checkpoint: checkpoint, weights: weights, unquantizedLinears: draft.unquantizedLinears, exemptLinears: draft.exemptLinears,
                 dropsMTP: draft.dropsMTP, keepsDescription: describes)
-            texts.append(("config.json", Array((rewrite.config.text() + "\n").utf8)))
+            let file = try choice.dialect.configurationFile(rewrite.config.object ?? [:])
+            texts.append((file.name, Array((JSONValue.object(file.json).text() + "\n").utf8)))
+            sideFiles.removeAll { $0.name == file.name }
             for file in rewrite.sideFiles {
                 texts.append((file.name, Array((JSONValue.object(file.json).text() + "\n").utf8)))
                 sideFiles.removeAll { $0.name == file.name }
             }
+        }
+        let isDescribed = texts.contains { $0.name != choice.dialect.indexName ?? output.container.indexName } || choice.dialect.isSelfDescribing
+        if !isDescribed, let weight = weights.first(where: { $0.layout?.needsDescription == true && $0.road != .passthrough }) {
+            throw ConversionFailure.usage(
+                "\(checkpoint.weights[weight.source].name): readers know \(weight.layout?.name ?? "") by what config.json says of it, and the source has no config.json to be written on"
+            )
         }
         fingerprint = ""
         if !describes, !choice.dialect.isSelfDescribing { try removeStaleDescriptions(checkpoint) }
@@ -192,7 +200,7 @@ extension ConversionPlan {
     }
 
     static func shardName(_ number: Int, of count: Int, _ dialect: any Dialect, _ output: OutputOptions) -> String {
-        dialect.fileName(number) ?? output.container.fileName(count == 1 ? nil : (fiveDigits(number + 1), fiveDigits(count)))
+        dialect.fileName(number, of: count) ?? output.container.fileName(count == 1 ? nil : (fiveDigits(number + 1), fiveDigits(count)))
     }
 
     private static func checkNames(_ weightMap: [(tensor: String, file: String)], isDivided: Bool) throws {

@@ -49,12 +49,11 @@ struct PlanDraft {
 
     mutating func decide(stop: StopToken = StopToken()) throws {
         var model = DialectModel(checkpoint.languageConfig, roles: checkpoint.roles)
-        if model.joinedExperts != nil, !choice.isCopy {
-            model.joinedExperts = try joinedExperts()
-            if model.joinedExperts == .apart, let note = choice.dialect.noteOnExpertsApart {
-                let expert = checkpoint.weights.first { checkpoint.roles.place(of: String($0.module))?.role == .expertGateUp }
-                notes.append(Finding(expert?.name ?? "experts", note))
-            }
+        if model.joinedExperts != nil, !choice.isCopy { model.joinedExperts = try joinedExperts() }
+        if !choice.isCopy, model.joinedExperts != .stacked, let note = choice.dialect.noteOnExpertsApart(checkpoint.roles),
+            let expert = checkpoint.weights.first(where: { checkpoint.roles.place(of: String($0.module))?.expert != nil })
+        {
+            notes.append(Finding(expert.name, note))
         }
         try proveRepackings(model, stop)
         // A module's bias has no part in the range of its weight.
@@ -104,6 +103,11 @@ struct PlanDraft {
         guard unmatched.isEmpty else { throw ConversionFailure.unmatchedRules(unmatched.map { choice.recipe.rules[$0].pattern.description }) }
         for (reason, names) in exceptions.sorted(by: { $0.key < $1.key }) { note(names, reason) }
         for (_, found) in inexact.sorted(by: { $0.key < $1.key }) { note(found.names, found.reason) }
+        let towers = dropped.filter { checkpoint.roles.architecture?.carries($0) ?? false }
+        if !towers.isEmpty {
+            note(towers, "left out: it stands beside the language model, and \(choice.dialect.readers) takes it from a file of its own")
+        }
+        dropped.removeAll { checkpoint.roles.architecture?.carries($0) ?? false }
         if !dropped.isEmpty {
             dropsMTP = dropped.contains { WeightName.layer($0).map { $0 >= model.layers } ?? false }
             note(
@@ -248,8 +252,9 @@ struct PlanDraft {
     ) -> (any Repacking)? {
         let pair = stored as? any PairedLayout
         let stored = pair?.half(view.rows.lowerBound) ?? stored
-        guard !layout.isDense, pair != nil || stored.parts(of: shape).allSatisfy({ $0.rows == .every(1) }),
-            case .possible(let ways) = LayoutRegistry.repacking(from: stored, to: layout, shape: shape)
+        guard !layout.isDense, pair != nil || stored.parts(of: shape).allSatisfy({ $0.rows == .every(1) }) else { return nil }
+        if layout.isStored(as: stored, shape: shape) { return Renaming(source: stored, target: layout) }
+        guard case .possible(let ways) = LayoutRegistry.repacking(from: stored, to: layout, shape: shape)
         else { return nil }
         return ways.first { !$0.needsScales }
     }

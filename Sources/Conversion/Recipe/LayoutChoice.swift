@@ -36,10 +36,12 @@ package struct LayoutChoice: Sendable {
     /// What quantizers learn from (tokens, statistics, settings), in words or digests: it identifies the output with all else.
     package let evidence: String
 
-    /// - Parameter modelParallel: divide the output among this many ranks of DeepSeek's inference code.
+    /// - Parameters:
+    ///   - modelParallel: divide the output among this many ranks of DeepSeek's inference code.
+    ///   - names: whose names tensors get, by ``DialectRegistry/namings``; nil for those that the layout's readers ask for.
     package init(
         target name: String, recipe: Recipe = Recipe(), quantizer: QuantizerName = .rtn, evidence: String = "", modelParallel: Int? = nil,
-        container: any Container.Type = Safetensors.self, preTokenizer: String? = nil
+        names: String? = nil, container: any Container.Type = Safetensors.self, preTokenizer: String? = nil, keepsPrediction: Bool? = nil
     ) throws {
         self.quantizer = quantizer
         self.evidence = evidence
@@ -50,12 +52,25 @@ package struct LayoutChoice: Sendable {
         besideExperts = found?.besideExperts.flatMap { LayoutRegistry.target(named: $0)?.layout }
         self.recipe = recipe
         let readers = found?.dialect ?? HuggingFace()
-        if let modelParallel {
+        if keepsPrediction != nil, container != GGUF.self {
+            throw ConversionFailure.usage("--with-mtp and --without-mtp are for GGUF files; in others multi-token prediction goes with the rest")
+        }
+        if let names {
+            guard let naming = DialectRegistry.namings.first(where: { $0.name == names }) else {
+                throw ConversionFailure.usage(
+                    "unknown names \"\(names)\"; known are \(DialectRegistry.namings.map(\.name).joined(separator: ", "))")
+            }
+            guard readers.isCanonical, modelParallel == nil, container != GGUF.self, name != Self.keepName else {
+                throw ConversionFailure.usage("--names is for layouts whose readers leave the choice, not for \(name) here")
+            }
+            dialect = naming.dialect
+        } else if let modelParallel {
             guard readers.isCanonical else { throw ConversionFailure.usage("--model-parallel divides BF16 and FP8 weights, not \(name)") }
             dialect = DeepSeekRanks(modelParallel)
         } else if container == GGUF.self {
             var described = try Self.llamaCpp(readers, found, quantizer)
             described.preTokenizer = preTokenizer
+            described.keepsPrediction = keepsPrediction
             dialect = described
         } else {
             guard readers.container == nil else {

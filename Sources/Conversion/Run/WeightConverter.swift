@@ -46,7 +46,9 @@ struct WeightConverter {
             ? statistics?.importance(of: planned, module: String(weight.module), columns: shape.columns, roles: checkpoint.roles) : nil
         source = PartLayout(parts: weight.parts, shape: weight.shape)
         target = PartLayout(parts: planned.layout?.parts(of: shape) ?? [], shape: shape)
-        alignment = leastCommonMultiple(weight.layout?.rowAlignment ?? 1, planned.layout?.rowAlignment ?? 1)
+        alignment = [weight.layout?.rowAlignment, planned.layout?.rowAlignment, planned.view?.rowAlignment].reduce(1) {
+            leastCommonMultiple($0, $1 ?? 1)
+        }
     }
 
     /// The rows of the source that some rows of the output are made of, cut as the source's layout asks.
@@ -275,9 +277,7 @@ struct WeightConverter {
         counters.bytesRead.add(sources.reduce(0) { $0 + $1.count }, ordering: .relaxed)
         let picked = picked
         let bytes = (picked?.parts ?? sources.indices).map { index in
-            let step = picked?.step ?? 1
-            return UnsafeRawBufferPointer(
-                step > 1 ? Self.gather(sources[index], source.parts[index], every: step, count: rows.count) : sources[index])
+            UnsafeRawBufferPointer(picked?.view.map { Self.gather(sources[index], source.parts[index], $0, count: rows.count) } ?? sources[index])
         }
         let count = rows.count * shape.columns
         do {
@@ -319,29 +319,40 @@ struct WeightConverter {
         var layout: any WeightLayout
         /// Among the weight's parts.
         var parts: Range<Int>
-        /// How far stored rows lie apart.
-        var step: Int
+        /// How the rows lie there; nil where they follow each other.
+        var view: WeightView?
     }
 
-    /// Rows that lie apart and are stored each by itself, or half of a pair that is stored by itself.
+    /// Rows that lie apart, or in another order, and are stored each by itself, or half of a pair that is stored by itself.
     private var picked: PickedRows? {
         guard let view = planned.view, view.picksRows, let layout = weight.layout else { return nil }
         if let pair = layout as? any PairedLayout, view.step == 2 {
             let half = view.rows.lowerBound
-            return PickedRows(layout: pair.half(half), parts: pair.places(of: half, in: weight.shape), step: 1)
+            return PickedRows(layout: pair.half(half), parts: pair.places(of: half, in: weight.shape))
         }
         guard source.parts.allSatisfy({ $0.rows == .every(1) || $0.rows == .whole }) else { return nil }
-        return PickedRows(layout: layout, parts: source.parts.indices, step: view.step)
+        return PickedRows(layout: layout, parts: source.parts.indices, view: view)
     }
 
-    /// Moves every `step`th stored row of a tile to its start.
-    private static func gather(_ slice: UnsafeMutableRawBufferPointer, _ part: WeightPart, every step: Int, count: Int)
+    /// Brings the stored rows that `count` rows of a view are to the start of a tile, in the view's order.
+    private static func gather(_ slice: UnsafeMutableRawBufferPointer, _ part: WeightPart, _ view: WeightView, count: Int)
         -> UnsafeMutableRawBufferPointer
     {
         guard part.rows != .whole, count > 0, let base = slice.baseAddress else { return slice }
-        let size = slice.count / ((count - 1) * step + 1)
-        for row in 1..<max(1, count) { memmove(base + row * size, base + row * step * size, size) }
-        return UnsafeMutableRawBufferPointer(rebasing: slice[..<(count * size)])
+        guard let head = view.headRows else {
+            let size = slice.count / ((count - 1) * view.step + 1)
+            for row in 1..<max(1, count) { memmove(base + row * size, base + row * view.step * size, size) }
+            return UnsafeMutableRawBufferPointer(rebasing: slice[..<(count * size)])
+        }
+        // Tiles are whole heads.
+        let size = slice.count / count
+        withUnsafeTemporaryAllocation(byteCount: head * size, alignment: 64) { room in
+            for start in stride(from: 0, to: count / head * head, by: head) {
+                room.copyMemory(from: UnsafeRawBufferPointer(rebasing: slice[start * size..<(start + head) * size]))
+                for row in 0..<head { memcpy(base + (start + row) * size, room.baseAddress! + view.row(row) * size, size) }
+            }
+        }
+        return slice
     }
 
     /// The values of the rows `rows` of a view, out of the rows `origin` of its weight.
@@ -358,7 +369,7 @@ struct WeightConverter {
         }
         let width = view.columns.count
         for (index, row) in rows.enumerated() {
-            let start = (view.rows.lowerBound + row * view.step - origin.lowerBound) * columns + view.columns.lowerBound
+            let start = (view.row(row) - origin.lowerBound) * columns + view.columns.lowerBound
             guard width > 0, let target = values.baseAddress, let source = whole.baseAddress else { continue }
             (target + index * width).update(from: source + start, count: width)
         }

@@ -49,7 +49,7 @@ extension WeightReplacement {
                 }
             }
             for y in 0..<(view.isTransposed ? view.rows.count : view.shape.rows) {
-                let row = view.rows.lowerBound + y * view.step
+                let row = view.row(y)
                 for (x, column) in view.columns.enumerated() {
                     values[row * shape.columns + column] = decoded[view.isTransposed ? x * view.rows.count + y : y * view.columns.count + x]
                 }

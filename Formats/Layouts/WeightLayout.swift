@@ -92,6 +92,9 @@ package protocol WeightLayout: Sendable {
     /// Whether only a description of the quantization tells its stored tensors from those of another layout.
     var needsDescription: Bool { get }
 
+    /// Whether its readers look for the scale of a weight's inputs beside it.
+    var takesInputScale: Bool { get }
+
     /// Whether it puts together what the readers of a dialect keep apart: such a weight is stored under their names, not under its own.
     var isJoinedFromParts: Bool { get }
 
@@ -122,6 +125,7 @@ extension WeightLayout {
     package var holdsFP8: Bool { false }
     package var hasSignedScales: Bool { false }
     package var needsDescription: Bool { false }
+    package var takesInputScale: Bool { false }
     package var isJoinedFromParts: Bool { false }
     package func isStored(as other: any WeightLayout, shape: MatrixShape) -> Bool {
         type(of: other) == Self.self && parts(of: shape) == other.parts(of: shape) && name == other.name

@@ -19,13 +19,15 @@ package struct Consumer: Sendable, Equatable {
     let readsReleasedNames: Bool
     /// What its model code does with modules behind the layers that it does not have; nil if it reads or ignores them wherever they are.
     let droppedModules: (rule: String, check: @Sendable (Checkpoint) throws -> String?)?
+    /// Whether it loads files that say all of themselves (GGUF).
+    let readsFiles: Bool
     /// `model_type`s of which it takes the experts of a layer in stacks only.
     let stackedTypes: Set<String>
 
     init(
         _ name: String, methods: Set<String>, fusesModules: Bool = false, exemptsByParts: Bool = true, needsTokenizer: Bool = false,
         readsReleasedNames: Bool = true, droppedModules: (rule: String, check: @Sendable (Checkpoint) throws -> String?)? = nil,
-        stackedTypes: Set<String> = [],
+        readsFiles: Bool = false, stackedTypes: Set<String> = [],
         obstacle: @escaping @Sendable (_ quantization: QuantizationConfig) -> String? = { _ in nil }
     ) {
         self.name = name
@@ -35,6 +37,7 @@ package struct Consumer: Sendable, Equatable {
         self.needsTokenizer = needsTokenizer
         self.readsReleasedNames = readsReleasedNames
         self.droppedModules = droppedModules
+        self.readsFiles = readsFiles
         self.stackedTypes = stackedTypes
         self.obstacle = obstacle
     }

@@ -18,7 +18,41 @@ package struct ConsumerContract {
 
     private typealias Rule = (rule: String, check: () throws -> String?)
 
-    package func report() -> ConsumerReport {
+    package func report() -> ConsumerReport { report(consumer.readsFiles && !checkpoint.entries.isEmpty ? fileRules : rules) }
+
+    private func report(_ rules: [Rule]) -> ConsumerReport {
+        ConsumerReport(
+            consumer: consumer,
+            checks: rules.map { rule in
+                // A rule that cannot be looked at does not hold.
+                do { return .init(rule: rule.rule, failure: try rule.check()) } catch { return .init(rule: rule.rule, failure: "\(error)") }
+            })
+    }
+
+    /// Of a file that says all of itself, as llama.cpp loads it.
+    private var fileRules: [Rule] {
+        let requirements = LlamaCppRequirements(checkpoint.entries)
+        let embedding = checkpoint.roles.architecture?.module(.embedding).flatMap { weights[$0 + ".weight"] }?.dimensions
+        return [
+            ("the keys that its loader asks for are there", requirements.missingKeys),
+            ("sizes are what its loader takes", { requirements.badSize(embedding: embedding) }),
+            ("every tensor that the keys promise is there", promised),
+            ("no tensor that the architecture does not have", unknown),
+            ("vectors, norms and routers are F32", plainTypes),
+            ("a tokenizer is inside", { requirements.badTokenizer(rows: embedding?.first) }),
+        ]
+    }
+
+    /// What its graph adds to, or multiplies with, F32 numbers.
+    private func plainTypes() -> String? {
+        let others = checkpoint.weights.filter { weight in
+            let place = checkpoint.roles.place(of: String(weight.module))
+            return (weight.dimensions.count < 2 || place?.role == .router || isSelectionBias(weight.name)) && weight.layoutName != "f32"
+        }
+        return Self.list(others.map { "\($0.name) (\($0.layoutName))" }, "tensors have another type")
+    }
+
+    private var rules: [Rule] {
         var rules: [Rule] = [
             ("config.json names architecture and model type", configuration),
             ("every weight that config.json promises is there", promised),
@@ -49,12 +83,7 @@ package struct ConsumerContract {
         }
         if let dropped = consumer.droppedModules { rules.append((dropped.rule, { try dropped.check(checkpoint) })) }
         if consumer.needsTokenizer { rules.append(("a tokenizer lies beside the weights", tokenizer)) }
-        return ConsumerReport(
-            consumer: consumer,
-            checks: rules.map { rule in
-                // A rule that cannot be looked at does not hold.
-                do { return .init(rule: rule.rule, failure: try rule.check()) } catch { return .init(rule: rule.rule, failure: "\(error)") }
-            })
+        return rules
     }
 
     /// "3 weights ..., first A, B, C", or nil for none.

@@ -1,7 +1,7 @@
 extension Consumer {
-    /// ggml-org/llama.cpp:convert_hf_to_gguf.py (`dequant_model`).
+    /// ggml-org/llama.cpp:convert_hf_to_gguf.py (`dequant_model`) of safetensors; its loader of GGUF files.
     package static let llamaCpp = Consumer(
-        "llama.cpp", methods: ["fp8", "compressed-tensors", "gptq", "modelopt"], needsTokenizer: true,
+        "llama.cpp", methods: ["fp8", "compressed-tensors", "gptq", "modelopt"], needsTokenizer: true, readsFiles: true,
         obstacle: { quantization in
             if quantization.groups.count > 1 { return "more than one config group is not read" }
             guard let group = quantization.groups.first else { return nil }

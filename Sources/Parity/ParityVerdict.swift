@@ -95,6 +95,7 @@ package struct ParityVerdict: Sendable {
         if let mtp = forward.comparison.mtp { lines += Self.lines(mtp, nil, "multi-token prediction: ") }
         if let worst = forward.comparison.worstStep, worst.sqnr.isFinite { lines.append("the sides part most in layer \(worst.layer)") }
         if forward.noiseFloor != nil { lines.append("noise floor: \(forward.noiseFloorName)") }
+        if let sentence = forward.latentNorms { lines.append(sentence) }
         return lines
     }
 

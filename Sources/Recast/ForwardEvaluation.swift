@@ -20,6 +20,8 @@ public struct ForwardRequest: Sendable {
     public var hiddenStates = false
     /// The arithmetic.
     public var precision = Precision.f32
+    /// What the inner norms of latent attention add, where readers of the model differ.
+    public var latentNorms = LatentNorms.transformers
     /// Memory and threads.
     public var options = RunOptions()
 
@@ -51,7 +53,7 @@ public enum ForwardEvaluation {
             ProcessFigures.keepFreedMemory()
             let source = try Checkpoint(opening: request.checkpoint)
             let tokens = try request.tokens.read(tokenizerOf: source)
-            let run = try ForwardRun(source, tokens: tokens, precision: request.precision, options: request.options)
+            let run = try ForwardRun(source, tokens: tokens, precision: request.precision, latentNorms: request.latentNorms, options: request.options)
             let started = ProcessFigures.now
             let file = try request.logits.map { try LogitsFile($0, run.configuration, tokens, hiddenStates: request.hiddenStates) }
             let recorder =

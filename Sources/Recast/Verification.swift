@@ -20,6 +20,8 @@ public struct VerificationRequest: Sendable {
     public var weightsOnly = false
     /// Arithmetic of the forward pass.
     public var precision = Precision.f32
+    /// What the inner norms of latent attention add, where readers of the model differ.
+    public var latentNorms = LatentNorms.transformers
     /// What must hold. What is nil here holds as ``policy`` or the claim says.
     public var bounds = ParityBounds()
     /// A YAML file of bounds.
@@ -119,7 +121,8 @@ public enum Verification {
                 request.saveReference == nil
                 ? nil : try CompactReference.Recorder(tokens, vocabulary: try ModelConfiguration(config: right.config).vocabulary)
             trial = try ForwardTrial(
-                left, right, tokens: tokens, precision: request.precision, noiseFloor: request.measuresNoiseFloor, recorder: recorder,
+                left, right, tokens: tokens, precision: request.precision, latentNorms: request.latentNorms, noiseFloor: request.measuresNoiseFloor,
+                recorder: recorder,
                 options: request.options, stop: stop, progress: progress)
             if let saveReference = request.saveReference { try recorder?.write(to: saveReference) }
         }

@@ -12,6 +12,8 @@ struct ForwardCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Write a compact form of the logits, for `verify` to compare with.", valueName: "file")) var saveReference: String?
     @Flag(help: "Write the residual stream after every layer too.") var hiddenStates = false
     @Option(help: "Arithmetic: f32, bf16 or fp8.") var precision: Precision = .f32
+    @Option(help: "What the inner norms of latent attention add: 1e-6 as transformers, or rms_norm_eps as config, which vLLM and SGLang take.")
+    var latentNorms: LatentNorms = .transformers
     @Option(help: ArgumentHelp("Upper bound on working memory.", valueName: "size")) var memory = SizeArgument(argument: "2GiB")!
     @Option(help: ArgumentHelp("Worker threads; one a processor by default.", valueName: "n")) var jobs: Int?
 
@@ -29,6 +31,7 @@ struct ForwardCommand: AsyncParsableCommand {
         request.saveReference = saveReference
         request.hiddenStates = hiddenStates
         request.precision = precision
+        request.latentNorms = latentNorms
         request.options = RunOptions(memory: memory.bytes, jobs: jobs)
         let report = try await ForwardEvaluation.run(request).follow { progress, line in line.show { _ in progress.text } }
         Console.print(

@@ -17,6 +17,8 @@ struct VerifyCommand: AsyncParsableCommand {
     @Flag(help: "Compare the weights only.") var weightsOnly = false
     @OptionGroup var sequences: SequenceOptions
     @Option(help: "Arithmetic of the forward pass: f32, bf16 or fp8.") var precision: Precision = .f32
+    @Option(help: "What the inner norms of latent attention add: 1e-6 as transformers, or rms_norm_eps as config, which vLLM and SGLang take.")
+    var latentNorms: LatentNorms = .transformers
     @Option(help: ArgumentHelp("Fail if the mean KLD is above this.", valueName: "nats")) var maxKld: Double?
     @Option(help: ArgumentHelp("Fail if fewer positions prefer the same token.", valueName: "share")) var minTop1: Double?
     @Option(help: ArgumentHelp("Fail if the perplexity grows by more than this factor.", valueName: "ratio")) var maxPerplexityRatio: Double?
@@ -61,6 +63,7 @@ struct VerifyCommand: AsyncParsableCommand {
         request.tokens = sequences.source
         request.weightsOnly = weightsOnly
         request.precision = precision
+        request.latentNorms = latentNorms
         request.bounds = ParityBounds(
             exact: exact, minimumSQNR: minSqnr, maximumKLD: maxKld, minimumTop1: minTop1, maximumPerplexityRatio: maxPerplexityRatio)
         request.bounds.allowsMissingMTP = withoutMTP
@@ -93,6 +96,7 @@ struct VerifyCommand: AsyncParsableCommand {
 }
 
 extension Precision: ExpressibleByArgument {}
+extension LatentNorms: ExpressibleByArgument {}
 extension ParityClaim: ExpressibleByArgument {}
 extension Consumer: ExpressibleByArgument {
     package init?(argument: String) {

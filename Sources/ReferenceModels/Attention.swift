@@ -37,6 +37,8 @@ struct AttentionContext {
     let layer: Int
     /// The tokens that the model's indexer lets queries see; nil where they see all before them.
     let choice: TokenChoice?
+    /// Of the inner norms of latent attention.
+    let latentEpsilon: Double
 
     func name(_ role: ModuleRole) -> String { configuration.weight(role, layer: layer) }
 

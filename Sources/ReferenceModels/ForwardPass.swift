@@ -16,6 +16,7 @@ package final class ForwardPass {
     /// The next layer to run.
     package private(set) var layer = 0
     private let rotary: RotaryEmbedding
+    private let latentEpsilon: Double
     /// The tokens that the last indexer chose.
     private let choice: TokenChoice?
 
@@ -28,16 +29,19 @@ package final class ForwardPass {
     private let observedSequences: Int
 
     /// - Parameters:
+    ///   - latentNorms: what the inner norms of latent attention add.
     ///   - passes: how many passes run side by side within the memory budget.
     ///   - overlay: weights that are used in place of the checkpoint's.
     ///   - observer: is shown the weights before they are used, with the inputs of the first `observedSequences` (nil: all).
     package init(
-        _ checkpoint: Checkpoint, tokens: TokenBatch, precision: Precision = .f32, passes: Int = 1, overlay: WeightOverlay? = nil,
+        _ checkpoint: Checkpoint, tokens: TokenBatch, precision: Precision = .f32, latentNorms: LatentNorms = .transformers, passes: Int = 1,
+        overlay: WeightOverlay? = nil,
         observer: (any WeightObserver)? = nil, observedSequences: Int? = nil, options: RunOptions = RunOptions()
     ) throws {
         self.observer = observer
         self.observedSequences = observedSequences ?? tokens.ranges.count
         configuration = try ModelConfiguration(config: checkpoint.config)
+        latentEpsilon = latentNorms.epsilon(configuration)
         weights = try ModelWeights(
             checkpoint, workers: max(1, options.jobs ?? ProcessFigures.processorCount), precision: precision, overlay: overlay)
         try Self.refuseUnknown(checkpoint, configuration)
@@ -97,7 +101,8 @@ package final class ForwardPass {
 
     private func run(layer: Int, on hidden: Activations, sequences: [Range<Int>], choice: TokenChoice?) throws -> Routing? {
         let attention = AttentionContext(
-            configuration: configuration, weights: weights, rotary: rotary, workers: headWorkers, layer: layer, choice: choice
+            configuration: configuration, weights: weights, rotary: rotary, workers: headWorkers, layer: layer, choice: choice,
+            latentEpsilon: latentEpsilon
         ).attention
         let inputNorm = configuration.weight(.inputNorm, layer: layer)
         let seen = sequences.prefix(observedSequences)

@@ -9,13 +9,18 @@ package struct ForwardRun {
     private let checkpoint: Checkpoint
     private let tokens: TokenBatch
     private let precision: Precision
+    private let latentNorms: LatentNorms
     private let options: RunOptions
 
-    package init(_ checkpoint: Checkpoint, tokens: TokenBatch, precision: Precision = .f32, options: RunOptions = RunOptions()) throws {
+    package init(
+        _ checkpoint: Checkpoint, tokens: TokenBatch, precision: Precision = .f32, latentNorms: LatentNorms = .transformers,
+        options: RunOptions = RunOptions()
+    ) throws {
         configuration = try ModelConfiguration(config: checkpoint.config)
         self.checkpoint = checkpoint
         self.tokens = tokens
         self.precision = precision
+        self.latentNorms = latentNorms
         self.options = options
     }
 
@@ -24,7 +29,7 @@ package struct ForwardRun {
         let workers = max(1, options.jobs ?? ProcessFigures.processorCount)
         for numbers in try ActivationBudget(configuration, tokens, workers: workers, memory: options.memory).batches {
             let batch = tokens.sequences(numbers)
-            let pass = try ForwardPass(checkpoint, tokens: batch, precision: precision, options: options)
+            let pass = try ForwardPass(checkpoint, tokens: batch, precision: precision, latentNorms: latentNorms, options: options)
             try file?.add(hidden: pass.hidden, layer: 0, of: batch, firstSequence: numbers.lowerBound)
             while !pass.isDone {
                 if stop.isStopped { throw ReferenceFailure.interrupted }

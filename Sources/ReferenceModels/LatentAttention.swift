@@ -5,8 +5,6 @@ import Tensors
 struct LatentAttention: Attention {
     let context: AttentionContext
     let sizes: ModelConfiguration.Attention.Latent
-    /// The inner norms take 1e-6 whatever the configuration says, as in both reference implementations.
-    static let innerEpsilon = 1e-6
 
     private var heads: Int { context.configuration.heads }
 
@@ -58,7 +56,7 @@ struct LatentAttention: Attention {
     /// The latent that queries come from, [tokens, rank].
     private func queryLatent(_ x: Activations, _ rank: Int) throws -> Activations {
         try context.weights.normalise(
-            context.linear(.queryDown, x, outputs: rank), by: context.name(.queryLatentNorm), epsilon: Self.innerEpsilon)
+            context.linear(.queryDown, x, outputs: rank), by: context.name(.queryLatentNorm), epsilon: context.latentEpsilon)
     }
 
     /// [tokens, latent | rope part of the key, one for all heads]
@@ -68,7 +66,7 @@ struct LatentAttention: Attention {
 
     /// The latent that keys and values come from, [tokens, rank].
     private func latent(_ compressed: Activations) throws -> Activations {
-        try context.weights.normalise(compressed, by: context.name(.keyValueNorm), columns: sizes.latentRank, epsilon: Self.innerEpsilon)
+        try context.weights.normalise(compressed, by: context.name(.keyValueNorm), columns: sizes.latentRank, epsilon: context.latentEpsilon)
     }
 
     /// The outputs of all heads before they are projected, [tokens, heads * value].

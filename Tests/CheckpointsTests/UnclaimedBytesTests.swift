@@ -302,6 +302,19 @@ import Testing
         #expect(audit.missing.isEmpty && audit.companions.count == 2)
         let same = try WeightAudit(reference: reference, candidate: Checkpoint(opening: folder.file("fp8")))
         #expect(same.missing.count == 2 && same.companions.isEmpty)
+        // ModelOpt's readers look for the scale of inputs: a weight that stays what it is keeps it, whatever becomes of others.
+        let rules = try Recipe(yaml: "rules: [{match: '*.self_attn.*_proj*', to: bf16}]", path: "r")
+        try convert(folder.file("dense"), folder.file("fp4"), to: "nvfp4-modelopt", recipe: rules)
+        builder = try CheckpointBuilder(reading: folder.file("fp4"))
+        builder.add(module + ".input_scale", .f32, [], CheckpointBuilder.bytes(Float(0.5).bitPattern))
+        builder.add("model.layers.0.self_attn.k_scale", .f32, [], CheckpointBuilder.bytes(Float(0.5).bitPattern))
+        try builder.write(to: folder.file("half"))
+        try convert(folder.file("half"), folder.file("whole"), to: "nvfp4-modelopt")
+        let whole = try storedTensors(folder.file("whole"))
+        #expect(whole[module + ".input_scale"] == (try storedTensors(folder.file("half")))[module + ".input_scale"])
+        #expect(whole["model.layers.0.self_attn.o_proj.weight_scale_2"] != nil && whole["model.layers.0.self_attn.k_scale"] == nil)
+        try convert(folder.file("half"), folder.file("plain"), to: "bf16")
+        #expect(try storedTensors(folder.file("plain"))[module + ".input_scale"] == nil)
     }
 
     @Test(arguments: [

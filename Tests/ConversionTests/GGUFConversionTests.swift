@@ -37,6 +37,57 @@ import Testing
         }
     }
 
+    /// Kimi-K2's form, experts in int4 and the rest in BF16: its codes are Q4_0's, every value stays.
+    @Test func integersOfReleasesStayWhatTheyAre() async throws {
+        let folder = try TemporaryDirectory()
+        let experts = try Recipe(yaml: "rules: [{match: '*.mlp.experts.*', to: int4-g32}]", path: "r")
+        try convert(Fixtures.bf16Model, folder.file("int4"), to: "bf16", recipe: experts)
+        try FileTree.write(Array("rules: [{match: '*.mlp.experts.*', to: Q4_0}]".utf8), to: folder.file("r.yaml"))
+        var request = ConversionRequest(folder.file("int4"), to: folder.file("out.gguf"), layout: "bf16")
+        request.recipe = folder.file("r.yaml")
+        let report = try await Conversion.plan(request).run().value()
+        #expect(report.audit.roads[.quantize] == nil && (report.audit.roads[.repack] ?? 0) >= 3 * 3 * 12)
+        let (reference, written) = (try Checkpoint(opening: folder.file("int4")), try Checkpoint(opening: folder.file("out.gguf")))
+        #expect(written.weights.count { $0.layoutName == "Q4_0" } == 3 * 3 * 12)
+        let audit = try WeightAudit(reference: reference, candidate: written)
+        #expect(audit.weights.count >= 160 && audit.weights.allSatisfy(\.isIdentical))
+    }
+
+    /// `verify --for llama.cpp` of a file: what is written passes, and each thing that its loader stumbles over is named.
+    @Test func theLoadersContractIsHeld() async throws {
+        let folder = try TemporaryDirectory()
+        try await write(Fixtures.fp8Model, folder.file("out.gguf"), "Q4_K_M")
+        let checkpoint = try Checkpoint(opening: folder.file("out.gguf"))
+        #expect(ConsumerContract(.llamaCpp, checkpoint).report().checks.allSatisfy { $0.failure == nil })
+        #expect(ConsumerContract(.vllm, checkpoint).report().checks.contains { $0.failure != nil })
+        let shape = try #require(checkpoint.weights.first { $0.name == "model.embed_tokens.weight" }).dimensions
+        func edited(_ key: String, _ value: GGUFValue?) -> LlamaCppRequirements {
+            LlamaCppRequirements(checkpoint.entries.filter { $0.key != key } + (value.map { [GGUFEntry(key, $0)] } ?? []))
+        }
+        let whole = LlamaCppRequirements(checkpoint.entries)
+        #expect(whole.missingKeys() == nil && whole.badSize(embedding: shape) == nil && whole.badTokenizer(rows: shape[0]) == nil)
+        for key in ["block_count", "context_length", "attention.kv_lora_rank", "attention.q_lora_rank", "expert_used_count", "expert_shared_count"] {
+            #expect(edited("deepseek2." + key, nil).missingKeys()?.contains(key) == true, "\(key)")
+        }
+        #expect(edited("general.architecture", .string("made-up")).missingKeys() != nil)
+        for (key, value) in [
+            ("block_count", 513), ("block_count", 0), ("expert_count", 2000), ("expert_used_count", 0), ("expert_used_count", 13),
+            ("expert_group_used_count", 9), ("attention.head_count_kv", 0), ("embedding_length", 255),
+        ] { #expect(edited("deepseek2." + key, .u32(UInt32(value))).badSize(embedding: shape) != nil, "\(key) \(value)") }
+        #expect(whole.badSize(embedding: nil) != nil && whole.badTokenizer(rows: shape[0] + 1) != nil)
+        for key in ["tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.merges"] {
+            #expect(edited(key, nil).badTokenizer(rows: shape[0])?.contains(key) == true)
+        }
+        #expect(edited("tokenizer.ggml.eos_token_id", .u32(1 << 20)).badTokenizer(rows: shape[0]) != nil)
+        // A norm that is not F32, and a layer without a tensor.
+        var damaged = checkpoint
+        let norm = try #require(damaged.weights.firstIndex { $0.name.hasSuffix("layers.1.input_layernorm.weight") })
+        damaged.weights[norm].layout = .dense(.bf16)
+        #expect(ConsumerContract(.llamaCpp, damaged).report().checks.count { $0.failure != nil } == 1)
+        damaged.weights.remove(at: norm)
+        #expect(ConsumerContract(.llamaCpp, damaged).report().checks.count { $0.failure != nil } == 1)
+    }
+
     /// Every key but the tokenizer's, in value, type and order.
     @Test func keysAreTheConverters() async throws {
         let folder = try TemporaryDirectory()

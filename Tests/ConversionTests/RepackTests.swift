@@ -11,6 +11,7 @@ import Testing
         ("int4-g128", "gptq", 179), ("int4-g128", "gptq-v2", 179), ("int4-g128", "awq", 179), ("int4-g128-asym", "awq", 179),
         ("int4-g128-asym", "gptq-asym", 179), ("awq", "gptq-asym", 179), ("gptq", "awq", 179), ("gptq-asym", "awq", 179), ("gptq", "gptq-v2", 179),
         ("int4-g32", "gptq-g32", 184), ("nvfp4", "nvfp4-modelopt", 184), ("mxfp4", "mxfp4-quark", 184),
+        ("int8-channel", "w8a8-int8", 184),
     ]
 
     @Test(arguments: pairs) func thereAndBackGivesTheSameBytes(_ first: String, _ second: String, _ count: Int) throws {
@@ -95,6 +96,7 @@ import Testing
             GPTQLayout(bits: 2, groupSize: 64),
             GPTQLayout(bits: 2, groupSize: 64, symmetric: false, version: 2), MLXAffineLayout(bits: 2, group: 64), GPTQLayout(bits: 3, groupSize: 64),
             GPTQLayout(bits: 8, groupSize: 64), MLXAffineLayout(bits: 5), MLXAffineLayout(bits: 6),
+            PackedIntegerLayout(bits: 8, groupSize: nil), IntegerQuantizedLayout(), IntegerQuantizedLayout(scaleType: .f32),
         ]
         + [2, 3, 4, 5, 6, 8].flatMap { bits in
             [128, 64, 32].flatMap { size in

@@ -89,6 +89,27 @@ import Testing
         #expect(worst <= 5e-4, "largest difference \(worst)")
     }
 
+    /// transformers takes 1e-6 in the inner norms of a latent whatever `rms_norm_eps` is, vLLM takes that.
+    @Test(arguments: [1e-5, 1e-6]) func innerNormsAreAMatterOfChoice(_ epsilon: Double) throws {
+        let golden = try Golden("kimi-k25")
+        var builder = try CheckpointBuilder(reading: golden.path)
+        var text = try #require(builder.config["text_config"]?.object)
+        text["rms_norm_eps"] = .double(epsilon)
+        builder.config["text_config"] = .object(text)
+        let folder = try TemporaryDirectory()
+        try builder.write(to: folder.file("m"))
+        let checkpoint = try Checkpoint(opening: folder.file("m"))
+        let both = try LatentNorms.allCases.map { norms in
+            let pass = try ForwardPass(checkpoint, tokens: golden.tokens, latentNorms: norms)
+            while !pass.isDone { try pass.step() }
+            let logits = try pass.logits(0..<golden.tokens.count)
+            return (0..<logits.columns).map { logits[0][$0] }
+        }
+        #expect((both[0] == both[1]) == (epsilon == 1e-6))
+        let configuration = try ModelConfiguration(config: checkpoint.config)
+        for norms in LatentNorms.allCases { #expect((norms.sentence(of: configuration) == nil) == (epsilon == 1e-6)) }
+    }
+
     /// A model with an indexer, its config.json and one tensor edited.
     private func edited(_ model: String, _ fields: JSONObject, damage name: String? = nil, at path: String) throws -> Checkpoint {
         let json = try JSONValue(parsing: Fixtures.bytes("architectures/\(model).json"))

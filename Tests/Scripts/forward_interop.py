@@ -246,12 +246,16 @@ def save_mistral(folder):
     return sequences, native
 
 
-def compare(name, folder, stored, plain, sequences, Loader=AutoModelForCausalLM):
+def compare(name, folder, stored, plain, sequences, Loader=AutoModelForCausalLM, latent_norms='transformers'):
     """Runs `stored` here and `plain`, the same values in BF16, in transformers."""
-    if not run('forward', stored, '--tokens', folder + '/tokens.json', '--logits', folder + '/out.safetensors'):
+    if not run('forward', stored, '--tokens', folder + '/tokens.json', '--logits', folder + '/out.safetensors', '--latent-norms', latent_norms):
         return tell(False, name, 'does not run')
     # Experts of MXFP4 would be computed in BF16 otherwise.
     reference = Loader.from_pretrained(plain, dtype=torch.float32, attn_implementation='eager').float().eval()
+    if latent_norms == 'config':
+        for key, module in reference.named_modules():
+            if key.endswith(('q_a_layernorm', 'kv_a_layernorm')):
+                module.variance_epsilon = reference.config.rms_norm_eps
     ours = load_file(folder + '/out.safetensors')['logits']
     worst, same = 0.0, True
     for index, sequence in enumerate(sequences):
@@ -290,6 +294,8 @@ for name, (Config, Model, options) in CASES.items():
     with tempfile.TemporaryDirectory() as folder:
         sequences = save(folder, Config, Model, options)
         compare(name, folder, folder + '/model', folder + '/model', sequences, Model)
+        if 'Kimi-K2' in name:
+            compare(name + ', inner norms as vLLM has them', folder, folder + '/model', folder + '/model', sequences, Model, 'config')
 with tempfile.TemporaryDirectory() as folder:
     sequences = save_kimi(folder)
     compare('Kimi-K2.5', folder, folder + '/model', folder + '/model', sequences, Kimi_K25ForConditionalGeneration)

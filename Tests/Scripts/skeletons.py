@@ -325,6 +325,42 @@ def v32():
     return c, deepseek(c, indexers=range(61))
 
 
+# vllm-project/vllm:vllm/model_executor/models/mistral_large_3.py
+MISTRAL_NAMES = [
+    ('model.embed_tokens', 'tok_embeddings'), ('model.norm', 'norm'), ('lm_head', 'output'), ('model.layers', 'layers'),
+    ('input_layernorm', 'attention_norm'), ('post_attention_layernorm', 'ffn_norm'), ('self_attn.q_a_proj', 'attention.wq_a'),
+    ('self_attn.q_a_layernorm', 'attention.q_a_norm'), ('self_attn.q_b_proj', 'attention.wq_b'),
+    ('self_attn.kv_a_proj_with_mqa', 'attention.wkv_a_with_mqa'), ('self_attn.kv_a_layernorm', 'attention.kv_a_norm'),
+    ('self_attn.kv_b_proj', 'attention.wkv_b'), ('self_attn.o_proj', 'attention.wo'), ('mlp.gate.', 'gate.'), ('mlp.shared_experts', 'shared_experts'),
+    ('mlp.experts', 'experts'), ('mlp.gate_proj', 'feed_forward.w1'), ('mlp.down_proj', 'feed_forward.w2'), ('mlp.up_proj', 'feed_forward.w3'),
+    ('gate_proj', 'w1'), ('down_proj', 'w2'), ('up_proj', 'w3'), ('weight_scale_inv', 'weight_scale')]
+
+
+def mistral_large3():
+    c = dict(V3, intermediate_size=16384, moe_intermediate_size=4096, n_routed_experts=128, num_experts_per_tok=4, n_group=1, topk_group=1,
+             num_nextn_predict_layers=0, vocab_size=131072, scoring=False)
+    m = deepseek(c)
+    for mine, theirs in MISTRAL_NAMES:
+        m.tensors = [(name.replace(mine, theirs), type, shape) for name, type, shape in m.tensors]
+    for n in range(48):
+        for name, shape in (('attention.wq', [1664, 1664]), ('attention.wo', [1664, 1664]), ('feed_forward.w1', [8192, 1664]), ('attention_norm', [1664])):
+            m.add(f'vision_encoder.transformer.layers.{n}.{name}.weight', *shape)
+    m.add('vision_language_adapter.w_in.weight', 7168, 1664)
+    parameters = dict(
+        dim=7168, n_layers=61, n_heads=128, n_kv_heads=128, hidden_dim=16384, norm_eps=1e-6, vocab_size=131072, tied_embeddings=False, head_dim=128,
+        max_position_embeddings=294912, q_lora_rank=1536, kv_lora_rank=512, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128, rope_theta=10000.0,
+        llama_4_scaling=dict(beta=0.1, original_max_position_embeddings=8192), vision_encoder=dict(hidden_size=1664, num_hidden_layers=48),
+        yarn=dict(factor=36, original_max_position_embeddings=8192, beta=32, alpha=1, apply_scale=False), moe=dict(
+            num_experts=128, num_experts_per_tok=4, num_shared_experts=1, expert_hidden_dim=4096, first_k_dense_replace=3, route_every_n=1,
+            routed_scale=1.0, num_expert_groups=1, num_expert_groups_per_tok=1),
+        quantization_config={
+            'quant_method': 'compressed-tensors', 'format': 'float-quantized', 'quantization_status': 'compressed', 'ignore': ['lm_head'],
+            'config_groups': {'group_0': {'targets': ['Linear'], 'output_activations': None, 'weights': {
+                'num_bits': 8, 'type': 'float', 'strategy': 'block', 'block_structure': [128, 128], 'symmetric': True, 'dynamic': False},
+                'input_activations': {'num_bits': 8, 'type': 'float', 'strategy': 'group', 'group_size': 128, 'symmetric': True, 'dynamic': True}}}})
+    return parameters, m
+
+
 RELEASES = {
     'DeepSeek-V3': lambda: (V3, deepseek(V3)),
     'DeepSeek-V3.2': v32,
@@ -344,12 +380,15 @@ RELEASES = {
     'MiniMax-M2.7': minimax_m2,
     'Hy3': hy3,
     'gpt-oss-120b': gpt_oss,
+    'Mistral-Large-3': mistral_large3,
 }
 
 
 def write(folder, config, model, shard=5 << 30):
     """Files of about five gigabytes, holes behind their headers but for a few values."""
     os.makedirs(folder)
+    native = 'dim' in config
+    stem = 'consolidated' if native else 'model'
     groups, filled = [[]], 0
     for tensor in model.tensors:
         if filled > shard:
@@ -359,7 +398,7 @@ def write(folder, config, model, shard=5 << 30):
         filled += WIDTH[tensor[1]] * math.prod(tensor[2])
     places = {}
     for number, group in enumerate(groups, 1):
-        name, header, end = f'model-{number:05d}-of-{len(groups):05d}.safetensors', {}, 0
+        name, header, end = f'{stem}-{number:05d}-of-{len(groups):05d}.safetensors', {}, 0
         for tensor, type, shape in group:
             start, end = end, end + WIDTH[type] * math.prod(shape)
             header[tensor] = {'dtype': type, 'shape': shape, 'data_offsets': [start, end]}
@@ -372,7 +411,7 @@ def write(folder, config, model, shard=5 << 30):
                 if tensor in model.values:
                     file.seek(8 + len(text) + entry['data_offsets'][0])
                     file.write(model.values[tensor])
-    for name, value in (('model.safetensors.index.json', {'metadata': {}, 'weight_map': places}), ('config.json', config)):
+    for name, value in ((stem + '.safetensors.index.json', {'metadata': {}, 'weight_map': places}), ('params.json' if native else 'config.json', config)):
         with open(f'{folder}/{name}', 'w') as file:
             json.dump(value, file)
 

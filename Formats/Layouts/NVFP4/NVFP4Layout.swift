@@ -30,6 +30,7 @@ package struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
     package var name: String { isModelOpt ? "nvfp4-modelopt" : "nvfp4" }
 
     package var tensorScalePart: Int { 2 }
+    package var takesInputScale: Bool { isModelOpt }
     package func groupColumns(of columns: Int) -> Int { 16 }
 
     package func spanning(_ amax: UInt16) -> Self { NVFP4Layout(naming: naming, globalShape: globalShape, amax: amax) }

@@ -144,23 +144,31 @@ struct PlanDraft {
     /// Scales of activations, of the cache and of outputs belong to the layouts that they were made for. Where nothing changes they are carried;
     /// otherwise their readers would take them in another unit, or not know them, so they are left out and named.
     private mutating func carryCompanions(_ indices: [Int], _ used: inout Set<Int>) throws {
-        guard let first = indices.first else { return }
         let isUnchanged = choice.dialect.isCanonical && units.allSatisfy { $0.members.allSatisfy { $0.weight.road == .passthrough } }
         let named = choice.recipe.rules.indices.filter { rule in
             indices.contains { choice.recipe.rules[rule].pattern.matches(checkpoint.weights[$0].name) }
         }
         used.formUnion(named)
-        guard isUnchanged else {
-            let names = indices.map { checkpoint.weights[$0].name }
+        // A weight that stays what it is keeps the scale of its inputs where its description asks for one.
+        var kept = Set<Substring>()
+        for member in units.lazy.flatMap(\.members) where member.weight.road == .passthrough && member.weight.layout?.takesInputScale == true {
+            kept.insert(checkpoint.weights[member.weight.source].module)
+        }
+        let carried = indices.filter {
+            isUnchanged
+                || choice.dialect.isCanonical && WeightName.leaf(checkpoint.weights[$0].name) == "input_scale"
+                    && kept.contains(checkpoint.weights[$0].module)
+        }
+        let names = Set(indices).subtracting(carried).sorted().map { checkpoint.weights[$0].name }
+        if let first = names.first {
             notes.append(
                 Finding(
-                    checkpoint.weights[first].name,
-                    "left out: scales of activations, cache or outputs (and orders of columns that say nothing) belong to the layout that they were made for, and no target here describes them (\(indices.count) tensors: \(ConversionPlan.kinds(names)))"
+                    first,
+                    "left out: scales of activations, cache or outputs (and orders of columns that say nothing) belong to the layout that they were made for, and no target here describes them (\(names.count) tensors: \(ConversionPlan.kinds(names)))"
                 ))
-            return
         }
         var stacks: [String: Int] = [:]
-        for index in indices {
+        for index in carried {
             let weight = checkpoint.weights[index]
             let piece = StoredPiece(module: String(weight.module))
             let planned = PlannedWeight(

@@ -82,6 +82,8 @@ package struct LayoutChoice: Sendable {
         // Dense weights are the same to everyone; codes are not.
         for rule in recipe.rules {
             guard let other = LayoutRegistry.target(named: rule.target), !other.layout.isDense else { continue }
+            // Plain numbers are llama.cpp's too, where the file is its.
+            if container == GGUF.self, other.dialect is LlamaCpp { continue }
             if other.dialect.name != readers.name, target?.isDense == false || !other.dialect.isCanonical {
                 throw ConversionFailure.mixedDialects(name, rule.target)
             }

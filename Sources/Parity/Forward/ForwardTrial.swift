@@ -48,6 +48,8 @@ package struct ForwardTrial: Sendable {
     package var noiseFloor: ForwardComparison?
     /// What the noise floor compares, in words.
     package var noiseFloorName: String
+    /// What was chosen where readers of the model differ, in words; nil where they do not.
+    package var latentNorms: String?
 
     /// Runs reference and candidate in lockstep, layer by layer, in as many batches as the memory budget needs; nothing is
     /// kept but the residual streams.
@@ -56,12 +58,14 @@ package struct ForwardTrial: Sendable {
     ///   - noiseFloor: a third pass of the reference (of the candidate where the reference is a file) in another precision.
     ///   - recorder: gets the reference's logits.
     package init(
-        _ reference: ParityReference, _ candidate: Checkpoint, tokens: TokenBatch, precision: Precision = .f32, noiseFloor: Bool = false,
+        _ reference: ParityReference, _ candidate: Checkpoint, tokens: TokenBatch, precision: Precision = .f32,
+        latentNorms: LatentNorms = .transformers, noiseFloor: Bool = false,
         recorder: CompactReference.Recorder? = nil, options: RunOptions = RunOptions(), stop: StopToken = StopToken(),
         progress: (_ layer: Int, _ layers: Int) -> Void = { _, _ in }
     ) throws {
         let configuration = try ModelConfiguration(config: candidate.config)
         try Self.check(reference, configuration, tokens)
+        self.latentNorms = latentNorms.sentence(of: configuration)
         let other: Precision = precision == .f32 ? .bf16 : .f32
         let subject = reference.checkpoint ?? candidate
         noiseFloorName =
@@ -74,7 +78,7 @@ package struct ForwardTrial: Sendable {
         for batch in budget.batches {
             let part = tokens.sequences(batch)
             func pass(_ checkpoint: Checkpoint, _ precision: Precision) throws -> ForwardPass {
-                try ForwardPass(checkpoint, tokens: part, precision: precision, passes: passes, options: options)
+                try ForwardPass(checkpoint, tokens: part, precision: precision, latentNorms: latentNorms, passes: passes, options: options)
             }
             let side = try Self.side(reference, part, batch, tokens) { try pass($0, precision) }
             let candidatePass = try pass(candidate, precision)

@@ -60,6 +60,7 @@ package struct HTMLReport {
         let floor = trial.noiseFloor
         var parts = ["<section><h2>Forward pass</h2>"]
         if floor != nil { parts.append("<p>Noise floor: \(trial.noiseFloorName.escaped).</p>") }
+        if let sentence = trial.latentNorms { parts.append("<p>\(sentence.escaped).</p>") }
         func row(_ name: String, _ figure: (PredictionComparison) -> Double) -> [String] {
             [
                 name, figure(comparison.predictions).short, floor.map { figure($0.predictions).short } ?? "",

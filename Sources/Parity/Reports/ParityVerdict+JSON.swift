@@ -60,6 +60,7 @@ extension ParityVerdict {
                 return .object(object)
             })
         if let mtp = forward.mtp { object["mtp"] = .object(json(mtp, margin: 0.05)) }
+        if let sentence = trial.latentNorms { object["latent_norms"] = .string(sentence) }
         if let floor = trial.noiseFloor {
             object["noise_floor"] = .object([
                 "of": .string(trial.noiseFloorName), "kld_mean": .double(floor.predictions.kld.mean), "kld_p99": .double(floor.predictions.kld.p99),

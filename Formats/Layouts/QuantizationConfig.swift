@@ -36,7 +36,8 @@ package struct QuantizationConfig: Sendable {
             guard let weights = group["weights"]?.object, let bits = weights["num_bits"]?.int else { return nil }
             return Arguments(
                 bits: bits, isFloat: weights["type"]?.string == "float", strategy: weights["strategy"]?.string ?? "tensor",
-                groupSize: weights["group_size"]?.int.flatMap { $0 > 0 ? $0 : nil }, symmetric: weights["symmetric"]?.bool ?? true,
+                groupSize: weights["group_size"]?.int.flatMap { $0 > 0 ? $0 : nil },
+                symmetric: (weights["symmetric"] ?? .null) == .null || weights["symmetric"] == .bool(true),
                 block: Self.pair(weights["block_structure"]))
         }
         ignore = (json["ignore"]?.array ?? []).compactMap(\.string)
@@ -115,7 +116,9 @@ package struct QuantizationConfig: Sendable {
     }
 
     private static func pair(_ value: JSONValue?) -> [Int]? {
-        guard let numbers = value?.array?.compactMap(\.int), numbers.count == 2, numbers.allSatisfy({ $0 > 0 && $0 <= 1 << 20 }) else {
+        guard let array = value?.array, array.count == 2, case let numbers = array.compactMap(\.int), numbers.count == 2,
+            numbers.allSatisfy({ $0 > 0 && $0 <= 1 << 20 })
+        else {
             return nil
         }
         return numbers

@@ -188,16 +188,34 @@ package struct Checkpoint: Sendable {
         let name = MistralParameters.fileName
         if let bytes = try sideFile(name, limit: Self.configLimit) {
             let parameters = try Self.readConfig(directory + "/" + name, bytes.count) { bytes }
-            config = .object(MistralParameters.config(of: parameters.object ?? [:]))
+            let translated = try MistralParameters.config(of: parameters.object ?? [:])
+            // Another description of the same model must not say another thing.
+            for (field, value) in translated.members {
+                guard let other = config[field], other.double != value.double || other.bool != value.bool else { continue }
+                guard other != .null, value.object == nil, value.array == nil, value.string == nil else { continue }
+                throw CheckpointFailure.descriptions(
+                    "config.json", name, reason: "\(field) is \(other.text(pretty: false)) and \(value.text(pretty: false))")
+            }
+            if config.object?.members.isEmpty == false { findings.append(Finding("config.json", "lies beside \(name), which is read in its place")) }
+            config = .object(translated)
             sideFiles.removeAll { $0.name == name }
-        } else {
-            guard config.object?.members.isEmpty ?? true else { return tensors }
-            config = .object(MistralParameters.config(of: [:]))
+        } else if config.object?.members.isEmpty ?? true {
+            config = .object(try MistralParameters.config(of: [:]))
+        } else if !Mistral.family.modelTypes.contains(config["model_type"]?.string ?? "") {
+            return tensors
         }
         // No file holds a tensor under the name that it has here.
         safetensors = files.map { _ in nil }
         findings.append(Finding(name, "names and configuration are Mistral's own; they are read as Hugging Face has them"))
-        return Mistral.canonical(tensors)
+        let renamed = Mistral.canonical(tensors)
+        var places: [String: Int] = [:]
+        for (index, tensor) in renamed.enumerated() {
+            guard let other = places.updateValue(index, forKey: tensor.name) else { continue }
+            throw CheckpointFailure.contradiction(
+                tensor: tensors[index].name, file: fileNames[tensor.file],
+                reason: "and \(tensors[other].name) are both \(tensor.name); only one of them can be")
+        }
+        return renamed
     }
 
     private func requireUniqueNames() throws {
@@ -263,7 +281,10 @@ package struct Checkpoint: Sendable {
     /// The configuration of the language model: config.json itself, or the part of it that describes the language model of several.
     package var languageConfig: JSONValue {
         for key in ["text_config", "language_config", "llm_config"] {
-            if let inner = config[key], inner.object?.members.isEmpty == false { return inner }
+            guard var inner = config[key]?.object, !inner.members.isEmpty else { continue }
+            // Said of the whole, it is of the language model, which has the embedding and the head.
+            if let ties = config["tie_word_embeddings"], ties != .null { inner["tie_word_embeddings"] = ties }
+            return .object(inner)
         }
         if let inner = config["thinker_config"]?["text_config"], inner.object != nil { return inner }
         return config

@@ -90,8 +90,9 @@ struct CheckpointFiles {
             config = .null
         }
         let inner = ["text_config", "language_config", "llm_config"].lazy.compactMap { config[$0] }.first ?? config
-        let layers = inner["num_hidden_layers"]?.int ?? Int.max
-        let promised = layers == Int.max ? 0 : layers + (inner["num_nextn_predict_layers"]?.int ?? 0)
+        /// No model has so many layers that the sum of two such numbers is none.
+        func count(_ field: String) -> Int? { inner[field]?.int.flatMap { (0..<1 << 24).contains($0) ? $0 : nil } }
+        let promised = count("num_hidden_layers").map { $0 + (count("num_nextn_predict_layers") ?? 0) } ?? 0
         // Layers that config.json counts and no file of the model holds anything of.
         var present = Set<Int>()
         if let index {

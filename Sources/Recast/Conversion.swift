@@ -121,7 +121,7 @@ public struct Conversion: Sendable {
         let choice = try LayoutChoice(
             target: request.layout, recipe: recipe, quantizer: quantizer, evidence: evidence.summary, modelParallel: request.modelParallel,
             names: request.names, container: output.container, preTokenizer: request.preTokenizer, keepsPrediction: request.keepsPrediction)
-        checkpoint = checkpoint.adding(try choice.dialect.madeTensors(of: checkpoint.languageConfig, roles: checkpoint.roles))
+        checkpoint = checkpoint.adding(try choice.dialect.madeTensors(of: checkpoint.config, roles: checkpoint.roles))
         var plan = try ConversionPlan(converting: checkpoint, choice: choice, output: output, requireExact: request.requiresExact)
         if let statistics, let path = request.statistics { try plan.check(statistics, of: checkpoint, from: path) }
         return Conversion(request: request, plan: plan, checkpoint: checkpoint, evidence: evidence)

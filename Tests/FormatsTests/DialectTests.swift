@@ -49,7 +49,10 @@ import Testing
             let shape = (isStack ? [4] : []) + weight.dimensions
             let tensor = StoredTensor(
                 name: stored + ".weight", type: .f32, shape: shape, offset: 64, byteCount: shape.reduce(4, *))
-            let entries = [GGUFEntry("general.architecture", .string(name)), GGUFEntry(name + ".attention.head_count", .u32(3))]
+            let entries = [
+                GGUFEntry("general.architecture", .string(name)), GGUFEntry(name + ".attention.head_count", .u32(3)),
+                GGUFEntry(name + ".attention.key_length", .u32(4)),
+            ]
             let reading = try LlamaCppReading([tensor], entries, isUnstacked: true) { _ in [] }
             #expect(reading.paired.map(\.headRows) == (name == "llama" && ["attn_q", "attn_k"].contains { stored.hasSuffix($0) } ? [4] : []))
             #expect(reading.tensors.count == (isStack ? 4 : 1) && matrix < reading.tensors.count)
@@ -102,7 +105,7 @@ import Testing
                      "route_every_n": 1, "routed_scale": 1.0, "num_expert_groups": 1, "num_expert_groups_per_tok": 1}}
             """
         let parameters = try #require(try JSONValue(parsing: Array(text.utf8)).object)
-        let config = MistralParameters.config(of: parameters)
+        let config = try MistralParameters.config(of: parameters)
         let model = try ModelConfiguration(config: .object(config))
         #expect(model.layers == 61 && model.denseLayers == 3 && model.router?.experts == 128 && model.router?.scoring == .softmax)
         #expect(model.rotary.queryGrowth == .init(beta: 0.1, length: 8192) && model.rotary.yarn?.betaFast == 32)
@@ -116,10 +119,40 @@ import Testing
         #expect(throws: DialectFailure.self) { try MistralParameters.parameters(of: sigmoid) }
         var odd = parameters
         odd["attention_chunk"] = .int(4096)
-        #expect(throws: ArchitectureFailure.self) { try ModelConfiguration(config: .object(MistralParameters.config(of: odd))) }
+        #expect(throws: ArchitectureFailure.self) { try ModelConfiguration(config: .object(try MistralParameters.config(of: odd))) }
+        // A field that both sides know by two names says one thing; what `moe` holds besides stays in it.
+        odd = parameters
+        odd["hidden_size"] = .int(64)
+        #expect(throws: DialectFailure.self) { try MistralParameters.config(of: odd) }
+        var doubled = config
+        doubled["dim"] = .int(77)
+        #expect(throws: DialectFailure.self) { try MistralParameters.parameters(of: doubled) }
+        odd = parameters
+        var moe = try #require(parameters["moe"]?.object)
+        moe["capacity_factor"] = .double(1.25)
+        odd["moe"] = .object(moe)
+        #expect(try MistralParameters.parameters(of: MistralParameters.config(of: odd))["moe"]?.comparable == odd["moe"]?.comparable)
         odd = parameters
         odd["llama_4_scaling"] = .object(["beta": .double(0.1), "original_max_position_embeddings": .int(4096)])
-        #expect(throws: ArchitectureFailure.self) { try ModelConfiguration(config: .object(MistralParameters.config(of: odd))) }
+        #expect(throws: ArchitectureFailure.self) { try ModelConfiguration(config: .object(try MistralParameters.config(of: odd))) }
+    }
+
+    /// A key of the architecture that nobody here knows is no reason to guess: the configuration gets it, and its readers refuse it by name.
+    @Test(arguments: [
+        ("attention.scale", GGUFValue.f32(0.1), true), ("attention.causal", .bool(false), true), ("attention.causal", .bool(true), false),
+        ("attn_logit_softcapping", .f32(30), true), ("attn_logit_softcapping", .f32(0), false), ("rope.scaling.finetuned", .bool(true), false),
+    ]) func unknownKeysAreNotForgotten(_ key: String, _ value: GGUFValue, _ counts: Bool) throws {
+        var entries: [GGUFEntry] = [
+            GGUFEntry("general.architecture", .string("llama")), GGUFEntry("llama.block_count", .u32(2)), GGUFEntry("llama.context_length", .u32(64)),
+            GGUFEntry("llama.embedding_length", .u32(8)), GGUFEntry("llama.feed_forward_length", .u32(16)), GGUFEntry("llama.vocab_size", .u32(9)),
+            GGUFEntry("llama.attention.head_count", .u32(2)), GGUFEntry("llama.attention.layer_norm_rms_epsilon", .f32(1e-5)),
+            GGUFEntry("llama.rope.dimension_count", .u32(4)), GGUFEntry("llama.rope.freq_base", .f32(10000)),
+        ]
+        #expect(try ModelConfiguration(config: .object(LlamaCppReading([], entries, isUnstacked: true) { _ in [] }.config)).layers == 2)
+        entries.append(GGUFEntry("llama." + key, value))
+        let reading = try LlamaCppReading([], entries, isUnstacked: true) { _ in [] }
+        #expect((reading.config["llama." + key] != nil) == counts && reading.notes.contains { $0.subject == "llama." + key } == counts)
+        #expect(((try? ModelConfiguration(config: .object(reading.config))) == nil) == counts)
     }
 
     /// Every row and column of a divided weight lies on one rank.

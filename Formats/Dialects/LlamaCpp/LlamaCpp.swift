@@ -52,7 +52,7 @@ package struct LlamaCpp: Dialect {
         }
         if place.role == .rotaryFrequencies { return [] }
         if known.pairsHalves, let stored = known.module(place), let heads = [.query: model.heads, .key: model.keyHeads][place.role] {
-            guard heads > 0, weight.shape.rows % (2 * heads) == 0 else {
+            guard heads > 0, weight.shape.rows % heads == 0, weight.shape.rows / heads % 2 == 0 else {
                 throw DialectFailure(tensor: weight.name, reason: "its \(weight.dimensions) are not \(heads) heads of pairs of rows")
             }
             return [StoredPiece(module: stored, view: WeightView(pairingHalvesOf: weight.shape.rows / heads, of: weight.shape))]
@@ -93,8 +93,10 @@ package struct LlamaCpp: Dialect {
     }
 
     package func madeTensors(of config: JSONValue, roles: ModelRoles) throws -> [MadeTensor] {
-        guard let architecture = roles.architecture, LlamaCppArchitecture.named(architecture)?.pairsHalves == true else { return [] }
+        guard let architecture = roles.architecture, let known = LlamaCppArchitecture.named(architecture) else { return [] }
+        // What could not be run here is not written for others either.
         let model = try ModelConfiguration(config: config)
+        guard known.pairsHalves else { return [] }
         return model.rotary.llama3.map { rotation in
             [MadeTensor(name: LlamaCppNames.rotaryFactors, values: rotation.factors(base: model.rotary.base, size: model.attention.ropeSize))]
         } ?? []

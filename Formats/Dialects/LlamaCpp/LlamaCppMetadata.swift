@@ -52,6 +52,14 @@ struct LlamaCppMetadata {
         add("general.file_type", .u32(holdsBlocks ? 38 : file.number))
         addFields()
         add("general.quantization_version", .u32(2))
+        for entry in entries {
+            if case .f32(let value) = entry.value, !value.isFinite {
+                throw DialectFailure(tensor: "config.json", reason: "\(entry.key) is beyond what F32 holds")
+            }
+        }
+        guard described.epsilon == 0 || Float(described.epsilon) > 0 else {
+            throw DialectFailure(tensor: "config.json", reason: "rms_norm_eps is \(described.epsilon), which F32 does not hold")
+        }
         try addTokenizer(model, preTokenizer)
     }
 

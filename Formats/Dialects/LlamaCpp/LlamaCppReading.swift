@@ -35,6 +35,11 @@ package struct LlamaCppReading {
             return
         }
         config = LlamaCppConfig.json(known, entries, stored)
+        for (key, value) in LlamaCppConfig.unread(known, entries) {
+            // Whoever runs or rewrites the model refuses a field that nobody knows.
+            config[key] = value
+            notes.append((key, "is a key of the architecture that is not known here; config.json gets it as it is, and the model is not run with it"))
+        }
         let tokenizer = TokenizerFiles(entries)
         files = tokenizer.files
         for (key, value) in tokenizer.configNumbers.members { config[key] = value }
@@ -52,12 +57,7 @@ package struct LlamaCppReading {
                 continue
             }
             if let found = Self.canonical(tensor, architecture, isUnstacked: isUnstacked) {
-                if known.pairsHalves, let heads = Self.heads(tensor, known, entries), let rows = tensor.shape.first {
-                    guard heads > 0, rows % (2 * heads) == 0 else {
-                        throw DialectFailure(tensor: tensor.name, reason: "its \(tensor.shape) are not \(heads) heads of pairs of rows")
-                    }
-                    paired.append((tensors.count, rows / heads))
-                }
+                if known.pairsHalves, let rows = try Self.headRows(tensor, known, entries) { paired.append((tensors.count, rows)) }
                 tensors += found
             } else {
                 tensors.append(tensor)
@@ -66,14 +66,28 @@ package struct LlamaCppReading {
         }
     }
 
-    /// Heads of a projection whose rows stand pair by pair; nil for all others.
-    private static func heads(_ tensor: StoredTensor, _ known: LlamaCppArchitecture, _ entries: [GGUFEntry]) -> Int? {
-        let all = entries[known.name + ".attention.head_count"]?.int ?? 0
-        switch LlamaCppNames.parse(tensor.name)?.place?.role {
-        case .query: return all
-        case .key: return entries[known.name + ".attention.head_count_kv"]?.int ?? all
-        default: return nil
+    /// Rows of a head of a projection whose rows stand pair by pair; nil for all others.
+    private static func headRows(_ tensor: StoredTensor, _ known: LlamaCppArchitecture, _ entries: [GGUFEntry]) throws(DialectFailure) -> Int? {
+        let role = LlamaCppNames.parse(tensor.name)?.place?.role
+        guard role == .query || role == .key else { return nil }
+        /// A number that sizes are made of; nil where there is no such key.
+        func size(_ key: String) throws(DialectFailure) -> Int? {
+            guard let value = entries[known.name + "." + key] else { return nil }
+            guard let number = value.int, (1..<1 << 24).contains(number) else {
+                throw DialectFailure(tensor: known.name + "." + key, reason: "is no usable whole number")
+            }
+            return number
         }
+        guard let all = try size("attention.head_count") else {
+            throw DialectFailure(tensor: tensor.name, reason: "\(known.name).attention.head_count is missing, and rows stand in the order of heads")
+        }
+        let heads = role == .query ? all : try size("attention.head_count_kv") ?? all
+        let width = try size("embedding_length")
+        let rows = try size("attention.key_length") ?? width.map { $0 / all }
+        guard let rows, rows > 0, rows % 2 == 0, tensor.shape.first == heads * rows else {
+            throw DialectFailure(tensor: tensor.name, reason: "its \(tensor.shape) are not \(heads) heads of \(rows ?? 0) rows")
+        }
+        return rows
     }
 
     /// Llama 3's rotation out of its factors.
@@ -86,9 +100,12 @@ package struct LlamaCppReading {
             (0..<bytes.count / 4).map { Float(bitPattern: UInt32(littleEndian: raw.loadUnaligned(fromByteOffset: $0 * 4, as: UInt32.self))) }
         }
         let base = config["rope_theta"]?.double ?? 10000
+        if !factors.isEmpty, factors.allSatisfy({ $0 == 1 }) { return }
         guard let rotation = ModelConfiguration.Rotary.Llama3(factors: factors, base: base) else {
             // Its reader refuses the type.
-            config["rope_scaling"] = .object(["rope_type": .string("factors of rope_freqs.weight")])
+            config["rope_scaling"] = .object([
+                "rope_type": .string("factors of rope_freqs.weight"), "factors": .array(factors.map { .double(Double($0)) }),
+            ])
             notes.append(
                 (
                     tensor.name,
@@ -162,7 +179,10 @@ enum LlamaCppConfig {
         var config = JSONObject()
         func put(_ name: String, _ value: JSONValue?) { if let value { config[name] = value } }
         func count(_ name: String, _ key: String) { put(name, own(key)?.int.map(JSONValue.int)) }
-        func number(_ name: String, _ key: String) { put(name, own(key)?.double.map { JSONValue.double(shortest($0)) }) }
+        /// What is no number becomes a text, which whoever reads the field refuses.
+        func number(_ name: String, _ key: String) {
+            put(name, own(key)?.double.map { $0.isFinite ? JSONValue.double(shortest($0)) : .string("\($0)") })
+        }
         let (type, model) = hub(architecture, entries)
         config["architectures"] = .array([.string(model)])
         config["model_type"] = .string(type)
@@ -236,7 +256,9 @@ enum LlamaCppConfig {
                 if let value = own("rope.scaling." + key)?.double { rotary[key] = .double(shortest(value)) }
             }
             config["rope_scaling"] = .object(rotary)
-        } else if let type = own("rope.scaling.type")?.string, type != "none" {
+        } else if let type = own("rope.scaling.type")?.string ?? own("rope.scaling.factor").map({ $0.double == 1 ? "none" : "linear" }),
+            type != "none"
+        {
             config["rope_scaling"] = .object(["type": .string(type), "factor": .double(own("rope.scaling.factor")?.double ?? 1)])
         }
         config["hidden_act"] = .string("silu")
@@ -247,6 +269,46 @@ enum LlamaCppConfig {
         config["torch_dtype"] = .string("bfloat16")
         return config
     }
+
+    /// Keys of the architecture that ``json(_:_:_:)`` makes nothing of, and that say something.
+    static func unread(_ architecture: LlamaCppArchitecture, _ entries: [GGUFEntry]) -> [(key: String, value: JSONValue)] {
+        let known = read.union(architecture.fields.map(\.key))
+        return entries.compactMap { entry in
+            guard entry.key.hasPrefix(architecture.name + "."), !known.contains(String(entry.key.dropFirst(architecture.name.utf8.count + 1))) else {
+                return nil
+            }
+            if let flag = entry.value.bool {
+                // Every model here sees what came before, and nothing else.
+                if entry.key == architecture.name + ".attention.causal" { return flag ? nil : (entry.key, .string("false")) }
+                return flag ? (entry.key, .bool(true)) : nil
+            }
+            if let number = entry.value.double { return number == 0 ? nil : (entry.key, .double(shortest(number))) }
+            if let text = entry.value.string { return text.isEmpty || text == "none" ? nil : (entry.key, .string(text)) }
+            return (entry.key, .string("an array"))
+        } + unlike(architecture, entries)
+    }
+
+    /// Widths that `config.json` has one word for and that differ, where heads are of one width.
+    private static func unlike(_ architecture: LlamaCppArchitecture, _ entries: [GGUFEntry]) -> [(key: String, value: JSONValue)] {
+        func own(_ key: String) -> Int? { entries[architecture.name + "." + key]?.int }
+        guard !architecture.isLatent, let heads = own("attention.head_count"), heads > 0 else { return [] }
+        let width = own("attention.key_length") ?? own("embedding_length").map { $0 / heads }
+        let hasShare = architecture.fields.contains { $0.key == "rope.dimension_count" && $0.name != nil }
+        return ["attention.value_length", hasShare ? nil : "rope.dimension_count"].compactMap { $0 }.compactMap { key in
+            guard let value = own(key), value != width else { return nil }
+            return (architecture.name + "." + key, .int(value))
+        }
+    }
+
+    /// What every architecture's keys may be, those among them that change nothing.
+    private static let read: Set<String> = [
+        "block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size", "attention.head_count", "attention.head_count_kv",
+        "attention.key_length", "attention.value_length", "attention.key_length_mla", "attention.value_length_mla",
+        "attention.layer_norm_rms_epsilon", "attention.q_lora_rank", "rope.freq_base", "rope.dimension_count", "rope.scaling.type",
+        "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.finetuned", "rope.scaling.yarn_beta_fast",
+        "rope.scaling.yarn_beta_slow", "rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor",
+        "expert_count", "expert_used_count", "expert_group_count", "expert_group_used_count", "expert_gating_func", "nextn_predict_layers",
+    ]
 
     /// `generation_config.json`; nil if the file says nothing of sampling.
     static func generation(_ entries: [GGUFEntry]) -> JSONValue? {

@@ -24,26 +24,43 @@ package struct PairedHalves: ByteSegment {
     }
 
     package func read(_ range: Range<Int>, into buffer: UnsafeMutableRawBufferPointer) throws {
+        guard rowBytes > 0 else { return }
         let headBytes = headRows * rowBytes
-        guard headBytes > 0 else { return }
-        let head = try AlignedBuffer(byteCount: headBytes)
-        try withExtendedLifetime(head) {
-            for start in stride(from: range.lowerBound / headBytes * headBytes, to: range.upperBound, by: headBytes) {
-                guard try bytes.read(into: head.bytes, at: offset + start) == headBytes else {
-                    throw ShortRead(path: bytes.path, tensor: "rows of a head", offset: offset + start)
-                }
-                let wanted = max(range.lowerBound, start) - start..<min(range.upperBound, start + headBytes) - start
-                var at = wanted.lowerBound
-                while at < wanted.upperBound {
-                    let (row, inside) = (at / rowBytes, at % rowBytes)
-                    let count = min(rowBytes - inside, wanted.upperBound - at)
-                    // Row j * n/2 + i of the model is row 2i + j of the file.
-                    let place = (row % (headRows / 2) * 2 + row / (headRows / 2)) * rowBytes + inside
-                    UnsafeMutableRawBufferPointer(rebasing: buffer[start + at - range.lowerBound..<start + at - range.lowerBound + count])
-                        .copyMemory(from: UnsafeRawBufferPointer(rebasing: head.bytes[place..<place + count]))
+        // Whole heads at once; of others row by row what is asked for.
+        let room = try AlignedBuffer(byteCount: headBytes)
+        let head = UnsafeMutableRawBufferPointer(rebasing: room.bytes[..<headBytes])
+        try withExtendedLifetime(room) {
+            var at = range.lowerBound
+            while at < range.upperBound {
+                let start = at / headBytes * headBytes
+                if at == start, range.upperBound - start >= headBytes {
+                    try fill(head, from: start)
+                    for row in 0..<headRows {
+                        put(head, place(row) * rowBytes, rowBytes, into: buffer, at: start + row * rowBytes - range.lowerBound)
+                    }
+                    at += headBytes
+                } else {
+                    let (row, inside) = ((at - start) / rowBytes, (at - start) % rowBytes)
+                    let count = min(rowBytes - inside, range.upperBound - at)
+                    let target = UnsafeMutableRawBufferPointer(rebasing: buffer[at - range.lowerBound..<at - range.lowerBound + count])
+                    try fill(target, from: start + place(row) * rowBytes + inside)
                     at += count
                 }
             }
         }
+    }
+
+    /// Row j * n/2 + i of a head of the model is row 2i + j of the file.
+    private func place(_ row: Int) -> Int { row % (headRows / 2) * 2 + row / (headRows / 2) }
+
+    private func fill(_ target: UnsafeMutableRawBufferPointer, from start: Int) throws {
+        guard try bytes.read(into: target, at: offset + start) == target.count else {
+            throw ShortRead(path: bytes.path, tensor: "rows of a head", offset: offset + start)
+        }
+    }
+
+    private func put(_ source: UnsafeMutableRawBufferPointer, _ from: Int, _ count: Int, into buffer: UnsafeMutableRawBufferPointer, at start: Int) {
+        UnsafeMutableRawBufferPointer(rebasing: buffer[start..<start + count])
+            .copyMemory(from: UnsafeRawBufferPointer(rebasing: source[from..<from + count]))
     }
 }

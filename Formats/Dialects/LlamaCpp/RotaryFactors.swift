@@ -25,10 +25,14 @@ extension ModelConfiguration.Rotary.Llama3 {
         }
     }
 
-    /// The rotation that has such factors. They alone do not say it: the lengths of all published models, 8192 with 1 and 4, are tried.
+    /// The rotation that has such factors. They alone do not say it: 1 and 4, as all published models have, are tried with lengths that are powers
+    /// of two, theirs first.
     init?(factors: [Float], base: Double) {
         guard let greatest = factors.max(), greatest.isFinite, greatest > 1 else { return nil }
-        self.init(factor: Double(greatest), lowFrequencyFactor: 1, highFrequencyFactor: 4, originalLength: 8192)
-        guard self.factors(base: base, size: factors.count * 2) == factors else { return nil }
+        let found = ([8192] + (5...20).map { Double(1 << $0) }).lazy.map { length in
+            Self(factor: Double(greatest), lowFrequencyFactor: 1, highFrequencyFactor: 4, originalLength: length)
+        }.first { $0.factors(base: base, size: factors.count * 2) == factors }
+        guard let found else { return nil }
+        self = found
     }
 }

@@ -52,7 +52,9 @@ package struct Mistral: Dialect {
     package var indexName: String? { "consolidated.safetensors.index.json" }
 
     package func configurationFile(_ config: JSONObject) throws -> (name: String, json: JSONObject) {
-        (MistralParameters.fileName, try MistralParameters.parameters(of: config))
+        // What cannot be run here is not made to look as if it could be.
+        _ = try ModelConfiguration(config: .object(config))
+        return (MistralParameters.fileName, try MistralParameters.parameters(of: config))
     }
 
     // MARK: Back

@@ -30,7 +30,8 @@ package enum MistralParameters {
     ]
 
     /// `config.json` of a model by its `params.json`.
-    package static func config(of parameters: JSONObject) -> JSONObject {
+    /// - Throws: ``DialectFailure`` if a field is there under both names and says two things.
+    package static func config(of parameters: JSONObject) throws(DialectFailure) -> JSONObject {
         var config = constants
         var rest = parameters
         func move(_ pairs: [(String, String)], from object: JSONObject) -> JSONObject {
@@ -50,9 +51,14 @@ package enum MistralParameters {
             rest["moe"] = left.members.isEmpty ? nil : .object(left)
         }
         if let rotary = rotary(&rest) { config["rope_parameters"] = .object(rotary) }
-        // A width of its own says nothing: a head's parts are given.
-        rest["head_dim"] = nil
-        for (name, value) in rest.members { config[name] = value }
+        for (name, value) in rest.members {
+            if let other = config[name], other != value, name != "torch_dtype" {
+                throw DialectFailure(
+                    tensor: fileName,
+                    reason: "\(name) is \(value.text(pretty: false).prefix(60)), and the other fields make it \(other.text(pretty: false))")
+            }
+            config[name] = value
+        }
         return config
     }
 
@@ -63,6 +69,7 @@ package enum MistralParameters {
         if let theta = parameters["rope_theta"] { rotary["rope_theta"] = theta }
         for (name, field) in rotation { if let value = yarn[name] { rotary[field] = value } }
         // vLLM: with `apply_scale` the scores have YaRN's m^2, without it nothing; cosines and sines never.
+        if let flag = yarn["apply_scale"], flag.bool == nil { return nil }
         if yarn["apply_scale"]?.bool == false {
             (rotary["attention_factor"], rotary["mscale_all_dim"]) = (.double(1), .double(0))
         } else {
@@ -108,6 +115,14 @@ package enum MistralParameters {
             (rotary["rope_type"] ?? rotary["type"])?.string == "yarn"
         else { throw refuse("rope_parameters", "is no YaRN, which params.json of Mistral Large 3 has") }
         (rest["rope_parameters"], rest["rope_scaling"]) = (nil, nil)
+        let sayable = Set(
+            rotation.map(\.1) + [
+                "rope_type", "type", "rope_theta", "attention_factor", "mscale", "mscale_all_dim", "llama_4_scaling_beta", "partial_rotary_factor",
+                "max_position_embeddings",
+            ])
+        if let field = rotary.members.first(where: { !sayable.contains($0.key) && $0.value != .null })?.key {
+            throw refuse("rope_parameters.\(field)", "has no word in params.json")
+        }
         var yarn = JSONObject()
         for (name, field) in rotation { if let value = rotary[field] { yarn[name] = value } }
         let scale = rotary["mscale_all_dim"]?.double ?? 0
@@ -123,8 +138,17 @@ package enum MistralParameters {
                 "beta": beta, "original_max_position_embeddings": rotary["original_max_position_embeddings"] ?? .null,
             ])
         }
-        // Null is what a field is that was left out.
-        for (name, value) in rest.members where value != .null { parameters[name] = value }
+        // Null is what a field is that was left out; what `moe` held besides goes back into it.
+        for (name, value) in rest.members where value != .null {
+            if name == "moe", let left = value.object {
+                for (name, value) in left.members where moe[name] == nil { moe[name] = value }
+                parameters[name] = .object(moe)
+            } else if parameters[name] != nil {
+                throw refuse(name, "is a word of params.json, which other fields settle")
+            } else {
+                parameters[name] = value
+            }
+        }
         return parameters
     }
 }

@@ -12,10 +12,13 @@ package enum IntegerQuantizedFamily: LayoutFamily {
 
     /// Only a configuration can say that a byte holds one code: two of four bits, and E2M1, have the same type and shapes.
     package static func recognise(_ module: ModuleTensors, config: QuantizationConfig?) throws -> RecognisedWeight? {
-        guard let config, let weight = module["weight"], weight.type == .i8, weight.shape.count == 2, module["weight_zero_point"] == nil else {
-            return nil
-        }
+        guard let config, let weight = module["weight"], weight.type == .i8, weight.shape.count == 2 else { return nil }
         let shape = MatrixShape(weight.shape)
+        guard ["blockwise_int8", "w8a8_int8", "compressed-tensors"].contains(config.method) else { return nil }
+        // What the codes must be shifted or ordered by, which is not done here.
+        if let other = ["weight_zero_point", "weight_zp", "zero_point", "weight_g_idx"].lazy.compactMap({ module[$0] }).first {
+            throw LayoutFault(weight.name, "has \(other.name) beside it, and INT8 codes with zero points or an order of columns are not read")
+        }
         switch config.method {
         case "blockwise_int8":
             guard let scale = module["weight_scale_inv"], [.f32, .bf16, .f16].contains(scale.type), let block = config.block else { return nil }

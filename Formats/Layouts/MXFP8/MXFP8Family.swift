@@ -17,10 +17,30 @@ package enum MXFP8Family: LayoutFamily {
         guard scales.count == 1, scale.shape == [shape.rows, shape.columns / 32], shape.columns % 32 == 0 else {
             throw LayoutFault(scale.name, "is \(scale.summary) beside \(weight.summary); MXFP8 has one exponent for 32 columns")
         }
-        if let block = config?.block, block != [1, 32] {
-            throw LayoutFault(scale.name, "holds exponents for 32 columns, and weight_block_size is \(block)")
+        if let contradiction = config.flatMap(contradiction) {
+            throw LayoutFault(scale.name, "holds exponents for 32 columns, and \(contradiction)")
+        }
+        if let order = module["weight_g_idx"] {
+            throw LayoutFault(weight.name, "has \(order.name) beside it, and MXFP8 codes have no order of columns")
         }
         return RecognisedWeight(MXFP8Layout(scaleLeaf: leaf), shape)
+    }
+
+    /// What a description says that is not MXFP8; nil if it says nothing else.
+    private static func contradiction(_ config: QuantizationConfig) -> String? {
+        if let block = config.json["weight_block_size"], block != .null, block != .array([.int(1), .int(32)]) {
+            return "weight_block_size is \(block.text(pretty: false))"
+        }
+        switch config.method {
+        case "", "mxfp8", "fp8", "modelopt_mxfp8", "modelopt_mixed": return nil
+        case "modelopt":
+            let algorithm = config.json["quant_algo"]?.string ?? ""
+            return algorithm == "MXFP8" || algorithm == "MIXED_PRECISION" || algorithm.isEmpty ? nil : "quant_algo is \(algorithm)"
+        case "compressed-tensors":
+            let isSaid = config.groups.contains { $0.isFloat && $0.bits == 8 && $0.strategy == "group" && $0.groupSize == 32 }
+            return isSaid ? nil : "no config group has 8-bit floats in groups of 32"
+        default: return "quant_method is \(config.method)"
+        }
     }
 
     package static func configuration(of layout: any WeightLayout) -> ConsumerConfiguration? {

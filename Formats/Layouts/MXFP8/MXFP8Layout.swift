@@ -75,6 +75,9 @@ package struct MXFP8Layout: FloatCodedLayout, Equatable {
     /// A quotient by a power of two is exact, or so small that its code is zero.
     private func encode(_ values: UnsafePointer<UInt16>, _ exponent: UInt8, _ codes: UnsafeMutablePointer<UInt8>) {
         ck_e4m3_encode(KernelLevel.active.rawValue, values, 32, codes, 32, 1, 32, Float8E8M0(bits: exponent).value)
+        guard exponent >= 247 else { return }
+        // 256 times 2^120 is more than BF16 holds: 240 is the nearest that is not.
+        for index in 0..<32 where codes[index] & 0x7F >= 0x78 { codes[index] = codes[index] & 0x80 | 0x77 }
     }
 
     private func better(

@@ -39,6 +39,7 @@ extension ConversionPlan {
             throw ConversionFailure.usage("--model-parallel makes one safetensors file a rank; leave out --container and --shard-size")
         }
 
+        if choice.dialect.isSelfDescribing { try Self.requireWhole(checkpoint) }
         var draft = PlanDraft(checkpoint, choice, output)
         try draft.decide()
         notes += draft.notes
@@ -60,6 +61,9 @@ extension ConversionPlan {
         if requireExact { try draft.refuseRounding() }
 
         let cuts = draft.cut()
+        // A copy of a release under Mistral's names is looked for under its files' names, too.
+        let isNative = choice.isCopy && output.container == Safetensors.self && checkpoint.fileNames.allSatisfy { $0.hasPrefix("consolidated") }
+        let naming: any Dialect = isNative ? Mistral() : choice.dialect
         weights = []
         shards = []
         var weightMap: [(tensor: String, file: String)] = []
@@ -68,7 +72,7 @@ extension ConversionPlan {
         let descriptions = try Self.descriptions(of: checkpoint, all, choice.dialect, files: cuts.count)
         let places = try Self.places(cuts, draft, checkpoint, descriptions, output.container)
         for (number, cut) in cuts.enumerated() {
-            let name = Self.shardName(number, of: cuts.count, choice.dialect, output)
+            let name = Self.shardName(number, of: cuts.count, naming, output)
             let units = cut
             let declarations = units.flatMap { draft.units[$0].declarations }
             let copied = draft.copiedFile(units)
@@ -111,7 +115,7 @@ extension ConversionPlan {
             // The ranks' file names say it all.
         } else if cuts.count > 1, output.container.listsFiles {
             let map = weightMap.map { ($0.tensor, output.container.listedName(of: $0.file)) }
-            texts.append((choice.dialect.indexName ?? output.container.indexName, SafetensorsIndex.text(weightMap: map, totalSize: dataBytes)))
+            texts.append((naming.indexName ?? output.container.indexName, SafetensorsIndex.text(weightMap: map, totalSize: dataBytes)))
         }
         // Codes that stay what they are keep what describes them.
         let planned = weights
@@ -131,7 +135,7 @@ extension ConversionPlan {
                 sideFiles.removeAll { $0.name == file.name }
             }
         }
-        let isDescribed = texts.contains { $0.name != choice.dialect.indexName ?? output.container.indexName } || choice.dialect.isSelfDescribing
+        let isDescribed = texts.contains { $0.name != naming.indexName ?? output.container.indexName } || choice.dialect.isSelfDescribing
         if !isDescribed, let weight = weights.first(where: { $0.layout?.needsDescription == true && $0.road != .passthrough }) {
             throw ConversionFailure.usage(
                 "\(checkpoint.weights[weight.source].name): readers know \(weight.layout?.name ?? "") by what config.json says of it, and the source has no config.json to be written on"
@@ -140,6 +144,26 @@ extension ConversionPlan {
         fingerprint = ""
         if !describes, !choice.dialect.isSelfDescribing { try removeStaleDescriptions(checkpoint) }
         fingerprint = makeFingerprint()
+    }
+
+    /// Refuses a model that lacks a weight, or has one that its architecture does not: a file that describes it would promise another model.
+    private static func requireWhole(_ checkpoint: Checkpoint) throws {
+        guard checkpoint.roles.architecture != nil else { return }
+        let model = try ModelConfiguration(config: checkpoint.config)
+        let expected = ExpectedWeights(model)
+        let names = Set(checkpoint.weights.map(\.name)), known = Set(expected.required + expected.optional)
+        if let missing = expected.required.first(where: { !names.contains($0) }) {
+            throw CheckpointFailure.contradiction(
+                tensor: missing, file: "config.json", reason: "is promised and in no file; a file that says all of itself would be no model")
+        }
+        let made = checkpoint.fileNames.lastIndex { $0.hasPrefix("config.json:") } ?? -1
+        for weight in checkpoint.weights where !known.contains(weight.name) && !WeightName.isCompanion(weight.name) {
+            if WeightName.layer(weight.name).map({ $0 >= model.layers }) ?? false || model.architecture.carries(weight.name) { continue }
+            if weight.stored[0].file == made { continue }
+            throw CheckpointFailure.contradiction(
+                tensor: weight.name, file: checkpoint.fileName(of: weight),
+                reason: "is no weight of \(model.architecture.name) as config.json has it, and the file would have no place for it")
+        }
     }
 
     /// A description of quantization that no longer holds must not be carried over, in whatever file it stands.

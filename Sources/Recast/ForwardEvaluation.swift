@@ -59,9 +59,14 @@ public enum ForwardEvaluation {
             let recorder =
                 request.saveReference == nil ? nil : try CompactReference.Recorder(tokens, vocabulary: run.configuration.vocabulary)
             var report = ForwardReport(tokens: tokens.count)
-            try run.execute(into: file, stop: stop) { logits in
-                report.notFinite += logits.notFiniteRows
-                recorder?.add(logits)
+            do {
+                try run.execute(into: file, stop: stop) { logits in
+                    report.notFinite += logits.notFiniteRows
+                    recorder?.add(logits)
+                }
+            } catch {
+                file?.discard()
+                throw error
             }
             if let path = request.saveReference { try recorder?.write(to: path) }
             report.seconds = ProcessFigures.now - started

@@ -45,6 +45,9 @@ package struct LogitsFile {
         try FileTree.rename(path + ".partial", to: path)
     }
 
+    /// Removes what has been written so far: the pass has failed.
+    package func discard() { try? FileTree.remove(path + ".partial") }
+
     /// Rows of a matrix to their places, padding behind a sequence's last row.
     private func put(_ name: String, _ values: Activations, rows: Range<Int>, _ batch: TokenBatch, _ firstSequence: Int) throws {
         guard let start = offsets[name] else { return }

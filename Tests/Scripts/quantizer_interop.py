@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 parser = argparse.ArgumentParser()
 parser.add_argument('recast')
 parser.add_argument('fixtures')
-parser.add_argument('--quick', action='store_true', help='int4 only')
+parser.add_argument('--quick', action='store_true', help='int4 only, with zero points only beside HQQ')
 options = parser.parse_args()
 recast, fixtures = os.path.abspath(options.recast), os.path.abspath(options.fixtures)
 work = tempfile.mkdtemp()
@@ -270,9 +270,12 @@ for label, layout, bits, symmetric in (('int4-g128', 'int4-g128', 4, True), ('in
                                        ('int3-g128-asym', 'int3-g128-asym', 3, False), ('int2-g128-asym', 'int2-g128-asym', 2, False)):
     if options.quick and bits < 4:
         continue
-    candidates = [(f'recast {name}', lambda name=name: ours(layout, name)) for name in ('rtn', 'mse', 'hqq', 'imatrix', 'awq', 'gptq')]
-    candidates += [('llm-compressor gptq', lambda: llm_compressor(bits, symmetric, 'gptq')), ('llm-compressor awq', lambda: llm_compressor(bits, symmetric, 'awq')),
-                   ('GPTQModel gptq', lambda: gptqmodel(bits, symmetric))]
+    few = options.quick and not symmetric
+    names = ('rtn', 'hqq', 'gptq') if few else ('rtn', 'mse', 'hqq', 'imatrix', 'awq', 'gptq')
+    candidates = [(f'recast {name}', lambda name=name: ours(layout, name)) for name in names]
+    if not few:
+        candidates += [('llm-compressor gptq', lambda: llm_compressor(bits, symmetric, 'gptq')),
+                       ('llm-compressor awq', lambda: llm_compressor(bits, symmetric, 'awq')), ('GPTQModel gptq', lambda: gptqmodel(bits, symmetric))]
     if not symmetric:
         candidates.append(('HQQ', lambda: hqq(bits)))
     for name, made in candidates:
@@ -283,7 +286,7 @@ for label, layout, bits, symmetric in (('int4-g128', 'int4-g128', 4, True), ('in
             continue
         best[label, name] = figures
         print(f'| {label} | {name} | {figures[0]:.5f} | {figures[1]:.6f} | {figures[2]:.4f} | {figures[3]:.4f} |', flush=True)
-    for other in ('rtn', 'mse', 'hqq', 'imatrix', 'awq'):
+    for other in names[:-1]:
         check(f'{label}: GPTQ is better than {other}', best[label, 'recast gptq'][0] < best[label, f'recast {other}'][0])
     peers = {name: figures[0] for (place, name), figures in best.items() if place == label and not name.startswith('recast')}
     if peers:

@@ -57,7 +57,9 @@ struct CausalAttention {
         let valuePanels = try Activations(rows: ceilingDivide(valueSize, width) * length, columns: width)
         for (row, token) in sequence.enumerated() {
             let value = memory.value(h, token)
-            for n in 0..<valueSize { valuePanels[n / width * length + row][n % width] = value[n] }
+            for start in stride(from: 0, to: valueSize, by: width) {
+                valuePanels[start / width * length + row].update(from: value + start, count: min(width, valueSize - start))
+            }
         }
         let scores = try Activations(rows: block, columns: length)
         let packed = try Activations(rows: max(headSize, length), columns: block)
@@ -74,7 +76,9 @@ struct CausalAttention {
             }
             precision.round(scores)
             for row in 0..<tokens {
-                for column in 0...(first + row) { scores[row][column] = precision.round(scores[row][column] * scale) }
+                let line = scores[row]
+                for column in 0...(first + row) { line[column] *= scale }
+                precision.round(line, first + row + 1)
                 let hidden = window.map { max(0, first + row + 1 - $0) } ?? 0
                 for column in 0..<hidden { scores[row][column] = 0 }
                 if let choice, length > choice.keptTokens {

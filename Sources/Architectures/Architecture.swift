@@ -22,6 +22,8 @@ package struct Architecture: Sendable, Equatable, CustomStringConvertible {
     package let wiresFP8Exemptions: Bool
     /// What stands beside the language model (towers, projectors) and is carried as it is: the first words of its names.
     package let carried: [String]
+    /// Whether transformers takes the experts of a layer in stacks only, and fills in random numbers for others.
+    package let needsStacks: Bool
     /// The class of transformers that the logits are held against.
     package let oracle: String
     /// Reads `config.json`, and refuses what this family does not have.
@@ -32,7 +34,8 @@ package struct Architecture: Sendable, Equatable, CustomStringConvertible {
     init(
         name: String, modelTypes: Set<String>, names: [ModuleRole: String], selectionBias: String? = nil, sinks: String? = nil,
         fused: [FusedModules], folds: [Fold],
-        ignorePatterns: [String], wiresFP8Exemptions: Bool = false, carried: [String] = [], oracle: String,
+        ignorePatterns: [String], wiresFP8Exemptions: Bool = false, carried: [String] = [], needsStacks: Bool = false,
+        oracle: String,
         configuration: @escaping @Sendable (ConfigurationReader, Architecture) throws -> ModelConfiguration
     ) {
         self.name = name
@@ -44,6 +47,7 @@ package struct Architecture: Sendable, Equatable, CustomStringConvertible {
         self.ignorePatterns = ignorePatterns
         self.wiresFP8Exemptions = wiresFP8Exemptions
         self.carried = carried
+        self.needsStacks = needsStacks
         self.oracle = oracle
         self.configuration = configuration
         table = NameTable(names)

@@ -21,13 +21,13 @@ package struct Consumer: Sendable, Equatable {
     let droppedModules: (rule: String, check: @Sendable (Checkpoint) throws -> String?)?
     /// Whether it loads files that say all of themselves (GGUF).
     let readsFiles: Bool
-    /// `model_type`s of which it takes the experts of a layer in stacks only.
-    let stackedTypes: Set<String>
+    /// Whether it takes the experts of some architectures in stacks only.
+    let needsStacks: Bool
 
     init(
         _ name: String, methods: Set<String>, fusesModules: Bool = false, exemptsByParts: Bool = true, needsTokenizer: Bool = false,
         readsReleasedNames: Bool = true, droppedModules: (rule: String, check: @Sendable (Checkpoint) throws -> String?)? = nil,
-        readsFiles: Bool = false, stackedTypes: Set<String> = [],
+        readsFiles: Bool = false, needsStacks: Bool = false,
         obstacle: @escaping @Sendable (_ quantization: QuantizationConfig) -> String? = { _ in nil }
     ) {
         self.name = name
@@ -38,7 +38,7 @@ package struct Consumer: Sendable, Equatable {
         self.readsReleasedNames = readsReleasedNames
         self.droppedModules = droppedModules
         self.readsFiles = readsFiles
-        self.stackedTypes = stackedTypes
+        self.needsStacks = needsStacks
         self.obstacle = obstacle
     }
 

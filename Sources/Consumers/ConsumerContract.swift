@@ -78,7 +78,7 @@ package struct ConsumerContract {
             }
         }
         if consumer.readsReleasedNames { rules.append(("tensors have the names of the released model", ownNames)) }
-        if let type = checkpoint.config["model_type"]?.string, consumer.stackedTypes.contains(type) {
+        if consumer.needsStacks, checkpoint.roles.architecture?.needsStacks == true {
             rules.append(("experts are in stacks", stacks))
         }
         if let dropped = consumer.droppedModules { rules.append((dropped.rule, { try dropped.check(checkpoint) })) }

@@ -1,5 +1,5 @@
 extension Consumer {
-    /// huggingface/transformers:src/transformers/quantizers; conversion_mapping.py of 5.17, which stacks no experts of Mistral 4.
+    /// huggingface/transformers:src/transformers/quantizers.
     package static let transformers = Consumer(
-        "transformers", methods: ["fp8", "compressed-tensors", "awq", "gptq", "mxfp4"], needsTokenizer: true, stackedTypes: ["mistral4"])
+        "transformers", methods: ["fp8", "compressed-tensors", "awq", "gptq", "mxfp4"], needsTokenizer: true, needsStacks: true)
 }

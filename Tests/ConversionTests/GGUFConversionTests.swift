@@ -74,6 +74,14 @@ import Testing
             ("block_count", 513), ("block_count", 0), ("expert_count", 2000), ("expert_used_count", 0), ("expert_used_count", 13),
             ("expert_group_used_count", 9), ("attention.head_count_kv", 0), ("embedding_length", 255),
         ] { #expect(edited("deepseek2." + key, .u32(UInt32(value))).badSize(embedding: shape) != nil, "\(key) \(value)") }
+        // Numbers that are none, and those whose sums are none.
+        for (key, value) in [
+            ("block_count", GGUFValue.string("61")), ("block_count", .u64(1 << 62)), ("nextn_predict_layers", .i64(.min)),
+            ("expert_count", .f32(12)), ("attention.layer_norm_rms_epsilon", .f32(.nan)), ("attention.layer_norm_rms_epsilon", .string("1e-6")),
+        ] {
+            let requirements = edited("deepseek2." + key, value)
+            #expect(requirements.missingKeys() == nil && requirements.badSize(embedding: shape) != nil, "\(key) \(value)")
+        }
         #expect(whole.badSize(embedding: nil) != nil && whole.badTokenizer(rows: shape[0] + 1) != nil)
         for key in ["tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.merges"] {
             #expect(edited(key, nil).badTokenizer(rows: shape[0])?.contains(key) == true)
@@ -86,6 +94,35 @@ import Testing
         #expect(ConsumerContract(.llamaCpp, damaged).report().checks.count { $0.failure != nil } == 1)
         damaged.weights.remove(at: norm)
         #expect(ConsumerContract(.llamaCpp, damaged).report().checks.count { $0.failure != nil } == 1)
+    }
+
+    /// A plan that nobody gave the factors of Llama 3's rotation is none, and a weight that the model has not is not dropped.
+    @Test func aFileDescribesTheWholeModel() throws {
+        let folder = try TemporaryDirectory()
+        let json = try JSONValue(parsing: Fixtures.bytes("architectures/llama.json"))
+        var builder = CheckpointBuilder()
+        builder.config = try #require(json["config"]?.object)
+        for (tensor, value) in try #require(json["tensors"]?.object).members {
+            let shape = try #require(value.array?[1].array).compactMap(\.int)
+            builder.add(tensor, .bf16, shape, [UInt8](repeating: 0x3C, count: 2 * shape.reduce(1, *)))
+        }
+        try builder.write(to: folder.file("m"))
+        func plan(_ path: String, adds: Bool) throws {
+            let checkpoint = try Checkpoint(opening: path)
+            let choice = try LayoutChoice(target: "bf16", container: GGUF.self)
+            let made = adds ? try choice.dialect.madeTensors(of: checkpoint.config, roles: checkpoint.roles) : []
+            _ = try ConversionPlan(
+                converting: checkpoint.adding(made), choice: choice, output: OutputOptions(container: GGUF.self, isSingleFile: true))
+        }
+        try plan(folder.file("m"), adds: true)
+        #expect(throws: CheckpointFailure.self) { try plan(folder.file("m"), adds: false) }
+        builder.add("model.layers.0.mlp.up_proj.bias", .bf16, [128], [UInt8](repeating: 0x3C, count: 256))
+        try builder.write(to: folder.file("biased"))
+        #expect(throws: CheckpointFailure.self) { try plan(folder.file("biased"), adds: true) }
+        builder = try CheckpointBuilder(reading: folder.file("m"))
+        builder["model.norm.weight"] = nil
+        try builder.write(to: folder.file("less"))
+        #expect(throws: CheckpointFailure.self) { try plan(folder.file("less"), adds: true) }
     }
 
     /// Every key but the tokenizer's, in value, type and order.

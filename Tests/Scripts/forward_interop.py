@@ -25,6 +25,7 @@ from transformers import (AutoModelForCausalLM, DeepseekV2Config, DeepseekV2ForC
                           HYV3ForCausalLM, Kimi_K25Config, Kimi_K25ForConditionalGeneration, LlamaConfig, LlamaForCausalLM, MiniMaxM2Config,
                           MiniMaxM2ForCausalLM, Mistral4Config, Mistral4ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
+import mistral_names
 import random_model
 
 transformers.logging.set_verbosity_error()
@@ -201,17 +202,6 @@ def save_kimi(folder):
     return sequences_in(folder, 198)
 
 
-# transformers' names of Mistral 4, and those of Mistral's own releases (vllm-project/vllm:vllm/model_executor/models/mistral_large_3.py).
-MISTRAL_NAMES = [
-    ('model.embed_tokens', 'tok_embeddings'), ('model.norm', 'norm'), ('lm_head', 'output'), ('model.layers', 'layers'),
-    ('input_layernorm', 'attention_norm'), ('post_attention_layernorm', 'ffn_norm'), ('self_attn.q_a_proj', 'attention.wq_a'),
-    ('self_attn.q_a_layernorm', 'attention.q_a_norm'), ('self_attn.q_b_proj', 'attention.wq_b'),
-    ('self_attn.kv_a_proj_with_mqa', 'attention.wkv_a_with_mqa'), ('self_attn.kv_a_layernorm', 'attention.kv_a_norm'),
-    ('self_attn.kv_b_proj', 'attention.wkv_b'), ('self_attn.o_proj', 'attention.wo'), ('mlp.gate.', 'gate.'), ('mlp.shared_experts', 'shared_experts'),
-    ('mlp.experts', 'experts'), ('mlp.gate_proj', 'feed_forward.w1'), ('mlp.down_proj', 'feed_forward.w2'), ('mlp.up_proj', 'feed_forward.w3'),
-    ('gate_proj', 'w1'), ('down_proj', 'w2'), ('up_proj', 'w3')]
-
-
 def save_mistral(folder):
     """A random Mistral 4 as transformers saves it, the same as Mistral releases it, and sequences to run."""
     sequences = save(folder, Mistral4Config, Mistral4ForCausalLM, dict(
@@ -231,8 +221,7 @@ def save_mistral(folder):
                 native |= {f'{stem}.{expert}.{part}.weight': piece.contiguous() for part, piece in zip(parts, matrix.chunk(len(parts)))}
         else:
             native[key] = tensor
-    for mine, theirs in MISTRAL_NAMES:
-        native = {key.replace(mine, theirs): tensor for key, tensor in native.items()}
+    native = {mistral_names.native(key): tensor for key, tensor in native.items()}
     os.makedirs(folder + '/native')
     save_file(native, folder + '/native/consolidated.safetensors', metadata={'format': 'pt'})
     with open(folder + '/native/params.json', 'w') as file:

@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 
+import mistral_names
+
 WIDTH = {'F8_E4M3': 1, 'U8': 1, 'BF16': 2, 'F32': 4, 'I32': 4, 'I64': 8}
 FP8 = {'quant_method': 'fp8', 'fmt': 'e4m3', 'activation_scheme': 'dynamic', 'weight_block_size': [128, 128]}
 TARGETS = ['bf16', 'fp8-block', 'int4-g32', 'nvfp4', 'mlx-4bit']
@@ -325,23 +327,11 @@ def v32():
     return c, deepseek(c, indexers=range(61))
 
 
-# vllm-project/vllm:vllm/model_executor/models/mistral_large_3.py
-MISTRAL_NAMES = [
-    ('model.embed_tokens', 'tok_embeddings'), ('model.norm', 'norm'), ('lm_head', 'output'), ('model.layers', 'layers'),
-    ('input_layernorm', 'attention_norm'), ('post_attention_layernorm', 'ffn_norm'), ('self_attn.q_a_proj', 'attention.wq_a'),
-    ('self_attn.q_a_layernorm', 'attention.q_a_norm'), ('self_attn.q_b_proj', 'attention.wq_b'),
-    ('self_attn.kv_a_proj_with_mqa', 'attention.wkv_a_with_mqa'), ('self_attn.kv_a_layernorm', 'attention.kv_a_norm'),
-    ('self_attn.kv_b_proj', 'attention.wkv_b'), ('self_attn.o_proj', 'attention.wo'), ('mlp.gate.', 'gate.'), ('mlp.shared_experts', 'shared_experts'),
-    ('mlp.experts', 'experts'), ('mlp.gate_proj', 'feed_forward.w1'), ('mlp.down_proj', 'feed_forward.w2'), ('mlp.up_proj', 'feed_forward.w3'),
-    ('gate_proj', 'w1'), ('down_proj', 'w2'), ('up_proj', 'w3'), ('weight_scale_inv', 'weight_scale')]
-
-
 def mistral_large3():
     c = dict(V3, intermediate_size=16384, moe_intermediate_size=4096, n_routed_experts=128, num_experts_per_tok=4, n_group=1, topk_group=1,
              num_nextn_predict_layers=0, vocab_size=131072, scoring=False)
     m = deepseek(c)
-    for mine, theirs in MISTRAL_NAMES:
-        m.tensors = [(name.replace(mine, theirs), type, shape) for name, type, shape in m.tensors]
+    m.tensors = [(mistral_names.native(name).replace('weight_scale_inv', 'weight_scale'), type, shape) for name, type, shape in m.tensors]
     for n in range(48):
         for name, shape in (('attention.wq', [1664, 1664]), ('attention.wo', [1664, 1664]), ('feed_forward.w1', [8192, 1664]), ('attention_norm', [1664])):
             m.add(f'vision_encoder.transformer.layers.{n}.{name}.weight', *shape)

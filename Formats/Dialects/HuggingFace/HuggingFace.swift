@@ -46,9 +46,9 @@ package struct HuggingFace: StackedDialect {
     }
 
     package func noteOnExpertsApart(_ roles: ModelRoles) -> String? {
-        if roles.architecture == .mistral4 {
+        if roles.architecture?.needsStacks == true {
             return
-                "experts are written by themselves; transformers 5.17 loads those of this architecture in stacks only and fills in random numbers, vLLM and SGLang read Mistral's own names (--names mistral)"
+                "experts are written by themselves; transformers 5.17 loads those of this architecture in stacks only and fills in random numbers, vLLM and SGLang read the release's own names (--names)"
         }
         guard roles.joinsGateAndUp else { return nil }
         return

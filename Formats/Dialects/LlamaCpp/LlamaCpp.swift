@@ -34,7 +34,7 @@ package struct LlamaCpp: Dialect {
         // Towers are for a file of their own, which other programs write.
         if architecture.carries(weight.name) { return [] }
         if weight.name == LlamaCppNames.rotaryFactors { return [StoredPiece(module: weight.module)] }
-        if model.isBeyondLayers(weight.name, takesPrediction: try holdsPrediction(known)) { return [] }
+        if model.isBeyondLayers(weight.name, takesPrediction: holdsPrediction(known)) { return [] }
         if let layer = WeightName.layer(weight.name), weight.name == architecture.selectionBiasName(layer: layer) {
             // Told from the router's own weight by its leaf.
             return known.module(ModulePlace(.router, layer: layer)).map { [StoredPiece(module: $0)] } ?? []
@@ -84,19 +84,11 @@ package struct LlamaCpp: Dialect {
     }
 
     /// Whether the modules that predict further tokens are blocks of the file.
-    private func holdsPrediction(_ known: LlamaCppArchitecture) throws(DialectFailure) -> Bool {
-        guard let keepsPrediction, keepsPrediction != known.holdsPrediction else { return known.holdsPrediction }
-        guard known.readsPrediction else {
-            throw DialectFailure(tensor: "--with-mtp", reason: "llama.cpp loads no multi-token prediction of its architecture \(known.name)")
-        }
-        return keepsPrediction
-    }
+    private func holdsPrediction(_ known: LlamaCppArchitecture) -> Bool { keepsPrediction ?? known.holdsPrediction }
 
     package func madeTensors(of config: JSONValue, roles: ModelRoles) throws -> [MadeTensor] {
-        guard let architecture = roles.architecture, let known = LlamaCppArchitecture.named(architecture) else { return [] }
-        // What could not be run here is not written for others either.
+        guard let architecture = roles.architecture, LlamaCppArchitecture.named(architecture)?.pairsHalves == true else { return [] }
         let model = try ModelConfiguration(config: config)
-        guard known.pairsHalves else { return [] }
         return model.rotary.llama3.map { rotation in
             [MadeTensor(name: LlamaCppNames.rotaryFactors, values: rotation.factors(base: model.rotary.base, size: model.attention.ropeSize))]
         } ?? []
@@ -134,7 +126,7 @@ package struct LlamaCpp: Dialect {
             return (blocks, "--to \(file.name): MXFP4 stays what it is")
         }
         let known = model.roles.architecture.flatMap(LlamaCppArchitecture.named)
-        let further = known.map { (try? holdsPrediction($0)) ?? false } == true ? model.predictionLayers : 0
+        let further = known.map(holdsPrediction) == true ? model.predictionLayers : 0
         let shape = LlamaCppFileType.Model(
             layers: min(model.layers, 1 << 24) + further, experts: model.experts, queryGroups: model.queryGroups, tiesHead: model.tiesHead,
             hasImportance: hasImportance)
@@ -149,7 +141,11 @@ package struct LlamaCpp: Dialect {
     }
 
     package func descriptions(of model: DescribedModel, files: Int) throws -> [FileMetadata] {
-        let holds = try model.roles.architecture.flatMap(LlamaCppArchitecture.named).map { try holdsPrediction($0) } ?? false
+        let known = model.roles.architecture.flatMap(LlamaCppArchitecture.named)
+        let holds = known.map(holdsPrediction) ?? false
+        if holds, let known, !known.readsPrediction {
+            throw DialectFailure(tensor: "--with-mtp", reason: "llama.cpp loads no multi-token prediction of its architecture \(known.name)")
+        }
         let metadata = try LlamaCppMetadata(file, model, holdsPrediction: holds, preTokenizer: preTokenizer)
         let whole = FileMetadata(entries: metadata.entries, notes: metadata.notes, warnings: metadata.warnings)
         if files == 1 { return [whole] }

@@ -16,7 +16,8 @@ package struct LlamaCppRequirements {
     }
 
     private func own(_ key: String) -> GGUFValue? { entries[name + "." + key] }
-    private func size(_ key: String) -> Int? { own(key)?.int }
+    /// A number that sizes are made of; nil where there is none such.
+    private func size(_ key: String) -> Int? { own(key)?.int.flatMap { (0..<1 << 31).contains($0) ? $0 : nil } }
 
     /// Keys without which it does not load the model; nil if none is missing.
     package func missingKeys() -> String? {
@@ -37,19 +38,28 @@ package struct LlamaCppRequirements {
     /// - Parameter shape: `[rows, columns]` of the embedding.
     package func badSize(embedding shape: [Int]?) -> String? {
         func outside(_ key: String, _ range: ClosedRange<Int>) -> String? {
-            guard let value = size(key), !range.contains(value) else { return nil }
-            return "\(name).\(key) is \(value), and \(range.lowerBound) to \(range.upperBound) can be"
+            guard let entry = own(key), !(size(key).map(range.contains) ?? false) else { return nil }
+            return "\(name).\(key) is \(entry.int.map(String.init) ?? "no whole number"), and \(range.lowerBound) to \(range.upperBound) can be"
+        }
+        let sizes = [
+            "context_length", "embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv", "attention.kv_lora_rank",
+            "attention.q_lora_rank", "expert_feed_forward_length",
+        ]
+        if let found = sizes.lazy.compactMap({ outside($0, 1...1 << 24) }).first { return found }
+        guard let epsilon = own("attention.layer_norm_rms_epsilon")?.double, epsilon.isFinite, epsilon >= 0 else {
+            return "\(name).attention.layer_norm_rms_epsilon is no number that norms can add"
         }
         let experts = size("expert_count") ?? 0
         let bounds =
-            outside("block_count", 1...512) ?? outside("expert_count", 0...1024)
+            outside("block_count", 1...512) ?? outside("nextn_predict_layers", 0...512) ?? outside("expert_count", 0...1024)
             ?? (experts > 0 ? outside("expert_used_count", 1...min(experts, 1024)) : nil)
         if let bounds { return bounds }
+        if let found = outside("expert_group_count", 0...1024) { return found }
         if let groups = size("expert_group_count"), groups > 1 {
             guard experts % groups == 0 else { return "\(experts) experts do not make \(groups) groups" }
             if let found = outside("expert_group_used_count", 1...groups - 1) { return found }
         }
-        if let heads = size("attention.head_count"), let keys = size("attention.head_count_kv"), keys < 1 || heads % keys != 0 {
+        if let heads = size("attention.head_count"), let keys = size("attention.head_count_kv"), heads % keys != 0 {
             return "\(heads) heads of queries do not share \(keys) of keys"
         }
         guard let shape, shape.count == 2 else { return "there is no matrix token_embd.weight" }

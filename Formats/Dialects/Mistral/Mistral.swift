@@ -46,10 +46,15 @@ package struct Mistral: Dialect {
     private static func storedModule(_ module: String) -> String? { family.place(of: module).flatMap(table.module) }
 
     package func fileName(_ number: Int, of count: Int) -> String? {
-        count == 1 ? "consolidated.safetensors" : "consolidated-\(fiveDigits(number + 1))-of-\(fiveDigits(count)).safetensors"
+        count == 1 ? "\(Self.stem).safetensors" : "\(Self.stem)-\(fiveDigits(number + 1))-of-\(fiveDigits(count)).safetensors"
     }
 
-    package var indexName: String? { "consolidated.safetensors.index.json" }
+    package var indexName: String? { Self.stem + ".safetensors.index.json" }
+
+    private static let stem = "consolidated"
+
+    /// Whether files have the names of a release.
+    package static func areFiles(_ names: [String]) -> Bool { names.allSatisfy { $0.hasPrefix(stem) } }
 
     package func configurationFile(_ config: JSONObject) throws -> (name: String, json: JSONObject) {
         // What cannot be run here is not made to look as if it could be.
@@ -61,8 +66,8 @@ package struct Mistral: Dialect {
 
     /// Whether these are the tensors of a model under Mistral's names that is read: one with latent attention.
     package static func isNative(_ tensors: [StoredTensor]) -> Bool {
-        // The projection that no other dialect calls so.
-        tensors.contains { canonicalPlace(of: $0.name)?.role == .keyValueDown }
+        // The projection that no other dialect calls so. Of hundreds of thousands of names nearly all are told by their first word.
+        tensors.contains { $0.name.hasPrefix("layers.") && canonicalPlace(of: $0.name)?.role == .keyValueDown }
     }
 
     /// The tensors under their canonical names. Scales of a whole tensor have Mistral's names in some releases, and compressed-tensors' in others.

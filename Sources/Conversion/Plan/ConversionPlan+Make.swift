@@ -39,7 +39,7 @@ extension ConversionPlan {
             throw ConversionFailure.usage("--model-parallel makes one safetensors file a rank; leave out --container and --shard-size")
         }
 
-        if choice.dialect.isSelfDescribing { try Self.requireWhole(checkpoint) }
+        if choice.dialect.isSelfDescribing { try Self.requireWhole(checkpoint, choice.dialect) }
         var draft = PlanDraft(checkpoint, choice, output)
         try draft.decide()
         notes += draft.notes
@@ -62,7 +62,7 @@ extension ConversionPlan {
 
         let cuts = draft.cut()
         // A copy of a release under Mistral's names is looked for under its files' names, too.
-        let isNative = choice.isCopy && output.container == Safetensors.self && checkpoint.fileNames.allSatisfy { $0.hasPrefix("consolidated") }
+        let isNative = choice.isCopy && output.container == Safetensors.self && Mistral.areFiles(checkpoint.fileNames)
         let naming: any Dialect = isNative ? Mistral() : choice.dialect
         weights = []
         shards = []
@@ -147,19 +147,19 @@ extension ConversionPlan {
     }
 
     /// Refuses a model that lacks a weight, or has one that its architecture does not: a file that describes it would promise another model.
-    private static func requireWhole(_ checkpoint: Checkpoint) throws {
+    private static func requireWhole(_ checkpoint: Checkpoint, _ dialect: any Dialect) throws {
         guard checkpoint.roles.architecture != nil else { return }
         let model = try ModelConfiguration(config: checkpoint.config)
         let expected = ExpectedWeights(model)
-        let names = Set(checkpoint.weights.map(\.name)), known = Set(expected.required + expected.optional)
-        if let missing = expected.required.first(where: { !names.contains($0) }) {
+        // Those that the dialect makes of the configuration have been added by whoever asked for the plan.
+        let required = expected.required + (try dialect.madeTensors(of: checkpoint.config, roles: checkpoint.roles).map(\.name))
+        let names = Set(checkpoint.weights.map(\.name)), known = Set(required + expected.optional)
+        if let missing = required.first(where: { !names.contains($0) }) {
             throw CheckpointFailure.contradiction(
                 tensor: missing, file: "config.json", reason: "is promised and in no file; a file that says all of itself would be no model")
         }
-        let made = checkpoint.fileNames.lastIndex { $0.hasPrefix("config.json:") } ?? -1
         for weight in checkpoint.weights where !known.contains(weight.name) && !WeightName.isCompanion(weight.name) {
             if WeightName.layer(weight.name).map({ $0 >= model.layers }) ?? false || model.architecture.carries(weight.name) { continue }
-            if weight.stored[0].file == made { continue }
             throw CheckpointFailure.contradiction(
                 tensor: weight.name, file: checkpoint.fileName(of: weight),
                 reason: "is no weight of \(model.architecture.name) as config.json has it, and the file would have no place for it")

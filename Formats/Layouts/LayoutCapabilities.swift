@@ -2,10 +2,17 @@ import Tensors
 
 // What the rest of the house asks of a layout without knowing which it is.
 
-/// One stored number a value, without scales.
-package protocol UncodedLayout: WeightLayout {
+/// Stored numbers, which may be wider than the BF16 values that everything coded has.
+package protocol NumberLayout: WeightLayout {
     var type: ScalarType { get }
 
+    /// The values of some rows as F32 (F64 is rounded), row after row.
+    func decodeFloats(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into target: UnsafeMutableBufferPointer<Float>)
+}
+
+/// One stored number a value in the order of the values, without scales.
+package protocol UncodedLayout: NumberLayout {
     /// The stored values as F32 (F64 is rounded).
     func decodeFloats(_ bytes: UnsafeRawBufferPointer, count: Int, into target: UnsafeMutableBufferPointer<Float>)
 
@@ -20,6 +27,12 @@ package protocol ScaledBlockLayout: WeightLayout {
     var blockRows: Int { get }
     var blockColumns: Int { get }
     var scaleType: ScalarType { get }
+}
+
+extension UncodedLayout {
+    package func decodeFloats(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into target: UnsafeMutableBufferPointer<Float>
+    ) { decodeFloats(parts[0], count: rows.count * shape.columns, into: target) }
 }
 
 extension WeightLayout {

@@ -41,6 +41,22 @@ struct ConfigurationReader {
         return number
     }
 
+    /// A number whose default the readers do not agree about.
+    func number(needed field: String) throws -> Double {
+        guard let number = try number(field) else { throw ArchitectureFailure.missingField(field) }
+        return number
+    }
+
+    /// Which layers `mlp_layer_types` says are dense; nil where it says nothing.
+    func denseLayerTypes(of layers: Int) throws -> [Int]? {
+        guard let types = root["mlp_layer_types"], types != .null else { return nil }
+        let names = types.array ?? []
+        guard names.count == layers, names.allSatisfy({ [.string("dense"), .string("sparse")].contains($0) }) else {
+            throw ArchitectureFailure.badField("mlp_layer_types", reason: "does not say dense or sparse of each of \(layers) layers")
+        }
+        return names.indices.filter { names[$0] == .string("dense") }
+    }
+
     /// The small number that norms add.
     func epsilon(_ field: String) throws -> Double {
         let epsilon = try number(field) ?? 1e-6

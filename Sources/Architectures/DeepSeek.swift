@@ -72,9 +72,15 @@ extension Architecture {
         try config.only("hidden_act", [.string("silu"), .string("swish")])
         try config.only("moe_layer_freq", [.int(1)])
         try config.only("mlp_bias", [.bool(false)])
-        try config.only("scoring_func", [.string("sigmoid"), .string("softmax")])
-        try config.only("topk_method", ["noaux_tc", "greedy", "group_limited_greedy"].map { .string($0) })
-        if isV2 { try config.only("rope_interleave", [.bool(true)]) }
+        // The gates that DeepSeek's own code has.
+        let isSoftmax = isV2 || config.root["model_type"]?.string == "mistral4"
+        try config.only("scoring_func", [.string(isSoftmax ? "softmax" : "sigmoid")])
+        try config.only("topk_method", (isV2 ? ["greedy", "group_limited_greedy"] : ["noaux_tc"]).map { .string($0) })
+        if isV2 {
+            try config.only("rope_interleave", [.bool(true)])
+            // DeepSeek's code and vLLM norm the weights then, transformers does not.
+            try config.only("norm_topk_prob", [.bool(false)])
+        }
         if let heads = config.root["num_attention_heads"], let keys = config.root["num_key_value_heads"], keys != .null, keys != heads {
             throw ArchitectureFailure.badField(
                 "num_key_value_heads", reason: "is not num_attention_heads; latent attention has one key for each head")
@@ -109,17 +115,19 @@ extension Architecture {
     private static func deepSeekRouter(_ config: ConfigurationReader, isV2: Bool) throws -> ModelConfiguration.Router? {
         let experts = try config.optional("n_routed_experts") ?? 0
         guard experts > 0 else { return nil }
-        let chosen = try config.optional("num_experts_per_tok") ?? 1
+        let chosen = try config.required("num_experts_per_tok")
         let groups = max(1, try config.optional("n_group") ?? 1), kept = max(1, try config.optional("topk_group") ?? 1)
         let shared = try config.optional("n_shared_experts") ?? 0
-        guard chosen > 0 else { throw ArchitectureFailure.badField("num_experts_per_tok", reason: "is 0") }
         let method = config.root["topk_method"]?.string ?? (isV2 ? "greedy" : "noaux_tc")
-        let scoring = config.root["scoring_func"]?.string
+        if !isV2, config.root["n_group"] == nil || config.root["topk_group"] == nil {
+            throw ArchitectureFailure.missingField("n_group or topk_group")
+        }
         let router = ModelConfiguration.Router(
             experts: experts, expertsPerToken: chosen, groups: groups, keptGroups: kept,
-            scoring: scoring == "softmax" || isV2 && scoring != "sigmoid" ? .softmax : .sigmoid,
+            scoring: isV2 ? .softmax : .sigmoid,
             groupScore: method == "greedy" || groups == 1 ? .none : method == "group_limited_greedy" ? .largest : .twoLargest,
-            normalises: try config.flag("norm_topk_prob") ?? !isV2, scalingFactor: Float(try config.number("routed_scaling_factor") ?? 1),
+            normalises: try config.flag("norm_topk_prob") ?? !isV2,
+            scalingFactor: Float(try isV2 ? config.number("routed_scaling_factor") ?? 1 : config.number(needed: "routed_scaling_factor")),
             hasSelectionBias: !isV2, sharedExperts: shared)
         guard experts % groups == 0, kept <= groups, chosen <= experts,
             router.groupScore == .none || chosen <= experts / groups * kept, router.groupScore != .twoLargest || experts / groups >= 2

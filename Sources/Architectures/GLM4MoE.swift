@@ -24,6 +24,7 @@ extension Architecture {
                     "topk_group", "norm_topk_prob", "routed_scaling_factor", "first_k_dense_replace", "use_qk_norm", "partial_rotary_factor",
                     "num_nextn_predict_layers", "num_mtp_layers",
                 ]))
+            _ = try config.number(needed: "rms_norm_eps")
             // transformers' own default turns half of a head.
             var model = try config.grouped(
                 architecture, norms: config.flag("use_qk_norm") ?? false ? .perHead : .none,

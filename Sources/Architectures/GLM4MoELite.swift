@@ -13,16 +13,10 @@ extension Architecture {
                 config, architecture, others: ["mlp_layer_types", "partial_rotary_factor"], rotaryFields: ["partial_rotary_factor"])
             let rope = model.attention.ropeSize
             guard try config.partialRope(rope) == rope else { throw ArchitectureFailure.badField("partial_rotary_factor", reason: "is not 1") }
-            let types = config.root["mlp_layer_types"]?.array ?? []
-            guard types.isEmpty || types.count == model.layers else {
-                throw ArchitectureFailure.badField("mlp_layer_types", reason: "is not of \(model.layers) layers")
-            }
-            let dense = types.prefix { $0 == .string("dense") }.count
-            // Either says where the mixtures begin; transformers takes the second layer where neither does.
-            model.denseLayers = try config.optional("first_k_dense_replace") ?? (types.isEmpty ? 1 : dense)
-            guard types.isEmpty || dense == model.denseLayers, types.dropFirst(dense).allSatisfy({ $0 == .string("sparse") }) else {
-                throw ArchitectureFailure.badField("mlp_layer_types", reason: "does not say that only the first \(model.denseLayers) are dense")
-            }
+            _ = try config.number(needed: "rms_norm_eps")
+            // transformers takes the second layer for the first mixture where nothing is said.
+            model.denseLayers = try config.optional("first_k_dense_replace") ?? 1
+            try model.takeLayerTypes(config)
             return model
         })
 }

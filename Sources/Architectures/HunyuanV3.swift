@@ -53,13 +53,8 @@ extension ConfigurationReader {
     /// Without either it is the first layer, as in transformers, which does not read the second: vLLM does.
     fileprivate func denseLayers(of layers: Int) throws -> (leading: Int, others: [Int]) {
         let leading = try optional("first_k_dense_replace")
-        guard let types = root["mlp_layer_types"], types != .null else { return (min(leading ?? 1, layers), []) }
-        let names = types.array ?? []
-        guard names.count == layers, names.allSatisfy({ [.string("dense"), .string("sparse")].contains($0) }) else {
-            throw ArchitectureFailure.badField("mlp_layer_types", reason: "does not say dense or sparse of each of \(layers) layers")
-        }
-        let dense = names.indices.filter { names[$0] == .string("dense") }
-        let first = names.prefix { $0 == .string("dense") }.count
+        guard let dense = try denseLayerTypes(of: layers) else { return (min(leading ?? 1, layers), []) }
+        let first = dense.enumerated().prefix { $0 == $1 }.count
         guard leading == nil || dense == Array(0..<min(leading ?? 0, layers)) else {
             throw ArchitectureFailure.badField("mlp_layer_types", reason: "and first_k_dense_replace say different things")
         }

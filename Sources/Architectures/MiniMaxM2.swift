@@ -23,6 +23,8 @@ extension Architecture {
             try config.only("qk_norm_type", [.string("per_layer")])
             try config.only("shared_intermediate_size", [.int(0)])
             try config.only("attention_bias", [.bool(false)])
+            let places = [config.root, config.root["rope_parameters"], config.root["rope_scaling"]]
+            guard places.contains(where: { $0?["rope_theta"]?.double != nil }) else { throw ArchitectureFailure.missingField("rope_theta") }
             // 1 is attention over everything.
             for type in config.root["attn_type_list"]?.array ?? [] where type != .int(1) {
                 throw ArchitectureFailure.badField(
@@ -39,8 +41,12 @@ extension Architecture {
                 architecture, norms: .overHeads,
                 ropeSize: { headSize in
                     guard let channels = try config.optional("rotary_dim") else { return try config.partialRope(headSize) }
-                    if config.root["rope_parameters"]?["partial_rotary_factor"] != nil, try config.partialRope(headSize) != channels {
-                        throw ArchitectureFailure.badField("rotary_dim", reason: "is \(channels), but partial_rotary_factor says another number")
+                    let isShared = [config.root, config.root["rope_parameters"]].contains { ($0?["partial_rotary_factor"] ?? .null) != .null }
+                    // transformers makes a share of it and cuts the product off.
+                    let turned = isShared ? try config.partialRope(headSize) : Int(Double(headSize) * (Double(channels) / Double(headSize)))
+                    guard turned == channels else {
+                        throw ArchitectureFailure.badField(
+                            "rotary_dim", reason: "is \(channels), and \(turned) channels turn by partial_rotary_factor")
                     }
                     return channels
                 }, rotaryFields: ["partial_rotary_factor"])

@@ -9,7 +9,7 @@ extension Architecture {
     package static let mistral4 = Architecture(
         name: "Mistral 4", modelTypes: ["mistral4"], names: deepSeekNames, fused: deepSeekFused, folds: deepSeekFolds,
         ignorePatterns: deepSeek.ignorePatterns, carried: ["vision_encoder", "vision_language_adapter", "patch_merger", "pre_mm_projector_norm"],
-        // conversion_mapping.py of 5.17 has no entry for it.
+        // conversion_mapping.py of 5.24 has no entry for it.
         needsStacks: true,
         oracle: "Mistral4ForCausalLM",
         configuration: { config, architecture in

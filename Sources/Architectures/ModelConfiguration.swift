@@ -230,6 +230,13 @@ package struct ModelConfiguration: Sendable, Equatable {
     }
 
     /// Whether a layer chooses among experts.
+    /// Takes what `mlp_layer_types` says of each layer, which transformers heeds whatever `first_k_dense_replace` says beside it.
+    mutating func takeLayerTypes(_ config: ConfigurationReader) throws {
+        guard router != nil, let dense = try config.denseLayerTypes(of: layers) else { return }
+        denseLayers = dense.enumerated().prefix { $0 == $1 }.count
+        otherDenseLayers = Array(dense.dropFirst(denseLayers))
+    }
+
     package func isMixture(_ layer: Int) -> Bool { router != nil && layer >= denseLayers && !otherDenseLayers.contains(layer) }
 
     /// The canonical name of a module.

@@ -17,12 +17,11 @@ extension ModelConfiguration.Rotary {
                 throw ArchitectureFailure.missingField("\(name).rope_type")
             }
         }
-        let described = ["rope_parameters", "rope_scaling"].compactMap { name in root[name]?.object.map { (name: name, object: $0) } }
-        if described.count == 2 {
-            for (key, value) in described[0].object.members {
-                guard let other = described[1].object[key], other.double != value.double || other.double == nil && other != value else { continue }
-                throw ArchitectureFailure.badField("rope_parameters", reason: "and rope_scaling say different things of \(key)")
-            }
+        let described = ["rope_parameters", "rope_scaling"].compactMap { name in
+            root[name]?.object.flatMap { $0.members.isEmpty ? nil : (name: name, object: $0) }
+        }
+        if described.count == 2, let key = Self.difference(described[0].object, described[1].object, root["rope_theta"]) {
+            throw ArchitectureFailure.badField("rope_parameters", reason: "and rope_scaling say different things of \(key)")
         }
         let parameters = described.first?.object
         func number(_ field: String) throws -> Double? {
@@ -44,7 +43,7 @@ extension ModelConfiguration.Rotary {
         }
         let known = Set<String>([
             "rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
-            "attention_factor", "low_freq_factor", "high_freq_factor", "truncate",
+            "attention_factor", "low_freq_factor", "high_freq_factor", "truncate", "partial_rotary_factor",
         ]).union(others)
         // A field that is false may switch off what is on by default, as `truncate` does.
         if let field = parameters?.members.first(where: { !known.contains($0.key) && $0.value != .null })?.key {
@@ -56,11 +55,17 @@ extension ModelConfiguration.Rotary {
             truncates = flag
             guard kind == "yarn" || flag else { throw ArchitectureFailure.badField("rope_scaling.truncate", reason: "is not known of \(kind)") }
         }
+        if others.contains("partial_rotary_factor") == false, try number("partial_rotary_factor").map({ $0 != 1 }) ?? false {
+            throw ArchitectureFailure.badField("rope_scaling.partial_rotary_factor", reason: "is not 1, and all of a head turns here")
+        }
         guard parameters != nil, kind != "default" else { return }
         guard kind == "yarn" || kind == "llama3" else { throw ArchitectureFailure.badField("rope_scaling", reason: "is of the unknown type \(kind)") }
         guard let factor = try number("factor") else { throw ArchitectureFailure.missingField("rope_scaling.factor") }
         guard factor > 0 else { throw ArchitectureFailure.badField("rope_scaling.factor", reason: "is \(factor)") }
         if kind == "llama3" {
+            guard try number("mscale_all_dim") ?? 0 == 0 else {
+                throw ArchitectureFailure.badField("rope_scaling.mscale_all_dim", reason: "is not known of llama3")
+            }
             guard let low = try number("low_freq_factor"), let high = try number("high_freq_factor"),
                 let length = try number("original_max_position_embeddings")
             else { throw ArchitectureFailure.missingField("rope_scaling.low_freq_factor, high_freq_factor or original_max_position_embeddings") }
@@ -80,6 +85,19 @@ extension ModelConfiguration.Rotary {
             mscaleAllDimensions: try number("mscale_all_dim"), attentionFactor: try number("attention_factor"), truncates: truncates)
         guard let yarn, yarn.originalLength > 0, yarn.betaFast > 0, yarn.betaSlow > 0 else {
             throw ArchitectureFailure.badField("rope_scaling", reason: "holds a length or a number of turns that is not above 0")
+        }
+    }
+
+    /// What two descriptions say differently, or only one of them: transformers takes the second whole, others the first.
+    private static func difference(_ one: JSONObject, _ other: JSONObject, _ theta: JSONValue?) -> String? {
+        func value(_ key: String, _ object: JSONObject) -> JSONValue? {
+            let found = object[key] ?? (key == "rope_type" ? object["type"] : key == "rope_theta" ? theta : nil)
+            return found == .null ? nil : found
+        }
+        let keys = (one.members + other.members).map { $0.key == "type" ? "rope_type" : $0.key }
+        return keys.first { key in
+            guard let first = value(key, one), let second = value(key, other) else { return value(key, one) != nil || value(key, other) != nil }
+            return first.double != second.double || first.double == nil && first != second
         }
     }
 }

@@ -18,6 +18,7 @@ extension Architecture {
         oracle: "GlmMoeDsaForCausalLM",
         configuration: { config, architecture in
             try config.only("moe_router_dtype", [.string("float32")])
+            _ = try config.number(needed: "rms_norm_eps")
             // transformers turns pairs whatever the field says, vLLM asks it.
             try config.only("indexer_rope_interleave", [.bool(true)])
             var model = try sparse(
@@ -33,6 +34,8 @@ extension Architecture {
     private static func sparse(
         _ config: ConfigurationReader, _ architecture: Architecture, isInterleaved: Bool, others: Set<String> = []
     ) throws -> ModelConfiguration {
+        // transformers turns pairs whatever the field says.
+        try config.only("rope_interleave", [.bool(true)])
         var model = try deepSeekConfiguration(
             config, architecture, others: others.union(["index_topk", "index_head_dim", "index_n_heads", "mlp_layer_types", "layer_types"]))
         let indexer = ModelConfiguration.Indexer(
@@ -45,11 +48,10 @@ extension Architecture {
             throw ArchitectureFailure.badField("index_head_dim", reason: "is below qk_rope_head_dim, and so much of it turns")
         }
         model.indexer = indexer
-        for (layer, type) in (config.root["mlp_layer_types"]?.array ?? []).enumerated()
-        where type != .string(layer < model.denseLayers ? "dense" : "sparse") {
-            throw ArchitectureFailure.badField("mlp_layer_types", reason: "and first_k_dense_replace say different things of layer \(layer)")
-        }
-        for type in config.root["layer_types"]?.array ?? [] where type != .string("deepseek_sparse_attention") {
+        try model.takeLayerTypes(config)
+        // transformers 5.17 writes the first name, 5.24 the second.
+        for type in config.root["layer_types"]?.array ?? []
+        where type != .string("deepseek_sparse_attention") && type != .string("indexed_attention") {
             throw ArchitectureFailure.badField("layer_types", reason: "holds \(type.text(pretty: false)), which this forward pass does not have")
         }
         return model

@@ -67,8 +67,25 @@ CK_TARGET_AVX512 static void group32_amax_avx512(const uint16_t *s, size_t group
     if (g < groups) amax[g] = amax_avx512(s, 0, 1, 32);
 }
 
+/// Groups of 16, four at a time: a quarter of a register each.
+CK_TARGET_AVX512 static void group16_amax_avx512(const uint16_t *s, size_t groups, uint16_t *amax) {
+    const __m512i magnitude = _mm512_set1_epi16(0x7FFF);
+    size_t g = 0;
+    for (; g + 4 <= groups; g += 4, s += 64) {
+        __m512i a = _mm512_loadu_si512(s), b = _mm512_loadu_si512(s + 32);
+        __m512i m = _mm512_max_epu16(_mm512_and_si512(magnitude, _mm512_shuffle_i64x2(a, b, 0x88)),
+                                     _mm512_and_si512(magnitude, _mm512_shuffle_i64x2(a, b, 0xDD)));
+        amax[g] = largest_of_8(_mm512_castsi512_si128(m));
+        amax[g + 1] = largest_of_8(_mm512_extracti64x2_epi64(m, 1));
+        amax[g + 2] = largest_of_8(_mm512_extracti64x2_epi64(m, 2));
+        amax[g + 3] = largest_of_8(_mm512_extracti64x2_epi64(m, 3));
+    }
+    for (; g < groups; g++, s += 16) amax[g] = amax_avx512(s, 0, 1, 16);
+}
+
 CK_TARGET_AVX512 static void group_amax_avx512(const uint16_t *s, size_t groups, size_t size, uint16_t *amax) {
     if (size == 32) { group32_amax_avx512(s, groups, amax); return; }
+    if (size == 16) { group16_amax_avx512(s, groups, amax); return; }
     for (size_t g = 0; g < groups; g++) amax[g] = amax_avx512(s + g * size, 0, 1, size);
 }
 

@@ -43,6 +43,8 @@ CK_TARGET_AVX2 static size_t f32_to_f16_avx2(const float *s, uint16_t *t, size_t
 }
 #endif
 
+float ck_round_f16(float value) { return from_f16(to_f16(value)); }
+
 void ck_f16_to_f32(int level, const uint16_t *source, float *target, size_t count) {
     size_t i = 0;
 #if defined(__x86_64__)

@@ -62,7 +62,7 @@ package final class ForwardPass {
         let expected = ExpectedWeights(configuration)
         let known = Set(expected.required + expected.optional)
         let last = configuration.layers + configuration.mtpModules
-        for weight in checkpoint.weights where !known.contains(weight.name) && !WeightName.isCompanion(weight.name) {
+        for weight in checkpoint.weights where !known.contains(weight.name) && !WeightName.isCompanion(weight.name) && weight.count > 0 {
             if let layer = WeightName.layer(weight.name), layer >= last { continue }
             guard weight.layout != nil, !configuration.architecture.carries(weight.name) else { continue }
             throw ReferenceFailure.unknownWeight(weight.name)

@@ -83,8 +83,8 @@ package struct ModelWeights: Sendable {
         let count = rows.count * weight.shape.columns
         let (values, slices) = try read(weight, rows, buffer)
         let stored = slices.map { UnsafeRawBufferPointer($0) }
-        if let dense = weight.layout as? any UncodedLayout, dense.type != .bf16 {
-            dense.decodeFloats(stored[0], count: count, into: values.assumingMemoryBound(to: Float.self))
+        if let dense = weight.layout as? any NumberLayout, dense.type != .bf16 {
+            dense.decodeFloats(stored, rows: rows, shape: weight.shape, into: values.assumingMemoryBound(to: Float.self))
             body(values.baseAddress!, true)
         } else {
             let target = UnsafeMutableBufferPointer(rebasing: values.assumingMemoryBound(to: UInt16.self)[..<count])

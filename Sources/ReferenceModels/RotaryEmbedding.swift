@@ -12,7 +12,7 @@ struct RotaryEmbedding: Sendable {
     let frequencies: [Float]
     /// Multiplies cosine and sine.
     let attentionFactor: Float
-    /// Multiplies the scores: (width of a head)^-1/2, times m^2 with YaRN.
+    /// Multiplies the scores: (width of a head)^-1/2, times m^2 where YaRN is beside latent attention.
     let softmaxScale: Float
 
     init(_ configuration: ModelConfiguration) {
@@ -44,7 +44,8 @@ struct RotaryEmbedding: Sendable {
         } else {
             attentionFactor = Float(mscale(1))
         }
-        if let all = yarn.mscaleAllDimensions, all != 0 { scale *= mscale(all) * mscale(all) }
+        // Scores of latent attention only: elsewhere transformers has the factor in cosines and sines.
+        if case .latent = configuration.attention, let all = yarn.mscaleAllDimensions, all != 0 { scale *= mscale(all) * mscale(all) }
         softmaxScale = Float(scale)
     }
 

@@ -1,9 +1,10 @@
 """Time the reference forward pass beside transformers, and run one full-size layer of the 671B model.
 
-usage: benchmark_forward.py RECAST FIXTURES [--directory DIR] [--experts 256] [--tokens 256]     (pip install torch transformers)
+usage: benchmark_forward.py RECAST FIXTURES [--directory DIR] [--experts 256] [--tokens 256] [--grouped] (pip install torch transformers)
 
 1. The small model, BF16 weights, float32 arithmetic, 96 sequences of 224 tokens, loading included on both sides; in turns.
-2. One full-width mixture layer (hidden 7168, 128 heads) in FP8 with EXPERTS experts: tokens/s and peak memory of
+2. The same of random models with grouped-query attention, 16 sequences of 384 tokens (only these with --grouped).
+3. One full-width mixture layer (hidden 7168, 128 heads) in FP8 with EXPERTS experts: tokens/s and peak memory of
    `recast forward --memory 2GiB`. With --compare and few experts, transformers runs the same layer (in float32: 176 MB an expert).
 """
 import argparse
@@ -19,7 +20,10 @@ import time
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM
+from transformers import (AutoModelForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM, GptOssConfig, GptOssForCausalLM, LlamaConfig, LlamaForCausalLM,
+                          MiniMaxM2Config, MiniMaxM2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
+
+import random_model
 
 transformers.logging.set_verbosity_error()
 parser = argparse.ArgumentParser()
@@ -29,6 +33,7 @@ parser.add_argument('--directory')
 parser.add_argument('--experts', type=int, default=256)
 parser.add_argument('--tokens', type=int, default=256)
 parser.add_argument('--compare', action='store_true')
+parser.add_argument('--grouped', action='store_true')
 options = parser.parse_args()
 work = tempfile.mkdtemp(dir=options.directory)
 
@@ -49,6 +54,49 @@ def run_transformers(model, tokens, batch):
         for first in range(0, len(sequences), batch):
             loaded(torch.tensor(sequences[first:first + batch]), use_cache=False)
     return time.monotonic() - start
+
+
+# Wide enough that arithmetic counts, small enough for a minute.
+GROUPED = dict(vocab_size=4096, hidden_size=1024, intermediate_size=2048, num_hidden_layers=4, num_attention_heads=16, num_key_value_heads=4,
+               head_dim=64, max_position_embeddings=1024, tie_word_embeddings=False)
+SPARSE = dict(moe_intermediate_size=512, num_experts_per_tok=4)
+MODELS = {
+    'Llama': (LlamaConfig, LlamaForCausalLM, dict(rope_parameters=dict(rope_type='default', rope_theta=5e5))),
+    'Qwen3': (Qwen3Config, Qwen3ForCausalLM, {}),
+    'Qwen3-MoE': (Qwen3MoeConfig, Qwen3MoeForCausalLM, dict(SPARSE, num_experts=32, norm_topk_prob=True)),
+    'GLM-4-MoE': (Glm4MoeConfig, Glm4MoeForCausalLM, dict(
+        SPARSE, n_routed_experts=32, n_shared_experts=1, first_k_dense_replace=1, use_qk_norm=True, num_nextn_predict_layers=0,
+        rope_parameters=dict(rope_type='default', rope_theta=1e6, partial_rotary_factor=0.5))),
+    'MiniMax-M2': (MiniMaxM2Config, MiniMaxM2ForCausalLM, dict(
+        intermediate_size=512, num_local_experts=32, num_experts_per_tok=4,
+        rope_parameters=dict(rope_type='default', rope_theta=5e6, partial_rotary_factor=0.5))),
+    'gpt-oss': (GptOssConfig, GptOssForCausalLM, dict(
+        intermediate_size=512, num_local_experts=32, num_experts_per_tok=4, sliding_window=128, rope_parameters=dict(
+            rope_type='yarn', rope_theta=150000.0, factor=4.0, beta_fast=32.0, beta_slow=1.0, original_max_position_embeddings=256, truncate=False))),
+}
+
+
+def grouped_models():
+    """Each in turns with transformers; exits if one is slower."""
+    tokens, slow = work + '/grouped.json', []
+    sequences = [torch.randint(0, 4096, (384,)).tolist() for _ in range(16)]
+    with open(tokens, 'w') as file:
+        json.dump({'sequences': sequences}, file)
+    count = sum(map(len, sequences))
+    for name, (Config, Model, fields) in MODELS.items():
+        folder = f'{work}/{name}'
+        random_model.fill(Model(Config(**{**GROUPED, **fields}))).to(torch.bfloat16).save_pretrained(folder)
+        ours, theirs = [], []
+        for _ in range(4):
+            ours.append(run_recast(folder, tokens))
+            theirs.append(run_transformers(folder, tokens, 8))
+        (recast, memory), python = sorted(ours[1:])[1], sorted(theirs[1:])[1]
+        print(f'{name}, {count:,} tokens: recast {count / recast:,.0f} tokens/s ({memory}), transformers {count / python:,.0f} tokens/s, '
+              f'ratio {python / recast:.2f}', flush=True)
+        slow += [name] if recast > python else []
+        shutil.rmtree(folder)
+    if slow:
+        sys.exit(f'slower than transformers: {", ".join(slow)}')
 
 
 def full_layer(folder):
@@ -115,6 +163,9 @@ def full_layer(folder):
 
 
 try:
+    if options.grouped:
+        grouped_models()
+        sys.exit(0)
     small = work + '/small'
     shutil.copytree(options.fixtures + '/tiny-deepseek-v3-bf16', small)
     for name in os.listdir(small):
@@ -131,6 +182,7 @@ try:
     python = sorted(theirs[1:])[1]
     print(f'small model, {count:,} tokens: recast {count / recast:,.0f} tokens/s ({memory}), transformers {count / python:,.0f} tokens/s, ratio {python / recast:.2f}', flush=True)
 
+    grouped_models()
     size = full_layer(work + '/layer')
     with open(work + '/tokens.json', 'w') as file:
         json.dump({'sequences': [torch.randint(0, 1024, (options.tokens,)).tolist()]}, file)

@@ -1,6 +1,6 @@
 """Check `recast forward` against transformers on other architectures of the family.
 
-usage: forward_interop.py RECAST      (pip install 'torch==2.13.0' transformers==5.17.0 safetensors 'mlx[cpu]' mlx-lm)
+usage: forward_interop.py RECAST      (pip install 'torch==2.13.0' transformers==5.24.0 safetensors 'mlx[cpu]' mlx-lm)
 
 Makes small random models with transformers, saves them as released checkpoints, and compares float32 logits: DeepSeek-V3 in
 Kimi-K2's and Moonlight's manner (one group, no YaRN, hidden size 320, with and without a query rank), DeepSeek-V2 (softmax,
@@ -107,7 +107,7 @@ CASES = {
     'gpt-oss': (GptOssConfig, GptOssForCausalLM, GPT_OSS),
     'gpt-oss, one kind of layer, tied': (GptOssConfig, GptOssForCausalLM, dict(
         GPT_OSS, intermediate_size=96, layer_types=['full_attention', 'sliding_attention', 'sliding_attention'], tie_word_embeddings=True,
-        sliding_window=1, attention_bias=False, rms_norm_eps=1e-3)),
+        sliding_window=1, attention_bias=False, rms_norm_eps=1e-3, swiglu_limit=4.5, swiglu_alpha=1.3)),
 }
 
 # Wide enough for groups of 128.
@@ -129,7 +129,7 @@ def save(folder, Config, Model, options):
     random_model.fill(model)
     with torch.no_grad():
         for key, tensor in model.named_parameters():
-            # Sinks that weigh something, and activations on both sides of gpt-oss's limit, which is 7 in this transformers whatever the configuration says.
+            # Sinks that weigh something, and activations on both sides of gpt-oss's limit.
             if key.endswith('.sinks') or key.endswith('.gate_up_proj_bias'):
                 tensor.normal_(0, 2 if key.endswith('.sinks') else 6)
     model.to(torch.bfloat16).save_pretrained(folder + '/model', max_shard_size='300KB')

@@ -5,7 +5,7 @@ usage: gguf_architectures_interop.py RECAST FIXTURES    (pip install torch trans
 Makes small random models with transformers, saves them as released checkpoints with the small model's tokenizer, and writes each as GGUF twice:
 by `recast convert` and by the converter. Every tensor must have the same name, type, shape and bytes, every key but the tokenizer's the same value
 and type; llama.cpp must load what Recast wrote in F32, and the median KL divergence of its logits from `recast forward`'s stay below 1e-5 nats.
-Back in safetensors every value is the same.
+Back in safetensors every value is the same. NVFP4 and integers that a type can hold are repacked.
 """
 import json
 import os
@@ -126,6 +126,47 @@ def add_prediction(folder):
     json.dump(config, open(config_path, 'w'))
 
 
+def check_repacked(path):
+    """NVFP4 of a checkpoint is what llama.cpp's converter makes of it, and integers in groups of 32 fit the types that have as many bits."""
+    save(path('bf16'), Qwen3MoeConfig, Qwen3MoeForCausalLM, CASES['qwen3_moe'][2])
+    for layout in ('nvfp4', 'nvfp4-modelopt'):
+        base.recast('convert', path('bf16'), path(layout), '--to', layout, '--quiet')
+        base.recast('convert', path(layout), path('nvfp4.gguf'), '--to', 'bf16', '--overwrite', '--quiet')
+        # The converter knows ModelOpt's NVFP4 by the name that it has beside scales of inputs.
+        shutil.copytree(path(layout), path('named-' + layout))
+        for file in ('config.json', 'hf_quant_config.json'):
+            if os.path.exists(path('named-' + layout + '/' + file)):
+                with open(path('named-' + layout + '/' + file)) as opened:
+                    text = opened.read().replace('W4A16_NVFP4', 'NVFP4')
+                with open(path('named-' + layout + '/' + file), 'w') as opened:
+                    opened.write(text)
+        ran = subprocess.run([sys.executable, '-c', CONVERTER, path('named-' + layout), '--outtype', 'bf16', '--outfile', path('theirs.gguf')],
+                             capture_output=True, text=True)
+        if ran.returncode:
+            sys.exit(f'the converter fails on {layout}: {ran.stderr[-2000:]}')
+        mine, theirs = gguf.GGUFReader(path('nvfp4.gguf')), gguf.GGUFReader(path('theirs.gguf'))
+        # The scales of inputs are 1 where a checkpoint has none, and then nobody needs them.
+        expected = {t.name: t for t in theirs.tensors if not t.name.endswith('.input_scale')}
+        different = [t.name for t in mine.tensors if t.name not in expected
+                     or (t.tensor_type, t.shape.tolist()) != (expected[t.name].tensor_type, expected[t.name].shape.tolist())
+                     or not (t.data.tobytes() == expected[t.name].data.tobytes()
+                             or t.name.endswith('.scale') and abs(t.data / expected[t.name].data - 1).max() < 1e-6)]
+        blocks = sum(t.tensor_type == gguf.GGMLQuantizationType.NVFP4 for t in mine.tensors)
+        base.check(f'{layout} as GGUF: {len(expected)} tensors, {blocks} of NVFP4', blocks > 20 and not different and len(mine.tensors) == len(expected)
+                   and fields(mine)['general.file_type'] == fields(theirs)['general.file_type'], f'are the converter\'s {different or ""}'.rstrip())
+        base.recast('verify', path(layout), path('nvfp4.gguf'), '--weights-only', '--exact')
+        base.recast('convert', path('nvfp4.gguf'), path('back'), '--to', 'bf16', '--overwrite', '--quiet')
+        base.recast('verify', path(layout), path('back'), '--weights-only', '--exact')
+        base.check(f'{layout} as GGUF and back', True, 'every value is the same')
+    base.recast('convert', path('bf16'), path('int4'), '--to', 'int4-g32', '--quiet')
+    with open(path('recipe.yaml'), 'w') as file:
+        file.write('rules:\n  - match: "*embed_tokens*"\n    to: bf16\n  - match: "lm_head*"\n    to: bf16\n')
+    for type in ('Q4_0', 'Q4_1', 'Q5_0', 'Q5_1', 'Q8_0'):
+        base.recast('convert', path('int4'), path('int4.gguf'), '--to', type, '--recipe', path('recipe.yaml'), '--overwrite', '--quiet', '--require-exact')
+        base.recast('verify', path('int4'), path('int4.gguf'), '--weights-only', '--exact')
+        base.check(f'int4-g32 as {type}', True, 'every value is the same')
+
+
 def fields(reader):
     return {name: (field.types, field.contents()) for name, field in reader.fields.items()
             if not name.startswith(('tokenizer.', 'GGUF.')) and name not in ('general.name', 'general.finetune', 'general.basename')}
@@ -183,6 +224,8 @@ def main():
                 field = reader.fields.get(('glm4moe' if held == 0 else 'deepseek2') + '.nextn_predict_layers')
                 base.check(f'{name} {flag}', count == held and (field.contents() if field else 0) == held, f'{count} modules')
                 base.runs_as_llama_cpp(lib, f'{name} {flag}', path('other.gguf'), path('other.gguf'), scratch, has_close_routers=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        check_repacked(lambda file: os.path.join(scratch, file))
     print(f'{base.passed} passed')
 
 

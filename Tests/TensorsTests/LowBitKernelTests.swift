@@ -114,42 +114,57 @@ import Testing
             #expect(back == codes)
             let matrix = (0..<rows * columns).map { UInt32($0) }
             var turned = [UInt32](repeating: 0, count: matrix.count)
-            ck_transpose_words(matrix, rows, columns, &turned)
+            ck_transpose_words(level.rawValue, matrix, rows, columns, &turned)
             #expect(turned.indices.allSatisfy { turned[$0] == matrix[$0 % rows * columns + $0 / rows] })
         }
     }
 
     @Test(arguments: KernelLevel.available) func fp4IsTheScalarType(_ level: KernelLevel) {
         var random = SeededGenerator(5)
-        for _ in 0..<300 {
-            let count = 2 * Int.random(in: 1...40, using: &random)
-            let source = values(count, &random)
-            let scale = Float(sign: .plus, exponent: Int.random(in: -126...126, using: &random), significand: 1)
-            let odd = abs(random.normal(1)) + 0.01
-            func codes(_ scale: Float, _ rule: Int) -> [UInt8] {
-                var bytes = [UInt8](repeating: 0, count: count / 2)
-                ck_e2m1_encode(level.rawValue, source, count, scale, Int32(rule), &bytes)
+        for round in 0..<400 {
+            let size = [16, 32, 64, 2 * Int.random(in: 1...40, using: &random)][round % 4]
+            let groups = Int.random(in: 1...5, using: &random)
+            var source = values(groups * size, &random)
+            let powers = (0..<groups).map { _ in Float(sign: .plus, exponent: Int.random(in: -127...127, using: &random), significand: 1) }
+            let odd = (0..<groups).map { _ in
+                switch Int.random(in: 0...7, using: &random) {
+                case 0: Float(bitPattern: UInt32.random(in: 0...0x7F7F_FFFF, using: &random))
+                default: abs(random.normal(1)) + 0.01
+                }
+            }
+            // Values next to where codes change.
+            for group in 0..<groups {
+                for index in 0..<size where index % 2 == 0 {
+                    let edge =
+                        [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5].randomElement(using: &random)! * (round % 2 == 0 ? odd[group] : 1 / powers[group])
+                    let bits = Int(BFloat16(rounding: edge).bits) + Int.random(in: -1...1, using: &random)
+                    if (0...0x7F7F).contains(bits) { source[group * size + index] = UInt16(bits) | (index % 4 == 0 ? 0x8000 : 0) }
+                }
+            }
+            func codes(_ scales: [Float], _ rule: Int) -> [UInt8] {
+                var bytes = [UInt8](repeating: 0, count: groups * size / 2)
+                ck_e2m1_encode(level.rawValue, source, groups, size, scales, Int32(rule), &bytes)
                 return bytes.flatMap { [Nibbles.low($0), Nibbles.high($0)] }
             }
-            func even(_ value: Float) -> UInt8 { Float4E2M1(rounding: value.magnitude).bits | (value < 0 ? 8 : 0) }
-            let numbers = source.map { BFloat16(bits: $0).value }
-            #expect(codes(odd, CK_E2M1_DIVIDE) == numbers.map { even($0 / odd) })
-            #expect(codes(scale, CK_E2M1_MULTIPLY) == numbers.map { even(BFloat16(rounding: $0 * scale).value) })
-            let down = codes(scale, CK_E2M1_MULTIPLY_DOWN)
+            func even(_ value: Float) -> UInt8 { value.isNaN ? 0 : Float4E2M1(rounding: value.magnitude).bits | (value < 0 ? 8 : 0) }
+            let numbers = source.enumerated().map { (BFloat16(bits: $0.element).value, $0.offset / size) }
+            #expect(codes(odd, CK_E2M1_DIVIDE) == numbers.map { even($0.0 / odd[$0.1]) })
+            #expect(codes(powers, CK_E2M1_MULTIPLY) == numbers.map { even(BFloat16(rounding: $0.0 * powers[$0.1]).value) })
+            let down = codes(powers, CK_E2M1_MULTIPLY_DOWN)
             for (code, number) in zip(down, numbers) {
-                let value = number * scale, mine = Float4E2M1(bits: code).value
+                let value = number.0 * powers[number.1], mine = Float4E2M1(bits: code).value
                 // The nearest code; of two equally near ones that of smaller magnitude; zero without a sign.
                 let distances = (0..<8).map { (abs(Float4E2M1(bits: $0).value - value.magnitude), $0) }
                 let best = min(value.magnitude, 6) == 6 ? 7 : distances.min { $0.0 < $1.0 }!.1
                 #expect(abs(mine) == Float4E2M1(bits: best).value && (code == 0 || code != 8 && (code & 8 != 0) == (value < 0)))
             }
-            let bytes = (0..<count / 2).map { _ in UInt8.random(in: 0...255, using: &random) }
+            let bytes = (0..<groups * size / 2).map { _ in UInt8.random(in: 0...255, using: &random) }
             for negativeZero: Int32 in [0, 1] {
-                for factor in [scale, odd] {
-                    var decoded = [UInt16](repeating: 0, count: count)
-                    ck_e2m1_decode(level.rawValue, bytes, count, factor, negativeZero, &decoded)
-                    let expected = bytes.flatMap { [Nibbles.low($0), Nibbles.high($0)] }.map { code -> UInt16 in
-                        code == 8 && negativeZero == 0 ? 0 : BFloat16(rounding: Float4E2M1(bits: code).value * factor).bits
+                for factors in [powers, odd] {
+                    var decoded = [UInt16](repeating: 0, count: groups * size)
+                    ck_e2m1_decode(level.rawValue, bytes, groups, size, factors, negativeZero, &decoded)
+                    let expected = bytes.flatMap { [Nibbles.low($0), Nibbles.high($0)] }.enumerated().map { index, code -> UInt16 in
+                        code == 8 && negativeZero == 0 ? 0 : BFloat16(rounding: Float4E2M1(bits: code).value * factors[index / size]).bits
                     }
                     #expect(decoded == expected)
                 }

@@ -66,6 +66,16 @@ struct GGUFReader {
                     "tensor \(tensor.name) needs \(tensor.byteCount) bytes from byte \(tensor.offset) on, and the file has \(size); it is truncated")
             }
         }
+        if let last = tensors.last {
+            // A head that counts too few tensors has others where zeros should be, and its data begin too early.
+            guard try file.read(start - offset, at: offset).allSatisfy({ $0 == 0 }) else {
+                throw failure("between its head and its data, at byte \(offset), are no zeros; the head counts too few tensors")
+            }
+            let whole = last.offset - start + last.byteCount
+            guard size - start <= ceilingDivide(whole, alignment) * alignment else {
+                throw failure("its last tensor ends at byte \(start + whole), and the file has \(size)")
+            }
+        }
         var opened = TensorFile(tensors: tensors, bytes: file)
         opened.entries = metadata
         return opened
@@ -120,7 +130,7 @@ struct GGUFReader {
 
     private mutating func info() throws -> StoredTensor {
         let name = try string(limit: GGUF.nameLimit)
-        guard !name.isEmpty else { throw failure("a tensor has no name") }
+        guard !name.isEmpty, !name.utf8.contains(0) else { throw failure("a tensor has no name, or one that other readers cut") }
         let rank = try word()
         guard rank <= UInt32(GGUF.maximumRank) else { throw failure("tensor \(name) has \(rank) dimensions") }
         var shape: [Int] = []

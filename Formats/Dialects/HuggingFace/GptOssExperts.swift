@@ -40,7 +40,7 @@ package enum GptOssExperts {
             case "weight": (expected, types) = ([outputs, inputs / 2], [.u8])
             case "weight_scale": (expected, types) = ([outputs, ceilingDivide(inputs, 32)], [.u8, .f8E8M0])
             case "bias": (expected, types) = ([outputs], [.bf16, .f16, .f32])
-            default: (expected, types) = ([inputs, outputs], [.bf16])
+            default: (expected, types) = ([inputs, outputs], [.bf16, .f16, .f32])
             }
             guard tensor.shape == [experts] + expected, types.contains(tensor.type), tensor.byteCount > 0, tensor.byteCount % experts == 0,
                 inputs % 32 == 0 || ["bias", TransposedDenseLayout.leaf].contains(place.part)

@@ -118,18 +118,24 @@ package struct LlamaCpp: Dialect {
     )? {
         let name = piece.module + "." + leaf
         let role = LlamaCppNames.parse(name)?.place?.role
-        if dimensions.count < 2 || leaf != "weight" || name.hasSuffix("_norm.weight") || role == .router || role == .indexerHeadWeights {
+        if dimensions.count < 2 || leaf != "weight" || name.hasSuffix("_norm.weight") || role == .router
+            || role == .indexerHeadWeights && file.isPlain
+        {
             return (DenseLayout(.f32), "llama.cpp keeps it in F32")
         }
         // The converter takes gpt-oss's codes as they are, whatever the type of the rest.
         if file.isPlain, model.joinedExperts != nil, piece.stack != nil, Self.holdsMXFP4(stored), let blocks = GGMLBlockLayout(.mxfp4Block) {
             return (blocks, "--to \(file.name): MXFP4 stays what it is")
         }
+        // And all of NVFP4's, with the scale of the tensor beside them.
+        if file.isPlain, stored is NVFP4Layout || stored is NVFP4BlockLayout, NVFP4BlockLayout().obstacle(to: MatrixShape(dimensions)) == nil {
+            return (NVFP4BlockLayout(), "--to \(file.name): NVFP4 stays what it is")
+        }
         let known = model.roles.architecture.flatMap(LlamaCppArchitecture.named)
         let further = known.map(holdsPrediction) == true ? model.predictionLayers : 0
         let shape = LlamaCppFileType.Model(
             layers: min(model.layers, 1 << 24) + further, experts: model.experts, queryGroups: model.queryGroups, tiesHead: model.tiesHead,
-            hasImportance: hasImportance)
+            hasImportance: hasImportance, isLlama70B: known?.name == "llama" && model.layers == 80 && model.queryGroups > 1)
         let type = file.type(of: name, columns: dimensions[dimensions.count - 1], isStack: piece.stack.map { $0.count > 1 } ?? false, in: shape)
         let layout: any WeightLayout = GGMLBlockLayout(type).map { $0 as any WeightLayout } ?? DenseLayout(type)
         return (layout, type == file.type ? "--to \(file.name)" : "--to \(file.name): its rules say \(type.rawValue)")

@@ -45,6 +45,8 @@ package struct LlamaCppFileType: Sendable, Equatable {
         package var tiesHead: Bool
         /// Whether errors are weighed by an importance matrix.
         package var hasImportance: Bool
+        /// What llama.cpp takes for Llama 70B: eighty layers whose values are shared by several heads.
+        package var isLlama70B = false
     }
 
     /// The type of a tensor.
@@ -115,6 +117,11 @@ package struct LlamaCppFileType: Sendable, Equatable {
 
     private func value(_ layer: Int, _ isSensitive: Bool, _ model: Model) -> ScalarType {
         if model.experts == 8 { return .q8_0 }
+        let wanted = valueRule(layer, isSensitive, model)
+        return model.isLlama70B && (wanted == .q3K || wanted == .q4K) ? .q5K : wanted
+    }
+
+    private func valueRule(_ layer: Int, _ isSensitive: Bool, _ model: Model) -> ScalarType {
         switch name {
         case "Q2_K": return model.queryGroups >= 4 ? .q4K : .q3K
         case "Q3_K_M": return layer < 2 ? .q5K : .q4K

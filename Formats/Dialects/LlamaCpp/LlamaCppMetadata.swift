@@ -48,8 +48,8 @@ struct LlamaCppMetadata {
         add("general.size_label", .string(Self.sizeLabel(model.tensors)))
         try addSizes()
         // Plain numbers beside MXFP4 blocks have a type of their own.
-        let holdsBlocks = file.isPlain && model.tensors.contains { $0.type == .mxfp4Block }
-        add("general.file_type", .u32(holdsBlocks ? 38 : file.number))
+        let kept = file.isPlain ? model.tensors.lazy.map(\.type).first { $0 == .mxfp4Block || $0 == .nvfp4Block } : nil
+        add("general.file_type", .u32(kept == .mxfp4Block ? 38 : kept == .nvfp4Block ? 39 : file.number))
         addFields()
         add("general.quantization_version", .u32(2))
         for entry in entries {

@@ -21,6 +21,13 @@ package struct LlamaCppReading {
         _ stored: [StoredTensor], _ entries: [GGUFEntry], isUnstacked: Bool, read: (StoredTensor) throws -> [UInt8]
     ) throws {
         let name = entries["general.architecture"]?.string ?? ""
+        let types = Dictionary(stored.map { ($0.name, $0.type) }) { first, _ in first }
+        for tensor in stored where tensor.name.hasSuffix(".scale") {
+            guard let type = types[tensor.name.dropLast("scale".utf8.count) + "weight"], type != .nvfp4Block else { continue }
+            throw DialectFailure(
+                tensor: tensor.name, reason: "would multiply a weight of \(type.rawValue), and only NVFP4 has a scale of its tensor that is read here"
+            )
+        }
         let known = LlamaCppArchitecture.called(name).flatMap { known in
             Architecture.known.first { !$0.modelTypes.isDisjoint(with: known.modelTypes) }.map { (known, $0) }
         }
@@ -141,7 +148,8 @@ package struct LlamaCppReading {
         guard ModuleRole.routedExpert.contains(place.role) else {
             return architecture.module(place.role, layer: place.layer).map { renamed($0 + "." + leaf) }
         }
-        guard isUnstacked, tensor.shape.count == (leaf == "bias" ? 2 : 3), tensor.byteCount > 0, (1...stackLimit).contains(tensor.shape[0]),
+        let rank = leaf == NVFP4BlockLayout.scaleLeaf ? 1 : leaf == "bias" ? 2 : 3
+        guard isUnstacked, tensor.shape.count == rank, tensor.byteCount > 0, (1...stackLimit).contains(tensor.shape[0]),
             tensor.byteCount % tensor.shape[0] == 0
         else { return nil }
         let count = tensor.shape[0], size = tensor.byteCount / count
@@ -151,6 +159,7 @@ package struct LlamaCppReading {
             var slice = tensor
             slice.name = module + "." + leaf
             slice.shape.removeFirst()
+            if rank == 1 { slice.shape = [1] }
             slice.offset += expert * size
             slice.byteCount = size
             slices.append(slice)

@@ -104,18 +104,17 @@ package struct AWQLayout: IntegerCodedLayout, Equatable {
         let level = KernelLevel.active.rawValue
         var codes = [UInt8](repeating: 0, count: rows.count * shape.columns)
         var groups = [GroupParameters](repeating: GroupParameters(scale: 0, zero: 0), count: rows.count * count)
-        func f16(_ value: Float) -> Float { Binary16(rounding: value).value }
-        let smallest = f16(1e-5)
+        let smallest = ck_round_f16(1e-5)
         for index in 0..<rows.count * count {
             let row = rows.lowerBound + index / count
             var least: UInt16 = 0, greatest: UInt16 = 0
             ck_bf16_range(level, source + index * size, size, &least, &greatest)
             guard least & 0x7FFF < 0x7F80, greatest & 0x7FFF < 0x7F80 else { throw .notFinite(row: row) }
-            let low = f16(BFloat16(bits: least).value), high = f16(BFloat16(bits: greatest).value)
-            let scale = f16(max(f16(high - low), smallest) / 15)
+            let low = ck_round_f16(BFloat16(bits: least).value), high = ck_round_f16(BFloat16(bits: greatest).value)
+            let scale = ck_round_f16(max(ck_round_f16(high - low), smallest) / 15)
             // Beyond F16's range there are no values, and a group wider than it has no scale.
             guard low.isFinite, high.isFinite, scale.isFinite else { throw .overflowsF16(row: row) }
-            let zero = min(max(-f16(low / scale).rounded(.toNearestOrEven), 0), 15)
+            let zero = min(max(-ck_round_f16(low / scale).rounded(.toNearestOrEven), 0), 15)
             groups[index] = GroupParameters(scale: scale, zero: zero)
             codes.withUnsafeMutableBufferPointer {
                 ck_affine_encode(level, source + index * size, size, scale, zero, 15, Int32(CK_ZERO_POINT_F16), $0.baseAddress! + index * size)

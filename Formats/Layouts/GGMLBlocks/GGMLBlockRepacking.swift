@@ -26,27 +26,41 @@ struct MXFP4Blocks: Repacking {
     }
 }
 
-/// Integers in groups of 32 columns as ggml's blocks of 32, where F16 holds their scales (and, for Q4_1, their biases) exactly.
+/// Integers in groups of 32 columns as ggml's blocks of 32 of as many bits or more, where F16 holds their scales (and, for types that have some, their
+/// minima) exactly.
 struct IntegerBlocks: Repacking {
     let from: any IntegerCodedLayout
     let to: GGMLBlockLayout
+    private let bits: Int
+    private let hasMinimum: Bool
 
     var source: any WeightLayout { from }
     var target: any WeightLayout { to }
 
-    private var hasMinimum: Bool { to.type == .q4_1 }
-    private var middle: Float { Float(1 << (from.bits - 1)) }
-
     /// Nil where the two have nothing in common.
     init?(_ from: any IntegerCodedLayout, _ to: GGMLBlockLayout) {
-        let bits = [ScalarType.q4_0: 4, .q4_1: 4, .q8_0: 8][to.type]
+        switch to.type {
+        case .q4_0, .q4_1: bits = 4
+        case .q5_0, .q5_1: bits = 5
+        case .q8_0: bits = 8
+        default: return nil
+        }
+        hasMinimum = to.type == .q4_1 || to.type == .q5_1
         // A reader of F16 scales rounds its products to F16, and ggml's does not.
-        guard bits == from.bits, from.groupSize == 32, from.hasContiguousGroups, from.scaleType == .bf16 else { return nil }
+        guard from.bits <= bits, from.groupSize == 32, from.hasContiguousGroups, from.scaleType == .bf16 else { return nil }
         self.from = from
         self.to = to
     }
 
     private static func isExact(_ value: Float) -> Bool { value.isFinite && Binary16(rounding: value).value == value }
+
+    /// What is added to a code: ggml's have their zero in the middle, or at the minimum.
+    private func shift(_ group: GroupParameters) -> Int? {
+        if hasMinimum { return 0 }
+        guard let zero = Int(exactly: group.zero) else { return nil }
+        let shift = 1 << (bits - 1) - zero
+        return shift >= 0 && shift + 1 << from.bits <= 1 << bits ? shift : nil
+    }
 
     func obstacle(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape) -> String? {
         let count = rows.count * from.groupCount(shape)
@@ -56,7 +70,7 @@ struct IntegerBlocks: Repacking {
             for index in 0..<count {
                 let group = groups[index]
                 guard Self.isExact(group.scale) else { return "F16 does not hold the scale \(group.scale), and \(to.name) stores scales in it" }
-                if !hasMinimum, group.zero != middle { return "\(to.name) has no zero points, and one is \(group.zero)" }
+                if shift(group) == nil { return "\(to.name) has no zero points, and with \(group.zero) not every code has a place" }
                 if hasMinimum, !Self.isExact(-group.zero * group.scale) { return "F16 does not hold the minimum \(-group.zero * group.scale)" }
             }
             return nil
@@ -65,10 +79,12 @@ struct IntegerBlocks: Repacking {
 
     func repack(_ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into targets: [UnsafeMutableRawBufferPointer]) {
         let blocks = targets[0]
+        let size = (hasMinimum ? 4 : 2) + (bits == 8 ? 32 : bits == 5 ? 20 : 16)
         from.withCodes(parts, rows: rows, shape: shape) { codes, groups in
             for group in 0..<rows.count * shape.columns / 32 {
                 let codes = codes + group * 32
-                var place = group * (hasMinimum ? 20 : from.bits == 8 ? 34 : 18)
+                let shift = UInt8(truncatingIfNeeded: shift(groups[group]) ?? 0)
+                var place = group * size
                 func put(_ value: Float) {
                     let bits = Binary16(rounding: value).bits
                     blocks[place] = UInt8(truncatingIfNeeded: bits)
@@ -77,11 +93,16 @@ struct IntegerBlocks: Repacking {
                 }
                 put(groups[group].scale)
                 if hasMinimum { put(-groups[group].zero * groups[group].scale) }
-                if from.bits == 8 {
-                    for j in 0..<32 { blocks[place + j] = codes[j] &- 128 }
-                } else {
-                    for j in 0..<16 { blocks[place + j] = codes[j] | codes[j + 16] << 4 }
+                if bits == 8 {
+                    for j in 0..<32 { blocks[place + j] = codes[j] &+ shift &- 128 }
+                    continue
                 }
+                if bits == 5 {
+                    // The fifth bits of all codes come first.
+                    for byte in 0..<4 { blocks[place + byte] = (0..<8).reduce(0) { $0 | ((codes[byte * 8 + $1] &+ shift) >> 4 & 1) << UInt8($1) } }
+                    place += 4
+                }
+                for j in 0..<16 { blocks[place + j] = (codes[j] &+ shift) & 15 | (codes[j + 16] &+ shift) << 4 }
             }
         }
     }

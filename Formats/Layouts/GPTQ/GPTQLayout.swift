@@ -96,7 +96,7 @@ package struct GPTQLayout: IntegerCodedLayout, Equatable {
         guard let words = parts[0].scalars(UInt32.self).baseAddress else { return }
         let wordsPerRow = shape.columns * bits / 32
         withUnsafeTemporaryAllocation(of: UInt32.self, capacity: max(1, rows.count * wordsPerRow)) { turned in
-            ck_transpose_words(words, wordsPerRow, rows.count, turned.baseAddress)
+            ck_transpose_words(KernelLevel.active.rawValue, words, wordsPerRow, rows.count, turned.baseAddress)
             BitStream.unpackRows(
                 UnsafeRawBufferPointer(turned), bits: bits, wordsPerRow: wordsPerRow, rows: rows.count, columns: shape.columns, into: codes)
         }
@@ -127,7 +127,7 @@ package struct GPTQLayout: IntegerCodedLayout, Equatable {
         withUnsafeTemporaryAllocation(of: UInt32.self, capacity: max(1, rows.count * wordsPerRow)) { turned in
             BitStream.packRows(
                 codes, bits: bits, wordsPerRow: wordsPerRow, rows: rows.count, columns: shape.columns, into: UnsafeMutableRawBufferPointer(turned))
-            ck_transpose_words(turned.baseAddress, rows.count, wordsPerRow, words)
+            ck_transpose_words(KernelLevel.active.rawValue, turned.baseAddress, rows.count, wordsPerRow, words)
         }
         for group in 0..<count {
             BitStream.pack(zeros + group * (rows.count * bits / 32), bits: bits, count: rows.count) { row in
@@ -203,7 +203,7 @@ package struct GPTQLayout: IntegerCodedLayout, Equatable {
             }
             if low == 0, high == 0 { (low, high) = (-1, 1) }
             let scale = (high - low) / greatestCode
-            let stored = Binary16(rounding: scale).value
+            let stored = ck_round_f16(scale)
             guard stored.isFinite else { throw .overflowsF16(row: row) }
             let zero = min(symmetric ? Float(1 << (bits - 1)) : (-low / scale).rounded(.toNearestOrEven), greatestCode)
             groups[index] = GroupParameters(scale: stored, zero: zero)

@@ -77,8 +77,11 @@ package struct MXFP4Layout: FloatCodedLayout, Equatable {
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
     ) {
         guard let codes = parts[0].scalars(UInt8.self).baseAddress, let target = values.baseAddress else { return }
-        for group in 0..<rows.count * shape.columns / 32 {
-            ck_e2m1_decode(KernelLevel.active.rawValue, codes + group * 16, 32, Float8E8M0(bits: parts[1][group]).value, 1, target + group * 32)
+        let groups = shape.columns / 32
+        var scales = [Float](repeating: 0, count: groups)
+        for row in 0..<rows.count {
+            for group in 0..<groups { scales[group] = Float8E8M0(bits: parts[1][row * groups + group]).value }
+            ck_e2m1_decode(KernelLevel.active.rawValue, codes + row * groups * 16, groups, 32, scales, 1, target + row * shape.columns)
         }
     }
 
@@ -92,17 +95,24 @@ package struct MXFP4Layout: FloatCodedLayout, Equatable {
         }
         guard let codes = parts[0].scalars(UInt8.self).baseAddress, let source = values.baseAddress else { return }
         let level = KernelLevel.active.rawValue
-        for group in 0..<rows.count * shape.columns / 32 {
-            let values = source + group * 32
-            let amax = ck_bf16_amax(level, values, 32, 1, 32)
-            guard amax < 0x7F80 else { throw .notFinite(row: rows.lowerBound + group * 32 / shape.columns) }
-            var exponent = naming == .mlx ? Self.mlxExponent(amax) : Self.exponent(amax)
-            if let search {
-                let block = BlockScaleSearch.Block(values: values, stride: 32, width: 32, firstColumn: group * 32 % shape.columns)
-                exponent = better(exponent, block, codes + group * 16, search)
+        let groups = shape.columns / 32
+        var largest = [UInt16](repeating: 0, count: groups)
+        var factors = [Float](repeating: 0, count: groups)
+        for row in 0..<rows.count {
+            let values = source + row * shape.columns, codes = codes + row * groups * 16
+            ck_bf16_group_amax(level, values, groups, 32, &largest)
+            for group in 0..<groups {
+                let amax = largest[group]
+                guard amax < 0x7F80 else { throw .notFinite(row: rows.lowerBound + row) }
+                var exponent = naming == .mlx ? Self.mlxExponent(amax) : Self.exponent(amax)
+                if let search {
+                    let block = BlockScaleSearch.Block(values: values + group * 32, stride: 32, width: 32, firstColumn: group * 32)
+                    exponent = better(exponent, block, codes + group * 16, search)
+                }
+                parts[1][row * groups + group] = exponent
+                factors[group] = Self.factor(exponent)
             }
-            parts[1][group] = exponent
-            encode(values, exponent, codes + group * 16)
+            ck_e2m1_encode(level, values, groups, 32, factors, rule, codes)
         }
     }
 
@@ -111,18 +121,18 @@ package struct MXFP4Layout: FloatCodedLayout, Equatable {
     ) -> UInt8 {
         let candidates = [0, 1, -1].lazy.map { Int(standard) + $0 }.filter { 0...254 ~= $0 }.map { UInt8($0) }
         return search.best(of: candidates, block) { exponent, decoded in
-            encode(block.values, exponent, codes)
-            ck_e2m1_decode(KernelLevel.active.rawValue, codes, 32, Float8E8M0(bits: exponent).value, 1, decoded)
+            let level = KernelLevel.active.rawValue
+            var factor = Self.factor(exponent), scale = Float8E8M0(bits: exponent).value
+            ck_e2m1_encode(level, block.values, 1, 32, &factor, rule, codes)
+            ck_e2m1_decode(level, codes, 1, 32, &scale, 1, decoded)
         } ?? standard
     }
 
-    /// Division by a power of two: exact, or so small that the code is zero. compressed-tensors' quotient is a BF16, which matters there, as
-    /// zero has no sign.
-    private func encode(_ values: UnsafePointer<UInt16>, _ exponent: UInt8, _ codes: UnsafeMutablePointer<UInt8>) {
-        let factor = Float(sign: .plus, exponent: 127 - Int(exponent), significand: 1)
-        ck_e2m1_encode(
-            KernelLevel.active.rawValue, values, 32, factor, Int32(naming == .mlx ? CK_E2M1_MULTIPLY_DOWN : CK_E2M1_MULTIPLY), codes)
-    }
+    /// Division by a power of two: exact, or so small that the code is zero.
+    private static func factor(_ exponent: UInt8) -> Float { Float(sign: .plus, exponent: 127 - Int(exponent), significand: 1) }
+
+    /// compressed-tensors' quotient is a BF16, which matters where it is zero, as zero has no sign.
+    private var rule: Int32 { Int32(naming == .mlx ? CK_E2M1_MULTIPLY_DOWN : CK_E2M1_MULTIPLY) }
 
     /// compressed-tensors: amax is rounded to a power of two by adding half a step of E2M1 to its bits and dropping the mantissa;
     /// the exponent is that power's less 2, E2M1's largest exponent, and no less than 0.

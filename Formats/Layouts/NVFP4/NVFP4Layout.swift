@@ -61,15 +61,21 @@ package struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
     /// The F32 scale of a group, as the reference joins the two.
     func joined(_ scale: Float, _ global: Float) -> Float { isModelOpt ? scale * global : scale / global }
 
+    /// That scale for each E4M3 code.
+    private func joinedScales(_ global: Float) -> [Float] { (0...255).map { joined(Float8E4M3(bits: $0).value, global) } }
+
     package func decode(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
     ) {
         guard let codes = parts[0].scalars(UInt8.self).baseAddress, let target = values.baseAddress else { return }
-        let global = parts[2].scalars(Float.self)[0]
-        for group in 0..<rows.count * shape.columns / 16 {
-            let scale = joined(Float8E4M3(bits: parts[1][group]).value, global)
+        let joined = joinedScales(parts[2].scalars(Float.self)[0])
+        let groups = shape.columns / 16
+        var scales = [Float](repeating: 0, count: groups)
+        for row in 0..<rows.count {
+            for group in 0..<groups { scales[group] = joined[Int(parts[1][row * groups + group])] }
             // ModelOpt's table has no negative zero.
-            ck_e2m1_decode(KernelLevel.active.rawValue, codes + group * 8, 16, scale, isModelOpt ? 0 : 1, target + group * 16)
+            ck_e2m1_decode(
+                KernelLevel.active.rawValue, codes + row * groups * 8, groups, 16, scales, isModelOpt ? 0 : 1, target + row * shape.columns)
         }
     }
 
@@ -81,19 +87,35 @@ package struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
         let level = KernelLevel.active.rawValue
         let global = isModelOpt ? Self.modelOptScale(amax) : Self.globalScale(amax)
         parts[2].scalars(Float.self)[0] = global
-        for group in 0..<rows.count * shape.columns / 16 {
-            let values = source + group * 16
-            let largest = ck_bf16_amax(level, values, 16, 1, 16)
-            guard largest < 0x7F80 else { throw .notFinite(row: rows.lowerBound + group * 16 / shape.columns) }
-            var stored = isModelOpt ? Self.modelOptLocal(largest, global) : Self.localScale(largest, global)
-            if let search {
-                let block = BlockScaleSearch.Block(values: values, stride: 16, width: 16, firstColumn: group * 16 % shape.columns)
-                stored = better(stored, global, block, codes + group * 8, search)
+        let groups = shape.columns / 16
+        let joined = joinedScales(global)
+        var largest = [UInt16](repeating: 0, count: groups)
+        var scales = [Float](repeating: 0, count: groups)
+        // A tile has many groups and few different magnitudes: what a magnitude's scale is, is worked out once.
+        var locals = [UInt8](repeating: Self.unknown, count: 0x7F80)
+        for row in 0..<rows.count {
+            let values = source + row * shape.columns, codes = codes + row * groups * 8
+            ck_bf16_group_amax(level, values, groups, 16, &largest)
+            for group in 0..<groups {
+                let amax = largest[group]
+                guard amax < 0x7F80 else { throw .notFinite(row: rows.lowerBound + row) }
+                if locals[Int(amax)] == Self.unknown {
+                    locals[Int(amax)] = (isModelOpt ? Self.modelOptLocal(amax, global) : Self.localScale(amax, global)).bits
+                }
+                var stored = locals[Int(amax)]
+                if let search {
+                    let block = BlockScaleSearch.Block(values: values + group * 16, stride: 16, width: 16, firstColumn: group * 16)
+                    stored = better(Float8E4M3(bits: stored), global, block, codes + group * 8, search).bits
+                }
+                parts[1][row * groups + group] = stored
+                scales[group] = joined[Int(stored)]
             }
-            parts[1][group] = stored.bits
-            ck_e2m1_encode(level, values, 16, joined(stored.value, global), Int32(CK_E2M1_DIVIDE), codes + group * 8)
+            ck_e2m1_encode(level, values, groups, 16, scales, Int32(CK_E2M1_DIVIDE), codes)
         }
     }
+
+    /// No scale is negative.
+    private static let unknown: UInt8 = 0x80
 
     private func better(
         _ standard: Float8E4M3, _ global: Float, _ block: BlockScaleSearch.Block, _ codes: UnsafeMutablePointer<UInt8>, _ search: BlockScaleSearch
@@ -101,9 +123,9 @@ package struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
         let level = KernelLevel.active.rawValue
         let candidates = Self.steps.lazy.map { Int(standard.bits) + $0 }.filter { 1...0x7E ~= $0 }.map { Float8E4M3(bits: UInt8($0)) }
         return search.best(of: candidates, block) { scale, decoded in
-            let scale = joined(scale.value, global)
-            ck_e2m1_encode(level, block.values, 16, scale, Int32(CK_E2M1_DIVIDE), codes)
-            ck_e2m1_decode(level, codes, 16, scale, isModelOpt ? 0 : 1, decoded)
+            var scale = joined(scale.value, global)
+            ck_e2m1_encode(level, block.values, 1, 16, &scale, Int32(CK_E2M1_DIVIDE), codes)
+            ck_e2m1_decode(level, codes, 1, 16, &scale, isModelOpt ? 0 : 1, decoded)
         } ?? standard
     }
 

@@ -22,7 +22,7 @@ struct NVFP4Repacking: Repacking {
     }
 
     /// A tensor scale with which every code and every scale give the same BF16 value as with the reciprocal scale `global`.
-    private func reciprocal(of global: Float) -> Float? {
+    func reciprocal(of global: Float) -> Float? {
         guard global > 0, global.isFinite else { return nil }
         let inverse = 1 / global
         guard inverse > 0, inverse.isFinite else { return nil }

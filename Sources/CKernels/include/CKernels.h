@@ -77,22 +77,24 @@ void ck_pack_codes(int level, const uint8_t *codes, size_t count, int bits, uint
 void ck_unpack_codes(int level, const uint8_t *source, size_t count, int bits, uint8_t *codes);
 
 /// target[c][r] = source[r][c].
-void ck_transpose_words(const uint32_t *source, size_t rows, size_t columns, uint32_t *target);
+void ck_transpose_words(int level, const uint32_t *source, size_t rows, size_t columns, uint32_t *target);
 
 /// 4-bit codes [rows][columns] to and from AutoAWQ's words [columns][rows / 8]; rows divide by 8.
 void ck_awq_pack(int level, const uint8_t *codes, size_t rows, size_t columns, uint32_t *words);
 void ck_awq_unpack(int level, const uint32_t *words, size_t rows, size_t columns, uint8_t *codes);
 
-/// E2M1 codes of one group, two to a byte, the even one low: of w / scale, ties to even; of round_bf16(w * scale), ties to even; or
-/// of w * scale, ties to the smaller magnitude and without negative zero. `count` is even, values are finite.
+/// E2M1 codes, two to a byte, the even one low, of groups of `size` neighbours with a scale each: of w / scale, ties to even; of
+/// round_bf16(w * scale), ties to even; or of w * scale, ties to the smaller magnitude and without negative zero. `size` is even, values are finite.
 enum { CK_E2M1_DIVIDE = 0, CK_E2M1_MULTIPLY = 1, CK_E2M1_MULTIPLY_DOWN = 2 };
-void ck_e2m1_encode(int level, const uint16_t *source, size_t count, float scale, int rule, uint8_t *target);
+void ck_e2m1_encode(int level, const uint16_t *source, size_t groups, size_t size, const float *scales, int rule, uint8_t *target);
 
 /// round_bf16(code * scale) of E2M1 codes; the code of negative zero keeps its sign or not.
-void ck_e2m1_decode(int level, const uint8_t *source, size_t count, float scale, int negative_zero, uint16_t *target);
+void ck_e2m1_decode(int level, const uint8_t *source, size_t groups, size_t size, const float *scales, int negative_zero, uint16_t *target);
 
 void ck_bf16_to_f32(const uint16_t *source, float *target, size_t count);
 void ck_f32_to_bf16(const float *source, uint16_t *target, size_t count);
+/// The nearest F16 as F32; infinite beyond 65504 + 16.
+float ck_round_f16(float value);
 void ck_f16_to_f32(int level, const uint16_t *source, float *target, size_t count);
 void ck_f32_to_f16(int level, const float *source, uint16_t *target, size_t count);
 

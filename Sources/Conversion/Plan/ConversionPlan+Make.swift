@@ -21,6 +21,11 @@ extension ConversionPlan {
             guard !checkpoint.isUnstacked || checkpoint.isAsStored else {
                 throw ConversionFailure.usage("a copy keeps stacks of experts as they are: open the checkpoint with isUnstacked: false")
             }
+            guard checkpoint.entries.isEmpty || output.container == GGUF.self else {
+                throw ConversionFailure.usage(
+                    "a copy of a GGUF file's tensors would have names and orders that nobody reads outside of it; give --to bf16, f32 or a layout of \(output.container.name) files"
+                )
+            }
         } else {
             try checkpoint.requireReadable()
         }
@@ -158,7 +163,7 @@ extension ConversionPlan {
             throw CheckpointFailure.contradiction(
                 tensor: missing, file: "config.json", reason: "is promised and in no file; a file that says all of itself would be no model")
         }
-        for weight in checkpoint.weights where !known.contains(weight.name) && !WeightName.isCompanion(weight.name) {
+        for weight in checkpoint.weights where !known.contains(weight.name) && !WeightName.isCompanion(weight.name) && weight.count > 0 {
             if WeightName.layer(weight.name).map({ $0 >= model.layers }) ?? false || model.architecture.carries(weight.name) { continue }
             throw CheckpointFailure.contradiction(
                 tensor: weight.name, file: checkpoint.fileName(of: weight),

@@ -313,8 +313,16 @@ struct PlanDraft {
         var asked: [(index: Int, ways: [any Repacking])] = []
         var unused = Set<Int>()
         for (index, weight) in checkpoint.weights.enumerated() {
-            guard let stored = weight.layout, !stored.isDense,
-                let layout = try choice.decide(weight, roles: checkpoint.roles, used: &unused).layout, !layout.isDense,
+            guard let stored = weight.layout, !stored.isDense else { continue }
+            var ruled: (layout: any WeightLayout, reason: String)?
+            if choice.dialect.isSelfDescribing {
+                // Its readers' rules are about single tensors.
+                let pieces = try choice.dialect.pieces(of: LogicalTensor(name: weight.name, dimensions: weight.dimensions), in: model)
+                guard let piece = pieces.first, pieces.count == 1, piece.view == nil else { continue }
+                ruled = choice.dialect.layout(
+                    of: piece, leaf: String(WeightName.leaf(weight.name)), as: weight.dimensions, from: stored, in: model)
+            }
+            guard let layout = try choice.decide(weight, roles: checkpoint.roles, ruled: ruled, used: &unused).layout, !layout.isDense,
                 !layout.isStored(as: stored, shape: weight.shape),
                 case .possible(let ways) = LayoutRegistry.repacking(from: stored, to: layout, shape: weight.shape),
                 ways.contains(where: \.needsScales)
@@ -455,7 +463,10 @@ struct PlanDraft {
             throw ConversionFailure.usage(
                 "\(weight.name): config.json promises \(stack.count) experts, so there is no place \(stack.index) in their stack")
         }
-        for index in declarations.indices { declarations[index].shape = [stack.count] + declarations[index].shape }
+        // One number of each matrix is a vector of them.
+        for index in declarations.indices {
+            declarations[index].shape = [stack.count] + (declarations[index].shape == [1] ? [] : declarations[index].shape)
+        }
         var planned = planned
         planned.stackIndex = stack.index
         let member = Member(weight: planned, index: stack.index, count: stack.count)

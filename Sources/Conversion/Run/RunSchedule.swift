@@ -2,6 +2,9 @@ import Foundation
 
 /// Hands out the steps of a run. A shard's weights are written, the shard is flushed, its weights are audited, and then it
 /// gets its final name; shards later in the plan go on meanwhile.
+///
+/// A file system lets one thread at a time write a file, so every worker has a shard of its own to write while there are enough of them; when
+/// there are not, workers help where most is left.
 final class RunSchedule: @unchecked Sendable {
     enum Step {
         case write(Int)
@@ -12,7 +15,10 @@ final class RunSchedule: @unchecked Sendable {
 
     /// Invariant: everything below is touched only while `condition` is locked.
     private let condition = NSCondition()
-    private var writes: [Int]
+    /// Of each shard: weights to be written, the next one last.
+    private var writes: [[Int]]
+    /// The shards before it are written by somebody.
+    private var untouched = 0
     private var urgent: [Step] = []
     private var writesLeft: [Int]
     private var auditsLeft: [Int]
@@ -27,10 +33,11 @@ final class RunSchedule: @unchecked Sendable {
     ///   - shards: for each shard whether it still needs its final name.
     init(plan: ConversionPlan, writes: Set<Int>, audits: Set<Int>, unfinished: Set<Int>) {
         shardOfWeight = plan.weights.map(\.shard)
-        self.writes = plan.weights.indices.filter { writes.contains($0) }.reversed()
-        writesLeft = [Int](repeating: 0, count: plan.shards.count)
+        var written = [[Int]](repeating: [], count: plan.shards.count)
+        for weight in plan.weights.indices.reversed() where writes.contains(weight) { written[shardOfWeight[weight]].append(weight) }
+        self.writes = written
+        writesLeft = written.map(\.count)
         var audited = [[Int]](repeating: [], count: plan.shards.count)
-        for weight in writes { writesLeft[shardOfWeight[weight]] += 1 }
         for weight in plan.weights.indices where audits.contains(weight) { audited[shardOfWeight[weight]].append(weight) }
         auditsOfShard = audited
         auditsLeft = audited.map(\.count)
@@ -38,7 +45,8 @@ final class RunSchedule: @unchecked Sendable {
     }
 
     /// The next step; nil when there is nothing left or the run failed.
-    func next() -> Step? {
+    /// - Parameter shard: the one that the calling worker writes, which stays its own until all of it is begun.
+    func next(writing shard: inout Int?) -> Step? {
         condition.lock()
         defer { condition.unlock() }
         while failure == nil {
@@ -46,7 +54,7 @@ final class RunSchedule: @unchecked Sendable {
                 active += 1
                 return step
             }
-            if let weight = writes.popLast() {
+            if let weight = nextWrite(&shard) {
                 active += 1
                 return .write(weight)
             }
@@ -55,6 +63,14 @@ final class RunSchedule: @unchecked Sendable {
         }
         condition.broadcast()
         return nil
+    }
+
+    private func nextWrite(_ shard: inout Int?) -> Int? {
+        if let own = shard, let weight = writes[own].popLast() { return weight }
+        while untouched < writes.count, writes[untouched].isEmpty { untouched += 1 }
+        shard = untouched < writes.count ? untouched : writes.indices.max { writes[$0].count < writes[$1].count }
+        untouched += 1
+        return shard.flatMap { writes[$0].popLast() }
     }
 
     /// Says that a step is done and releases those that waited for it.

@@ -84,7 +84,8 @@ final class RunWork: Sendable {
     /// One worker: takes steps until there are none.
     func loop(memory: Int, workers: Int, counters: RunCounters, stop: StopToken) {
         let arena = Arena(limit: memory)
-        while let step = schedule.next() {
+        var shard: Int?
+        while let step = schedule.next(writing: &shard) {
             do {
                 if stop.isStopped { throw CancellationError() }
                 try carryOut(step, arena, workers, counters, stop)

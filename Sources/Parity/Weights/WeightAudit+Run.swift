@@ -235,8 +235,8 @@ private struct PairComparer: Sendable {
                     let target = values[index].assumingMemoryBound(to: Float.self)
                     if coded.count == 2, let base = target.baseAddress {
                         coded[index].decodeExactly(stored, rows: rows, shape: side.weight.shape, into: base)
-                    } else if let dense = side.weight.layout as? any UncodedLayout {
-                        dense.decodeFloats(stored[0], count: rows.count * columns, into: target)
+                    } else if let dense = side.weight.layout as? any NumberLayout {
+                        dense.decodeFloats(stored, rows: rows, shape: side.weight.shape, into: target)
                     } else if let base = target.baseAddress {
                         // The BF16 values in the second half of their room, widened from its beginning: no value is overwritten before it is read.
                         let count = rows.count * columns

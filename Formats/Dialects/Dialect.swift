@@ -128,7 +128,8 @@ extension Dialect {
 
     /// As the field has it: what is exempt by its role, and what is no matrix in a layer.
     package func exemption(of module: String, dimensions: [Int], roles: ModelRoles, from layout: (any WeightLayout)?) -> ModelRoles.Exemption? {
-        if let known = roles.exemption(of: module, isNarrow: layout.map { !$0.holdsFP8 } ?? false) { return known }
+        let known = roles.exemption(of: module, isNarrow: layout.map { !$0.holdsFP8 } ?? false, leavesPrediction: layout?.leavesPrediction ?? false)
+        if let known { return known }
         if dimensions.count != 2 {
             return dimensions.count < 2
                 ? .init(reason: "not a matrix", isImplied: true) : .init(reason: "stacked weights", isImplied: false)

@@ -130,8 +130,13 @@ package struct UniformMethod: Sendable, Equatable {
     package var hasDynamicExemptions: Bool
     /// Another file that must say the same (`hf_quant_config.json`), made from the exempt modules.
     package var sideFile: String?
+    /// Whether layers that predict further tokens stay unquantized: a pattern each.
+    package var leavesPrediction: Bool
 
-    package init(_ json: JSONObject, exemptions: String? = nil, hasDynamicExemptions: Bool = false, sideFile: String? = nil) {
+    package init(
+        _ json: JSONObject, exemptions: String? = nil, hasDynamicExemptions: Bool = false, sideFile: String? = nil, leavesPrediction: Bool = false
+    ) {
+        self.leavesPrediction = leavesPrediction
         self.json = json
         self.exemptions = exemptions
         self.hasDynamicExemptions = hasDynamicExemptions

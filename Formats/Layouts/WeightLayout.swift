@@ -95,6 +95,9 @@ package protocol WeightLayout: Sendable {
     /// Whether its readers look for the scale of a weight's inputs beside it.
     var takesInputScale: Bool { get }
 
+    /// Whether its readers build the layers that predict further tokens unquantized (vLLM's and SGLang's of ModelOpt's NVFP4 do).
+    var leavesPrediction: Bool { get }
+
     /// Whether it puts together what the readers of a dialect keep apart: such a weight is stored under their names, not under its own.
     var isJoinedFromParts: Bool { get }
 
@@ -126,6 +129,7 @@ extension WeightLayout {
     package var hasSignedScales: Bool { false }
     package var needsDescription: Bool { false }
     package var takesInputScale: Bool { false }
+    package var leavesPrediction: Bool { false }
     package var isJoinedFromParts: Bool { false }
     package func isStored(as other: any WeightLayout, shape: MatrixShape) -> Bool {
         type(of: other) == Self.self && parts(of: shape) == other.parts(of: shape) && name == other.name

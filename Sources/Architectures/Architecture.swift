@@ -20,6 +20,8 @@ package struct Architecture: Sendable, Equatable, CustomStringConvertible {
     /// Whether what stays unquantized in block-scaled FP8 is wired into the readers of `quant_method: fp8`, as for DeepSeek's releases. Otherwise
     /// routers, heads and the like are named in `modules_to_not_convert`, as the FP8 releases of other families do.
     package let wiresFP8Exemptions: Bool
+    /// Whether vLLM makes its routers as it makes other linear layers, so that a layout whose list has no patterns must name them.
+    package let listsRouters: Bool
     /// What stands beside the language model (towers, projectors) and is carried as it is: the first words of its names.
     package let carried: [String]
     /// Whether transformers takes the experts of a layer in stacks only, and fills in random numbers for others.
@@ -34,7 +36,7 @@ package struct Architecture: Sendable, Equatable, CustomStringConvertible {
     init(
         name: String, modelTypes: Set<String>, names: [ModuleRole: String], selectionBias: String? = nil, sinks: String? = nil,
         fused: [FusedModules], folds: [Fold],
-        ignorePatterns: [String], wiresFP8Exemptions: Bool = false, carried: [String] = [], needsStacks: Bool = false,
+        ignorePatterns: [String], wiresFP8Exemptions: Bool = false, listsRouters: Bool = false, carried: [String] = [], needsStacks: Bool = false,
         oracle: String,
         configuration: @escaping @Sendable (ConfigurationReader, Architecture) throws -> ModelConfiguration
     ) {
@@ -46,6 +48,7 @@ package struct Architecture: Sendable, Equatable, CustomStringConvertible {
         self.folds = folds
         self.ignorePatterns = ignorePatterns
         self.wiresFP8Exemptions = wiresFP8Exemptions
+        self.listsRouters = listsRouters
         self.carried = carried
         self.needsStacks = needsStacks
         self.oracle = oracle

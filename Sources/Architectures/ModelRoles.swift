@@ -3,7 +3,13 @@ package struct ModelRoles: Sendable {
     /// Nil where the architecture is not known and roles are inferred.
     package let architecture: Architecture?
 
-    package init(_ architecture: Architecture?) { self.architecture = architecture }
+    /// How many layers come before those that predict further tokens; nil where config.json does not say.
+    package let layers: Int?
+
+    package init(_ architecture: Architecture?, layers: Int? = nil) {
+        self.architecture = architecture
+        self.layers = layers
+    }
 
     /// The place of a module; nil where nothing is known of it.
     package func place(of module: some StringProtocol) -> ModulePlace? {
@@ -31,6 +37,7 @@ package struct ModelRoles: Sendable {
         /// Whether ``ignorePatterns`` or the consumers' own model code exempt the module already.
         package let isImplied: Bool
 
+        static let prediction = Exemption(reason: "multi-token prediction, unquantized for the readers of this layout", isImplied: false)
         static let indexerKeys = Exemption(reason: "indexer keys, read as BF16 or FP8 only", isImplied: false)
 
         package init(reason: String, isImplied: Bool) {
@@ -40,8 +47,11 @@ package struct ModelRoles: Sendable {
     }
 
     /// Why a module stays unquantized by default, as DeepSeek's releases and llm-compressor's recipes have it; nil if it is quantized.
-    /// - Parameter isNarrow: whether the layout that is asked for has less than FP8's eight bits, or other ones.
-    package func exemption(of module: String, isNarrow: Bool = false) -> Exemption? {
+    /// - Parameters:
+    ///   - isNarrow: whether the layout that is asked for has less than FP8's eight bits, or other ones.
+    ///   - leavesPrediction: whether its readers take layers that predict further tokens as they are released.
+    package func exemption(of module: String, isNarrow: Bool = false, leavesPrediction: Bool = false) -> Exemption? {
+        if leavesPrediction, let layers, let layer = WeightName.layer(module + "."), layer >= layers { return .prediction }
         if let role = architecture?.place(of: module)?.role {
             // vLLM makes one unquantized matrix of an indexer's keys and head weights; FP8 is decoded as it is loaded, and nothing narrower is
             // (vllm/models/deepseek_v32, `wk_weights_proj`).

@@ -9,6 +9,8 @@ extension Architecture {
         names: NameTable.joined(NameTable.groupedAttention, NameTable.attentionNorms, NameTable.dense, NameTable.mixture),
         fused: FusedModules.grouped, folds: Fold.grouped,
         ignorePatterns: ["lm_head", "re:.*embed_tokens$", "re:.*mlp.gate$", "re:.*norm$"],
+        // vllm-project/vllm:vllm/model_executor/models/qwen3_moe.py (`GateLinear` with the `quant_config`).
+        listsRouters: true,
         oracle: "Qwen3MoeForCausalLM",
         configuration: { config, architecture in
             try config.only("use_sliding_window", [.bool(false)])

@@ -37,7 +37,7 @@ CK_INLINE void e2m1_encode_loop(const uint16_t *source, size_t groups, size_t si
 }
 
 #if defined(__x86_64__)
-/// What a magnitude divided by the scale must exceed (or, for every second code of an even rule, reach) for each code, and in the last lane for a
+/// What a magnitude divided by the scale must exceed (or, for every second code of an even rule, reach) for each code, and in the last place for a
 /// sign. A quotient is rounded to F32 before it is compared, so the limits lie half a unit of F32 beyond the numbers themselves; where the scale is
 /// a power of two nothing is rounded that matters. Each times a scale is exact in F64.
 static const double e2m1_limits[3][8] = {
@@ -48,52 +48,77 @@ static const double e2m1_limits[3][8] = {
 
 /// The least magnitude of a BF16 number, as bits, that has at least each code; twice in each word. Magnitudes are ordered like their bits, so that
 /// codes are found by comparing integers.
-CK_TARGET_AVX512 static inline void e2m1_least(double scale, __m512d limits, __mmask8 reached, uint32_t least[8]) {
+CK_TARGET_AVX512 static inline __m256i e2m1_least(double scale, __m512d limits, __mmask8 reached) {
     __m512d limit = _mm512_mul_pd(_mm512_set1_pd(scale), limits);
     // To reach a limit is to exceed the number before it.
     reached &= _mm512_cmp_pd_mask(limit, _mm512_setzero_pd(), _CMP_GT_OQ);
     limit = _mm512_castsi512_pd(_mm512_mask_sub_epi64(_mm512_castpd_si512(limit), reached, _mm512_castpd_si512(limit), _mm512_set1_epi64(1)));
     __m256i bits = _mm256_castps_si256(_mm512_cvt_roundpd_ps(limit, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC));
     bits = _mm256_add_epi32(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    _mm256_storeu_si256((__m256i *)least, _mm256_or_si256(bits, _mm256_slli_epi32(bits, 16)));
+    return _mm256_or_si256(bits, _mm256_slli_epi32(bits, 16));
 }
 
-/// A register's 32 values: of one group, or of two of 16.
+/// The same of two scales in normal range, in F32: wherever a product is not next to a BF16 number, its error cannot matter.
+CK_TARGET_AVX512 static inline __m512i e2m1_least_of_two(const float scales[2], __m512 limits, const double exact[8], __mmask8 reached) {
+    __m512 scale = _mm512_mask_mov_ps(_mm512_set1_ps(scales[0]), 0xFF00, _mm512_set1_ps(scales[1]));
+    __m512i bits = _mm512_castps_si512(_mm512_mul_ps(scale, limits)), low = _mm512_set1_epi32(0xFFFF);
+    __mmask16 near = _mm512_cmple_epu32_mask(_mm512_and_si512(_mm512_add_epi32(bits, _mm512_set1_epi32(4)), low), _mm512_set1_epi32(8));
+    // The last limit is 0 in F32: below 2^16 every number but zero has a quotient that is none.
+    if (__builtin_expect(near & 0x7F7F, 0) || !(scales[0] > 0x1p-100f && scales[0] < 0x1p16f && scales[1] > 0x1p-100f && scales[1] < 0x1p16f)) {
+        __m512d precise = _mm512_loadu_pd(exact);
+        return _mm512_inserti64x4(_mm512_castsi256_si512(e2m1_least(scales[0], precise, reached)), e2m1_least(scales[1], precise, reached), 1);
+    }
+    bits = _mm512_add_epi32(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    return _mm512_or_si512(bits, _mm512_slli_epi32(bits, 16));
+}
+
+/// A register's 32 values, with the word of each limit at `first` (of its lower half) and `second`.
 CK_TARGET_AVX512 static inline __attribute__((always_inline)) void e2m1_codes(
-    const uint16_t *source, const uint32_t one[8], const uint32_t *two, uint8_t *target
+    const uint16_t *source, __m512i least, int first, int second, uint8_t *target
 ) {
     __m512i v = _mm512_loadu_si512(source), m = _mm512_and_si512(v, _mm512_set1_epi16(0x7FFF)), code = _mm512_setzero_si512();
-    __m512i least[8];
-    for (int i = 0; i < 8; i++) {
-        least[i] = _mm512_set1_epi32((int)one[i]);
-        if (two) least[i] = _mm512_mask_set1_epi32(least[i], 0xFF00, (int)two[i]);
-    }
-    for (int i = 0; i < 7; i++)
-        code = _mm512_mask_sub_epi16(code, _mm512_cmpge_epu16_mask(m, least[i]), code, _mm512_set1_epi16(-1));
-    __mmask32 negative = _mm512_mask_cmpge_epu16_mask(_mm512_movepi16_mask(v), m, least[7]);
-    code = _mm512_mask_or_epi32(code, 0xFFFF, code, _mm512_maskz_set1_epi16(negative, 8));
+    const __m512i one = _mm512_set1_epi16(1);
+#define CK_LEAST(N) _mm512_permutexvar_epi32(_mm512_mask_set1_epi32(_mm512_set1_epi32(first + N), 0xFF00, second + N), least)
+#define CK_COUNT(N) code = _mm512_mask_add_epi16(code, _mm512_cmpge_epu16_mask(m, CK_LEAST(N)), code, one);
+    CK_COUNT(0) CK_COUNT(1) CK_COUNT(2) CK_COUNT(3) CK_COUNT(4) CK_COUNT(5) CK_COUNT(6)
+    __mmask32 negative = _mm512_mask_cmpge_epu16_mask(_mm512_movepi16_mask(v), m, CK_LEAST(7));
+#undef CK_COUNT
+#undef CK_LEAST
+    code = _mm512_mask_add_epi16(code, negative, code, _mm512_set1_epi16(8));
     code = _mm512_or_si512(code, _mm512_srli_epi32(code, 12));
     _mm_storeu_si128((__m128i *)target, _mm512_cvtepi32_epi8(code));
 }
 
 CK_TARGET_AVX512 static void e2m1_encode_avx512(const uint16_t *source, size_t groups, size_t size, const float *scales, int rule, uint8_t *target) {
-    const __m512d limits = _mm512_loadu_pd(e2m1_limits[rule]);
+    const double *exact = e2m1_limits[rule];
+    const __m512d precise = _mm512_loadu_pd(exact);
+    const __m512 limits = _mm512_broadcast_f32x8(_mm512_cvtpd_ps(precise));
     const __mmask8 reached = rule == CK_E2M1_MULTIPLY_DOWN ? 0 : 0x2A;
-    size_t step = size == 16 ? 2 : 1, g = 0;
+    const __m512i unmoved = _mm512_broadcast_i64x4(e2m1_least(1, precise, reached));
+    size_t g = 0;
     if (size != 16 && size % 32) { e2m1_encode_loop(source, groups, size, scales, rule, target); return; }
-    for (; g + step <= groups; g += step, source += step * size, target += step * size / 2) {
-        uint32_t least[2][8];
+    for (; g + 2 <= groups; g += 2, source += 2 * size, target += size) {
         int isPlain = 1;
-        for (size_t i = 0; i < step; i++) {
-            float s = scales[g + i];
-            // Multiplying by a power of two is dividing by another.
-            int isPower = (ck_bits(s) & 0x7FFFFF) == 0 || (ck_bits(s) & 0x7F800000) == 0;
-            isPlain &= s >= 0 && (rule == CK_E2M1_DIVIDE || (isPower && s > 0));
-            e2m1_least(rule == CK_E2M1_DIVIDE ? (double)s : 1 / (double)s, limits, reached, least[i]);
+        __m512i least;
+        if (rule == CK_E2M1_DIVIDE) {
+            isPlain = scales[g] >= 0 && scales[g + 1] >= 0;
+            least = e2m1_least_of_two(scales + g, limits, exact, reached);
+        } else {
+            // Multiplying by a power of two moves the limits by as many exponents; from 1 on every number but zero keeps a sign.
+            uint32_t low = ck_bits(scales[g]), high = ck_bits(scales[g + 1]);
+            if (((low | high) & 0x807FFFFF) == 0 && low - 0x3F800000 <= 124u << 23 && high - 0x3F800000 <= 124u << 23) {
+                __m512i moved = _mm512_mask_set1_epi32(_mm512_set1_epi32((int)((low - 0x3F800000) >> 16)), 0xFF00, (int)((high - 0x3F800000) >> 16));
+                moved = _mm512_or_si512(moved, _mm512_slli_epi32(moved, 16));
+                least = _mm512_mask_sub_epi32(unmoved, rule == CK_E2M1_MULTIPLY ? 0x7F7F : 0xFFFF, unmoved, moved);
+            } else {
+                isPlain = 0;
+                least = unmoved;
+            }
         }
-        if (__builtin_expect(!isPlain, 0)) { e2m1_encode_loop(source, step, size, scales + g, rule, target); continue; }
-        if (step == 2) { e2m1_codes(source, least[0], least[1], target); continue; }
-        for (size_t i = 0; i < size; i += 32) e2m1_codes(source + i, least[0], NULL, target + i / 2);
+        if (__builtin_expect(!isPlain, 0)) { e2m1_encode_loop(source, 2, size, scales + g, rule, target); continue; }
+        if (size == 16) { e2m1_codes(source, least, 0, 8, target); continue; }
+        for (size_t i = 0; i < size; i += 32) e2m1_codes(source + i, least, 0, 0, target + i / 2);
+        for (size_t i = size; i < 2 * size; i += 32) e2m1_codes(source + i, least, 8, 8, target + i / 2);
     }
     e2m1_encode_loop(source, groups - g, size, scales + g, rule, target);
 }

@@ -130,7 +130,7 @@ package struct Checkpoint: Sendable {
             config = try Self.readConfig(directory + "/config.json", size) { try FileTree.read(directory + "/config.json", limit: Self.configLimit) }
         }
         if isUnstacked, Mistral.isNative(joined) { joined = try takeNative(joined) }
-        roles = ModelRoles(Architecture.named(config["model_type"]?.string))
+        roles = ModelRoles(Architecture.named(config["model_type"]?.string), layers: languageConfig["num_hidden_layers"]?.int)
         let descriptions = try QuantizationDescription.all(config: config) { name in
             guard let file = sideFiles.first(where: { $0.name == name }) else { return nil }
             return try Self.readConfig(directory + "/" + name, file.range.count) {

@@ -13,6 +13,8 @@ package struct Consumer: Sendable, Equatable {
     let fusesModules: Bool
     /// Whether an entry of ModelOpt's list exempts every module that has it in its name.
     let exemptsByParts: Bool
+    /// Whether it makes the routers of some architectures as other linear layers.
+    let listsRouters: Bool
     /// Whether it looks for a tokenizer beside the weights.
     let needsTokenizer: Bool
     /// Whether tensors must have the names of the released model.
@@ -25,7 +27,8 @@ package struct Consumer: Sendable, Equatable {
     let needsStacks: Bool
 
     init(
-        _ name: String, methods: Set<String>, fusesModules: Bool = false, exemptsByParts: Bool = true, needsTokenizer: Bool = false,
+        _ name: String, methods: Set<String>, fusesModules: Bool = false, exemptsByParts: Bool = true, listsRouters: Bool = false,
+        needsTokenizer: Bool = false,
         readsReleasedNames: Bool = true, droppedModules: (rule: String, check: @Sendable (Checkpoint) throws -> String?)? = nil,
         readsFiles: Bool = false, needsStacks: Bool = false,
         obstacle: @escaping @Sendable (_ quantization: QuantizationConfig) -> String? = { _ in nil }
@@ -34,6 +37,7 @@ package struct Consumer: Sendable, Equatable {
         self.methods = methods
         self.fusesModules = fusesModules
         self.exemptsByParts = exemptsByParts
+        self.listsRouters = listsRouters
         self.needsTokenizer = needsTokenizer
         self.readsReleasedNames = readsReleasedNames
         self.droppedModules = droppedModules

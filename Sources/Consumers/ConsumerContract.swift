@@ -266,7 +266,12 @@ package struct ConsumerContract {
     private func isNeverQuantized(_ module: String) -> Bool {
         // A router gate is no Linear anywhere, an embedding neither.
         let exemption = checkpoint.roles.exemption(of: module)
-        if let role = checkpoint.roles.place(of: module)?.role, role == .router || role == .embedding || role == .predictionEmbedding { return true }
+        if let role = checkpoint.roles.place(of: module)?.role, role == .router || role == .embedding || role == .predictionEmbedding {
+            let method = checkpoint.quantization?.method ?? ""
+            let isAsked =
+                consumer.listsRouters && checkpoint.roles.architecture?.listsRouters == true && (method == "awq" || method.hasPrefix("modelopt"))
+            return role != .router || !isAsked
+        }
         if module.hasSuffix("norm") { return true }
         // vLLM's and transformers' methods of this name are for experts only.
         if checkpoint.quantization?.method == "mxfp4" { return !WeightName.isRoutedExpert(module) }

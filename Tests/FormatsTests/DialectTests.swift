@@ -199,7 +199,9 @@ import Testing
                 StoredTensor(name: module + ".weight", type: .bf16, shape: shape, file: 0, offset: offset, byteCount: members.count * size))
             offset += members.count * size
         }
-        let back = DialectRegistry.unstacked(tensors, config: Self.config) { Issue.record("\($0): \($1)") }
+        var config = try #require(Self.config.object)
+        config["model_type"] = architecture.modelTypes.min().map(JSONValue.string)
+        let back = DialectRegistry.unstacked(tensors, config: .object(config)) { Issue.record("\($0): \($1)") }
         for tensor in back {
             #expect(places[tensor.offset] == tensor.name)
             #expect(weights.first { $0.name == tensor.name }?.dimensions == tensor.shape)

@@ -258,25 +258,31 @@ def compare(name, folder, stored, plain, sequences, Loader=AutoModelForCausalLM,
 
 def compare_mlx(folder, sequences):
     """The blocks in `folder` under MLX's names, here and in mlx-lm, which reads the release's description of the rotation."""
-    from pathlib import Path
-
-    import mlx.core as mx
-    import numpy as np
-    from mlx_lm.utils import load_model
     with open(folder + '/blocks/config.json') as file:
         config = json.load(file)
     rotation = config.pop('rope_parameters')
     config |= {'rope_theta': rotation.pop('rope_theta'), 'rope_scaling': rotation | {'truncate': True}}
     with open(folder + '/blocks/config.json', 'w') as file:
         json.dump(config, file)
-    if not run('convert', folder + '/blocks', folder + '/mlx', '--to', 'mlx-mxfp4') or not run(
-            'forward', folder + '/mlx', '--tokens', folder + '/tokens.json', '--logits', folder + '/out.safetensors'):
-        return tell(False, 'gpt-oss in mlx-lm', 'does not run')
+    if not run('convert', folder + '/blocks', folder + '/mlx', '--to', 'mlx-mxfp4'):
+        return tell(False, 'gpt-oss in mlx-lm', 'does not convert')
+    run_in_mlx('gpt-oss in mlx-lm', folder, sequences)
+
+
+def run_in_mlx(name, folder, sequences):
+    """Logits of the model in `folder`/mlx, here and in mlx-lm."""
+    from pathlib import Path
+
+    import mlx.core as mx
+    import numpy as np
+    from mlx_lm.utils import load_model
+    if not run('forward', folder + '/mlx', '--tokens', folder + '/tokens.json', '--logits', folder + '/out.safetensors'):
+        return tell(False, name, 'does not run')
     ours, (model, _) = load_file(folder + '/out.safetensors')['logits'].numpy(), load_model(Path(folder + '/mlx'))
     model.set_dtype(mx.float32)
     worst = max(float(np.abs(np.array(model(mx.array([sequence])))[0] - ours[index, :len(sequence)]).max())
                 for index, sequence in enumerate(sequences))
-    tell(worst <= 2e-4, 'gpt-oss in mlx-lm', f'largest difference {worst:.2g}')
+    tell(worst <= 2e-4, name, f'largest difference {worst:.2g}')
 
 
 for name, (Config, Model, options) in CASES.items():
@@ -325,5 +331,21 @@ with tempfile.TemporaryDirectory() as folder:
             compare(name, folder, stored, plain, sequences)
         else:
             tell(False, name, 'does not convert')
+with tempfile.TemporaryDirectory() as folder:
+    # Experts of other names than mlx-lm's, behind another parent.
+    name = 'MiniMax-M2 as mlx-4bit'
+    sequences = save(folder, MiniMaxM2Config, MiniMaxM2ForCausalLM, dict(
+        hidden_size=384, intermediate_size=128, num_attention_heads=6, num_key_value_heads=3, head_dim=64, num_local_experts=9, num_experts_per_tok=3,
+        rope_parameters=dict(rope_type='default', rope_theta=5e6, partial_rotary_factor=0.5)))
+    # mlx-lm reads the fields of the release.
+    with open(folder + '/model/config.json') as file:
+        config = json.load(file)
+    with open(folder + '/model/config.json', 'w') as file:
+        json.dump(config | {'rope_theta': 5e6, 'rotary_dim': 32, 'shared_intermediate_size': 0}, file)
+    if run('convert', folder + '/model', folder + '/mlx', '--to', 'mlx-4bit') and run('convert', folder + '/mlx', folder + '/back', '--to', 'bf16'):
+        run_in_mlx(name + ' in mlx-lm', folder, sequences)
+        compare(name, folder, folder + '/mlx', folder + '/back', sequences)
+    else:
+        tell(False, name, 'does not convert')
 print(f'{passed} passed, {failed} failed')
 sys.exit(failed > 0)

@@ -1,6 +1,6 @@
 """What transformers computes of small models of the architectures beside DeepSeek's.
 
-usage: golden_architectures.py OUT_DIR      (pip install 'torch==2.13.0' transformers==5.17.0 safetensors numpy)
+usage: golden_architectures.py OUT_DIR      (pip install 'torch==2.13.0' transformers==5.24.0 safetensors numpy)
 
 NAME.json holds config.json, the names, types and shapes of the tensors as transformers saves them, and the tokens; NAME.safetensors the float32 logits
 of every sequence. The weights themselves are made anew by whoever needs them (`weights` below, and ArchitectureTests.swift): value i of a tensor is

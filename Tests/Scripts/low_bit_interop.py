@@ -2,7 +2,7 @@
 
 usage: low_bit_interop.py RECAST FIXTURES
 
-    pip install 'torch==2.13.0' transformers==5.17.0 compressed-tensors==0.19.0 safetensors accelerate 'mlx[cpu]==0.32.4' mlx-lm==0.32.2
+    pip install 'torch==2.13.0' transformers==5.24.0 compressed-tensors==0.19.0 safetensors accelerate 'mlx[cpu]==0.32.4' mlx-lm==0.32.2
     pip install --no-deps autoawq==0.2.9 gptqmodel==7.7.0 nvidia-modelopt==0.47.0     # and what they import; see .ci/run
 
 Converts the bundled model with the command RECAST. For every layout each quantized weight must be read by its own program to exactly
@@ -89,7 +89,7 @@ def transformers_models():
     model = load(folder, quantization_config=CompressedTensorsConfig(dequantize=True))
     with torch.no_grad():
         near('transformers runs mxfp4', model.float().eval()(torch.tensor(sequences[:1])).logits[0], forward(folder), 2e-4)
-    # transformers 5.17 stacks NVFP4 experts without their tensor scales, so only the other weights can be asked about.
+    # transformers 5.24 stacks NVFP4 experts without their tensor scales, so only the other weights can be asked about.
     folder = convert(bf16, 'nvfp4', [('*.mlp.experts.*', 'bf16')])
     state = load(folder, quantization_config=CompressedTensorsConfig(dequantize=True)).state_dict()
     wanted = load(convert(folder, 'bf16')).state_dict()

@@ -173,7 +173,7 @@ package struct SyntheticModel {
         ]
         for (field, value) in [
             ("kv_lora_rank", 32), ("qk_rope_head_dim", 16), ("q_lora_rank", queryRank ?? 0), ("vocab_size", 50), ("first_k_dense_replace", 1),
-            ("n_shared_experts", 1),
+            ("n_shared_experts", 1), ("topk_group", 1), ("routed_scaling_factor", 1),
         ] { builder.config[field] = .int(value) }
         if quantized {
             builder.config["quantization_config"] = .object([

@@ -48,11 +48,11 @@ package struct HuggingFace: StackedDialect {
     package func noteOnExpertsApart(_ roles: ModelRoles) -> String? {
         if roles.architecture?.needsStacks == true {
             return
-                "experts are written by themselves; transformers 5.17 loads those of this architecture in stacks only and fills in random numbers, vLLM and SGLang read the release's own names (--names)"
+                "experts are written by themselves; transformers 5.24 loads those of this architecture in stacks only and fills in random numbers, vLLM and SGLang read the release's own names (--names)"
         }
         guard roles.joinsGateAndUp else { return nil }
         return
-            "experts are written by themselves with gate and up apart, as llm-compressor has them; vLLM 0.33 and transformers 5.17 load no such experts of gpt-oss (bf16, mxfp4-blocks and mxfp4-quark give stacks that they do)"
+            "experts are written by themselves with gate and up apart, as llm-compressor has them; vLLM 0.33 and transformers 5.24 load no such experts of gpt-oss (bf16, mxfp4-blocks and mxfp4-quark give stacks that they do)"
     }
 
     package func arranged(_ layout: any WeightLayout, of piece: StoredPiece, leaf: String, in model: DialectModel) throws(DialectFailure)

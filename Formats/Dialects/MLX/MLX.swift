@@ -45,14 +45,19 @@ package struct MLX: StackedDialect {
             return try Self.stackedHalves(of: weight, expert, in: model)
         }
         let words = module.split(separator: ".")
-        if let place = words.firstIndex(of: "experts"), place > 0, place + 2 < words.count, words[place - 1] == "mlp",
+        let known = model.roles.architecture?.place(of: module)?.role
+        if let place = words.firstIndex(of: "experts"), place > 0, place + 2 < words.count, words[place - 1] == "mlp" || known != nil,
             let expert = Int(words[place + 1]), expert >= 0, model.experts > 0
         {
-            let stacked = (words[..<place] + ["switch_mlp"] + words[(place + 2)...]).joined(separator: ".")
+            let name = known.flatMap { Self.expertNames[$0] }.map { [$0[...]] } ?? words[(place + 2)...]
+            let stacked = (words[..<place] + ["switch_mlp"] + name).joined(separator: ".")
             return [StoredPiece(module: stacked, stack: (expert, model.experts))]
         }
         return [StoredPiece(module: module)]
     }
+
+    /// What it calls the matrices of an expert, whatever the release calls them.
+    private static let expertNames: [ModuleRole: String] = [.expertGate: "gate_proj", .expertUp: "up_proj", .expertDown: "down_proj"]
 
     /// gpt-oss's experts keep the name of what holds them, and have gate and up apart (mlx_lm/models/gpt_oss.py, `sanitize`).
     private static func stackedHalves(of weight: LogicalTensor, _ expert: Int, in model: DialectModel) throws(DialectFailure) -> [StoredPiece] {
@@ -79,6 +84,11 @@ package struct MLX: StackedDialect {
         // gpt-oss's stacks are told from an expert's own matrices by what follows: no number.
         let marker = GptOssExperts.isModel(config) ? ".mlp.experts." : ".switch_mlp."
         guard tensors.contains(where: { $0.name.range(of: marker) != nil }) else { return tensors }
+        // Back to what the release calls them.
+        let architecture = Architecture.named(config["model_type"]?.string)
+        let released = expertNames.reduce(into: [String: String]()) { names, entry in
+            names[entry.value] = architecture?.module(entry.key, layer: 0, expert: 0).map { WeightName.leaf($0) }.map(String.init)
+        }
         return tensors.flatMap { tensor -> [StoredTensor] in
             guard let place = tensor.name.range(of: marker), tensor.shape.count >= 2, tensor.byteCount > 0,
                 (1...stackLimit).contains(tensor.shape[0]), tensor.byteCount % tensor.shape[0] == 0,
@@ -86,11 +96,12 @@ package struct MLX: StackedDialect {
             else { return [tensor] }
             let count = tensor.shape[0]
             let size = tensor.byteCount / count
+            let rest = tensor.name[place.upperBound...]
+            let matrix = rest.prefix { $0 != "." }
+            let name = (marker == ".switch_mlp." ? released[String(matrix)] : nil).map { $0 + rest.dropFirst(matrix.count) } ?? String(rest)
             return (0..<count).map { expert in
                 var slice = tensor
-                slice.name =
-                    tensor.name[..<place.lowerBound] + (marker == ".switch_mlp." ? ".experts." : marker) + "\(expert)."
-                    + tensor.name[place.upperBound...]
+                slice.name = tensor.name[..<place.lowerBound] + (marker == ".switch_mlp." ? ".experts." : marker) + "\(expert)." + name
                 slice.shape.removeFirst()
                 slice.offset += expert * size
                 slice.byteCount = size

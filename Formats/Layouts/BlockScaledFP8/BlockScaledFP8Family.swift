@@ -4,7 +4,7 @@ import Tensors
 /// `X.weight` in E4M3 with a two-dimensional grid of scales, whatever the scales are called.
 package enum BlockScaledFP8Family: LayoutFamily {
     package static let targets = [
-        LayoutTarget("fp8-block", BlockScaledFP8Layout(), peers: .init(encoder: "PyTorch 2.13, DeepSeek's formula", readers: "transformers 5.17")),
+        LayoutTarget("fp8-block", BlockScaledFP8Layout(), peers: .init(encoder: "PyTorch 2.13, DeepSeek's formula", readers: "transformers 5.24")),
         LayoutTarget("fp8-block-ue8m0", BlockScaledFP8Layout(roundsScaleUp: true), peers: .init(encoder: "PyTorch 2.13, DeepSeek's formula")),
     ]
 

@@ -3,7 +3,7 @@ import StrictJSON
 /// The `quantization_config` of compressed-tensors, as version 0.19 writes it and vLLM, SGLang and transformers read it.
 package enum CompressedTensorsConfig {
     /// Who the layouts were checked against.
-    static let peers = LayoutTarget.Peers(encoder: "llm-compressor 0.14", readers: "compressed-tensors 0.19, transformers 5.17")
+    static let peers = LayoutTarget.Peers(encoder: "llm-compressor 0.14", readers: "compressed-tensors 0.19, transformers 5.24")
 
     /// `QuantizationArgs` of weights or activations.
     package static func arguments(

@@ -9,7 +9,7 @@ package enum MXFP4Family: LayoutFamily {
             "mxfp4-quark", MXFP4Layout(naming: .quark), isListed: false, peers: .init(encoder: "exponents of compressed-tensors")),
         LayoutTarget(
             "mxfp4-blocks", MXFP4Layout(naming: .blocks), besideExperts: "bf16", isListed: false,
-            peers: .init(encoder: "exponents of compressed-tensors", readers: "transformers 5.17")),
+            peers: .init(encoder: "exponents of compressed-tensors", readers: "transformers 5.24")),
         LayoutTarget(
             "mlx-mxfp4", MXFP4Layout(naming: .mlx), dialect: .mlx, peers: .init(encoder: "mlx-lm 0.32", readers: "MLX 0.32, mlx-lm 0.32")),
     ]

@@ -49,6 +49,6 @@ package enum NVFP4Family: LayoutFamily {
             "quant_algo": .string("W4A16_NVFP4"), "group_size": .int(16), "kv_cache_quant_algo": .null,
             "quant_method": .string("modelopt"), "producer": .object(["name": .string("recast")]),
         ]
-        return .uniform(UniformMethod(json, exemptions: "ignore", sideFile: "hf_quant_config.json"))
+        return .uniform(UniformMethod(json, exemptions: "ignore", sideFile: "hf_quant_config.json", leavesPrediction: true))
     }
 }

@@ -31,6 +31,7 @@ package struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
 
     package var tensorScalePart: Int { 2 }
     package var takesInputScale: Bool { isModelOpt }
+    package var leavesPrediction: Bool { isModelOpt }
     package func groupColumns(of columns: Int) -> Int { 16 }
 
     package func spanning(_ amax: UInt16) -> Self { NVFP4Layout(naming: naming, globalShape: globalShape, amax: amax) }

@@ -17,7 +17,7 @@ package enum PackedIntegerFamily: LayoutFamily {
             }
         }
         return (listed + others).map { layout in
-            // transformers 5.17 stacks experts without their zero points.
+            // transformers 5.24 stacks experts without their zero points.
             let peers = layout.symmetric ? CompressedTensorsConfig.peers : .init(encoder: "llm-compressor 0.14", readers: "compressed-tensors 0.19")
             return LayoutTarget(layout.name, layout, isListed: listed.contains(layout), peers: peers)
         }

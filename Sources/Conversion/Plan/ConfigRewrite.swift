@@ -1,3 +1,4 @@
+import Architectures
 import Checkpoints
 import Formats
 import StrictJSON
@@ -12,6 +13,10 @@ struct ConfigRewrite {
     private let head: String
     /// Modules that readers of `quant_method: fp8` must be told of although their role says it.
     private let namedInFP8: [String]
+    /// Routers that readers of lists without patterns must be told of.
+    private let routers: [String]
+    /// Layers from this one on predict further tokens.
+    private let layers: Int
 
     private struct Group {
         var configuration: ConsumerConfiguration
@@ -28,6 +33,9 @@ struct ConfigRewrite {
         ignorePatterns = checkpoint.roles.ignorePatterns
         head = checkpoint.roles.head
         namedInFP8 = checkpoint.roles.wiresFP8Exemptions ? [] : exemptLinears
+        let roles = checkpoint.roles
+        routers = roles.architecture?.listsRouters == true ? exemptLinears.filter { roles.place(of: $0)?.role == .router } : []
+        layers = checkpoint.languageConfig["num_hidden_layers"]?.int ?? .max
         guard var object = config.object else { return }
         if dropsMTP, object["num_nextn_predict_layers"] != nil { object["num_nextn_predict_layers"] = .int(0) }
         config = .object(object)
@@ -109,7 +117,9 @@ struct ConfigRewrite {
         var object = method.json
         if let key = method.exemptions {
             // The output head is no linear layer to some readers and one to others.
-            object[key] = .array(([head] + unquantized.filter { $0 != head }).map(JSONValue.string))
+            var named = [head] + unquantized.filter { $0 != head } + routers.filter { !unquantized.contains($0) }
+            if method.leavesPrediction { named = collapsed(named) }
+            object[key] = .array(named.map(JSONValue.string))
         }
         if method.hasDynamicExemptions, !unquantized.isEmpty {
             var dynamic = JSONObject()
@@ -124,6 +134,17 @@ struct ConfigRewrite {
             sideFiles.append((name, ["producer": object["producer"] ?? .object([:]), "quantization": .object(inner)]))
         }
         return object
+    }
+
+    /// One pattern for each layer that predicts further tokens in place of the names of its modules: readers know those by other names.
+    private func collapsed(_ modules: [String]) -> [String] {
+        modules.reduce(into: []) { result, module in
+            guard let layer = WeightName.layer(module + "."), layer >= layers, let place = module.firstRange(of: ".\(layer).") else {
+                return result.append(module)
+            }
+            let pattern = module[..<place.upperBound].dropLast() + "*"
+            if !result.contains(String(pattern)) { result.append(String(pattern)) }
+        }
     }
 
     private static func compressedTensors(_ groups: [Group], _ unquantized: [String], _ ignorePatterns: [String]) throws -> JSONObject {

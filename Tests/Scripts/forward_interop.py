@@ -333,7 +333,7 @@ with tempfile.TemporaryDirectory() as folder:
             tell(False, name, 'does not convert')
 with tempfile.TemporaryDirectory() as folder:
     # Experts of other names than mlx-lm's, behind another parent.
-    name = 'MiniMax-M2 as mlx-4bit'
+    name = 'MiniMax-M2 as mlx-mxfp4'
     sequences = save(folder, MiniMaxM2Config, MiniMaxM2ForCausalLM, dict(
         hidden_size=384, intermediate_size=128, num_attention_heads=6, num_key_value_heads=3, head_dim=64, num_local_experts=9, num_experts_per_tok=3,
         rope_parameters=dict(rope_type='default', rope_theta=5e6, partial_rotary_factor=0.5)))
@@ -341,8 +341,8 @@ with tempfile.TemporaryDirectory() as folder:
     with open(folder + '/model/config.json') as file:
         config = json.load(file)
     with open(folder + '/model/config.json', 'w') as file:
-        json.dump(config | {'rope_theta': 5e6, 'rotary_dim': 32, 'shared_intermediate_size': 0}, file)
-    if run('convert', folder + '/model', folder + '/mlx', '--to', 'mlx-4bit') and run('convert', folder + '/mlx', folder + '/back', '--to', 'bf16'):
+        json.dump(config | {'rope_theta': 5e6, 'rotary_dim': 32, 'shared_intermediate_size': 0, 'use_qk_norm': True}, file)
+    if run('convert', folder + '/model', folder + '/mlx', '--to', 'mlx-mxfp4') and run('convert', folder + '/mlx', folder + '/back', '--to', 'bf16'):
         run_in_mlx(name + ' in mlx-lm', folder, sequences)
         compare(name, folder, folder + '/mlx', folder + '/back', sequences)
     else:

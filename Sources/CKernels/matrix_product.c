@@ -5,8 +5,15 @@
 
 enum { PANEL = CK_PANEL, BLOCK = CK_TOKEN_BLOCK };
 
-void ck_pack_tokens(const float *x, size_t stride, size_t tokens, size_t depth, float *packed) {
-    for (size_t k = 0; k < depth; k++)
+void ck_pack_tokens(int level, const float *x, size_t stride, size_t tokens, size_t depth, float *packed) {
+    size_t k = 0;
+    if (tokens == BLOCK) {
+        // Squares of 16 words, of which two lie over each other.
+        k = depth / 16 * 16;
+        for (size_t t = 0; t < BLOCK; t += 8 + t)
+            ck_turn_words(level, (const uint32_t *)(x + t * stride), stride, 16, k, (uint32_t *)(packed + t), BLOCK);
+    }
+    for (; k < depth; k++)
         for (size_t t = 0; t < BLOCK; t++) packed[k * BLOCK + t] = t < tokens ? x[t * stride + k] : 0.0f;
 }
 
@@ -28,7 +35,39 @@ static void block_plain(const float *x, size_t tokens, const float *panel, size_
 
 #if defined(__x86_64__)
 // One register of 16 outputs a token.
-#define CK_BLOCK_AVX512(COUNT)                                                                                        CK_TARGET_AVX512 static void block_##COUNT##_avx512(const float *x, const float *panel, size_t depth, float *y) {         __m512 a[COUNT];                                                                                                  CK_UNROLL for (int t = 0; t < COUNT; t++) a[t] = _mm512_loadu_ps(y + t * PANEL);                                   for (size_t k = 0; k < depth; k++, x += BLOCK, panel += PANEL) {                                                      __m512 p = _mm512_loadu_ps(panel);                                                                                CK_UNROLL for (int t = 0; t < COUNT; t++) a[t] = _mm512_fmadd_ps(_mm512_set1_ps(x[t]), p, a[t]);               }                                                                                                                 CK_UNROLL for (int t = 0; t < COUNT; t++) _mm512_storeu_ps(y + t * PANEL, a[t]);                               }
+#define CK_BLOCK_AVX512(COUNT) \
+    CK_TARGET_AVX512 static void block_##COUNT##_avx512(const float *x, const float *panel, size_t depth, float *y) { \
+        __m512 a[COUNT]; \
+        CK_UNROLL for (int t = 0; t < COUNT; t++) a[t] = _mm512_loadu_ps(y + t * PANEL); \
+        for (size_t k = 0; k < depth; k++, x += BLOCK, panel += PANEL) { \
+            __m512 p = _mm512_loadu_ps(panel); \
+            CK_UNROLL for (int t = 0; t < COUNT; t++) a[t] = _mm512_fmadd_ps(_mm512_set1_ps(x[t]), p, a[t]); \
+        } \
+        CK_UNROLL for (int t = 0; t < COUNT; t++) _mm512_storeu_ps(y + t * PANEL, a[t]); \
+    }
+
+/// Twelve tokens by two panels: a token's value is loaded once for 32 outputs, so that loads are fewer than products.
+CK_TARGET_AVX512 static void block_12_by_2_avx512(
+    const float *x, const float *panel, const float *other, size_t depth, float *y, size_t y_stride, int continues
+) {
+    __m512 a[12], b[12];
+    CK_UNROLL for (int t = 0; t < 12; t++) {
+        a[t] = continues ? _mm512_loadu_ps(y + (size_t)t * y_stride) : _mm512_setzero_ps();
+        b[t] = continues ? _mm512_loadu_ps(y + (size_t)t * y_stride + PANEL) : _mm512_setzero_ps();
+    }
+    for (size_t k = 0; k < depth; k++, x += BLOCK, panel += PANEL, other += PANEL) {
+        __m512 p = _mm512_loadu_ps(panel), q = _mm512_loadu_ps(other);
+        CK_UNROLL for (int t = 0; t < 12; t++) {
+            __m512 v = _mm512_set1_ps(x[t]);
+            a[t] = _mm512_fmadd_ps(v, p, a[t]);
+            b[t] = _mm512_fmadd_ps(v, q, b[t]);
+        }
+    }
+    CK_UNROLL for (int t = 0; t < 12; t++) {
+        _mm512_storeu_ps(y + (size_t)t * y_stride, a[t]);
+        _mm512_storeu_ps(y + (size_t)t * y_stride + PANEL, b[t]);
+    }
+}
 CK_BLOCK_AVX512(24)
 CK_BLOCK_AVX512(16)
 CK_BLOCK_AVX512(8)
@@ -37,7 +76,26 @@ CK_BLOCK_AVX512(2)
 CK_BLOCK_AVX512(1)
 
 // Two registers of 8 outputs a token, six tokens at most.
-#define CK_BLOCK_AVX2(COUNT)                                                                                        CK_TARGET_AVX2 static void block_##COUNT##_avx2(const float *x, const float *panel, size_t depth, float *y) {         __m256 a[COUNT], b[COUNT];                                                                                      CK_UNROLL for (int t = 0; t < COUNT; t++) {                                                                         a[t] = _mm256_loadu_ps(y + t * PANEL);                                                                          b[t] = _mm256_loadu_ps(y + t * PANEL + 8);                                                                  }                                                                                                               for (size_t k = 0; k < depth; k++, x += BLOCK, panel += PANEL) {                                                    __m256 p = _mm256_loadu_ps(panel), q = _mm256_loadu_ps(panel + 8);                                              CK_UNROLL for (int t = 0; t < COUNT; t++) {                                                                         __m256 v = _mm256_broadcast_ss(x + t);                                                                          a[t] = _mm256_fmadd_ps(v, p, a[t]);                                                                             b[t] = _mm256_fmadd_ps(v, q, b[t]);                                                                         }                                                                                                           }                                                                                                               CK_UNROLL for (int t = 0; t < COUNT; t++) {                                                                         _mm256_storeu_ps(y + t * PANEL, a[t]);                                                                          _mm256_storeu_ps(y + t * PANEL + 8, b[t]);                                                                  }                                                                                                           }
+#define CK_BLOCK_AVX2(COUNT) \
+    CK_TARGET_AVX2 static void block_##COUNT##_avx2(const float *x, const float *panel, size_t depth, float *y) { \
+        __m256 a[COUNT], b[COUNT]; \
+        CK_UNROLL for (int t = 0; t < COUNT; t++) { \
+            a[t] = _mm256_loadu_ps(y + t * PANEL); \
+            b[t] = _mm256_loadu_ps(y + t * PANEL + 8); \
+        } \
+        for (size_t k = 0; k < depth; k++, x += BLOCK, panel += PANEL) { \
+            __m256 p = _mm256_loadu_ps(panel), q = _mm256_loadu_ps(panel + 8); \
+            CK_UNROLL for (int t = 0; t < COUNT; t++) { \
+                __m256 v = _mm256_broadcast_ss(x + t); \
+                a[t] = _mm256_fmadd_ps(v, p, a[t]); \
+                b[t] = _mm256_fmadd_ps(v, q, b[t]); \
+            } \
+        } \
+        CK_UNROLL for (int t = 0; t < COUNT; t++) { \
+            _mm256_storeu_ps(y + t * PANEL, a[t]); \
+            _mm256_storeu_ps(y + t * PANEL + 8, b[t]); \
+        } \
+    }
 CK_BLOCK_AVX2(6)
 CK_BLOCK_AVX2(3)
 CK_BLOCK_AVX2(1)
@@ -75,9 +133,10 @@ static void block_4_neon(const float *x, const float *panel, size_t depth, float
 }
 #endif
 
-void ck_matrix_product(int level, const float *packed, size_t tokens, const float *panel, size_t depth, float *y, size_t y_stride,
-                       size_t width, int continues) {
-    // A block of its own: rows and columns beyond the matrix are computed and dropped.
+/// At most one panel, in a block of its own: rows and columns beyond the matrix are computed and dropped.
+static void panel_product(
+    int level, const float *packed, size_t tokens, const float *panel, size_t depth, float *y, size_t y_stride, size_t width, int continues
+) {
     float block[BLOCK * PANEL];
     memset(block, 0, sizeof block);
     for (size_t t = 0; continues && t < tokens; t++) memcpy(block + t * PANEL, y + t * y_stride, width * sizeof(float));
@@ -95,6 +154,29 @@ void ck_matrix_product(int level, const float *packed, size_t tokens, const floa
     block_plain(packed, tokens, panel, depth, block);
 #endif
     for (size_t t = 0; t < tokens; t++) memcpy(y + t * y_stride, block + t * PANEL, width * sizeof(float));
+}
+
+void ck_matrix_product(int level, const float *packed, size_t tokens, const float *panels, size_t panel_stride, size_t depth, float *y,
+                       size_t y_stride, size_t width, int continues) {
+    size_t first = 0;
+#if defined(__x86_64__)
+    for (; level == CK_AVX512 && tokens > BLOCK - 4 && first + 2 * PANEL <= width; first += 2 * PANEL, panels += 2 * panel_stride)
+        for (size_t t = 0; t < BLOCK; t += BLOCK / 2) {
+            const float *x = packed + t;
+            if (t + BLOCK / 2 <= tokens) {
+                block_12_by_2_avx512(x, panels, panels + panel_stride, depth, y + t * y_stride + first, y_stride, continues);
+                continue;
+            }
+            float block[BLOCK / 2 * 2 * PANEL];
+            size_t left = tokens - t;
+            for (size_t i = 0; i < left; i++) memcpy(block + i * 2 * PANEL, y + (t + i) * y_stride + first, 2 * PANEL * sizeof(float));
+            memset(block + left * 2 * PANEL, 0, (BLOCK / 2 - left) * 2 * PANEL * sizeof(float));
+            block_12_by_2_avx512(x, panels, panels + panel_stride, depth, block, 2 * PANEL, continues);
+            for (size_t i = 0; i < left; i++) memcpy(y + (t + i) * y_stride + first, block + i * 2 * PANEL, 2 * PANEL * sizeof(float));
+        }
+#endif
+    for (; first < width; first += PANEL, panels += panel_stride)
+        panel_product(level, packed, tokens, panels, depth, y + first, y_stride, width - first < PANEL ? width - first : PANEL, continues);
 }
 
 #if defined(__x86_64__)

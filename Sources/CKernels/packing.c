@@ -144,7 +144,7 @@ CK_LEVEL_AVX2(turn, (const uint32_t *source, size_t source_stride, size_t rows, 
               (source, source_stride, rows, columns, target, target_stride))
 #endif
 
-static void turn(int level, const uint32_t *source, size_t source_stride, size_t rows, size_t columns, uint32_t *target, size_t target_stride) {
+void ck_turn_words(int level, const uint32_t *source, size_t source_stride, size_t rows, size_t columns, uint32_t *target, size_t target_stride) {
     CK_RUN(turn, (source, source_stride, rows, columns, target, target_stride))
 }
 
@@ -196,7 +196,7 @@ void ck_awq_pack(int level, const uint8_t *codes, size_t rows, size_t columns, u
         for (size_t w = 0; w < across; w += AWQ_WORDS) {
             size_t some = across - w < AWQ_WORDS ? across - w : AWQ_WORDS;
             awq_join(level, codes + w * 8 * columns + first, columns, some, width, joined);
-            turn(level, joined, AWQ_COLUMNS, some, width, words + first * across + w, across);
+            ck_turn_words(level, joined, AWQ_COLUMNS, some, width, words + first * across + w, across);
         }
     }
 }
@@ -208,14 +208,14 @@ void ck_awq_unpack(int level, const uint32_t *words, size_t rows, size_t columns
         size_t width = columns - first < AWQ_COLUMNS ? columns - first : AWQ_COLUMNS;
         for (size_t w = 0; w < across; w += AWQ_WORDS) {
             size_t some = across - w < AWQ_WORDS ? across - w : AWQ_WORDS;
-            turn(level, words + first * across + w, across, width, some, joined, AWQ_COLUMNS);
+            ck_turn_words(level, words + first * across + w, across, width, some, joined, AWQ_COLUMNS);
             awq_part(level, joined, some, width, codes + w * 8 * columns + first, columns);
         }
     }
 }
 
 void ck_transpose_words(int level, const uint32_t *source, size_t rows, size_t columns, uint32_t *target) {
-    turn(level, source, columns, rows, columns, target, rows);
+    ck_turn_words(level, source, columns, rows, columns, target, rows);
 }
 
 CK_LEVEL_AVX2(pack, (const uint8_t *codes, size_t count, int bits, uint8_t *target), (codes, count, bits, target))

@@ -87,7 +87,7 @@ package struct ErrorFeedback: Sendable {
                         for block in mine {
                             ck_matrix_product(
                                 level, far + piece * step * start + stretch.lowerBound * step, min(step, columns - piece * step),
-                                error + (block * size + stretch.lowerBound) * width, stretch.count,
+                                error + (block * size + stretch.lowerBound) * width, 0, stretch.count,
                                 targets + ((block - mine.lowerBound) * pieces + piece) * step * width, width, width, 1)
                         }
                     }

@@ -51,7 +51,7 @@ package final class FeedbackFactor: @unchecked Sendable {
             try ParallelLoop.run(count: pieces, workers: workers, state: {}) { [self] piece, _ in
                 let first = start + piece * step
                 ck_pack_tokens(
-                    matrix + first * size + end, size, min(step, end - first), depth,
+                    KernelLevel.active.rawValue, matrix + first * size + end, size, min(step, end - first), depth,
                     finished.bytes.assumingMemoryBound(to: Float.self).baseAddress! + piece * step * depth)
             }
             /// [column][row] of H - R R^T for up to 16 rows from `row` on.
@@ -63,7 +63,7 @@ package final class FeedbackFactor: @unchecked Sendable {
                     ck_pack_f32_panel(matrix + row * size + end + stretch.lowerBound, size, height, stretch.count, panel)
                     for piece in 0..<pieces {
                         ck_matrix_product(
-                            level, left + piece * step * depth + stretch.lowerBound * step, min(step, columns - piece * step), panel, stretch.count,
+                            level, left + piece * step * depth + stretch.lowerBound * step, min(step, columns - piece * step), panel, 0, stretch.count,
                             target + piece * step * width, width, width, 1)
                     }
                 }
@@ -155,7 +155,7 @@ package final class FeedbackFactor: @unchecked Sendable {
             var sum = 0.0
             let errors = ordered.bytes.assumingMemoryBound(to: Float.self).baseAddress!
             for block in 0..<blocks {
-                ck_matrix_product(level, packed, columns, errors + block * size * width, depth, result, width, width, 0)
+                ck_matrix_product(level, packed, columns, errors + block * size * width, 0, depth, result, width, width, 0)
                 for index in 0..<columns * width { sum += Double(result[index]) * Double(result[index]) }
             }
             sums.bytes.assumingMemoryBound(to: Double.self)[piece] = sum

@@ -147,7 +147,7 @@ package final class SecondMoments: @unchecked Sendable {
                         ck_pack_columns(source + first, across, depth, height, block, tokens)
                         for column in stride(from: first / width * width, to: size, by: width) {
                             let columns = min(width, size - column)
-                            ck_matrix_product(level, tokens, height, panel + column * depth, depth, sums, width, columns, 0)
+                            ck_matrix_product(level, tokens, height, panel + column * depth, 0, depth, sums, width, columns, 0)
                             for t in 0..<height {
                                 let target = matrix + (first + t) * size + column
                                 for n in 0..<columns { target[n] += sums[t * width + n] }

@@ -68,12 +68,10 @@ struct CausalAttention {
             // Keys after the block's last token are masked: they are neither computed nor summed.
             let visible = first + tokens
             for row in 0..<tokens { scores[row].update(repeating: 0, count: length) }
-            ck_pack_tokens(query[sequence.lowerBound + first] + h * headSize, query.columns, tokens, headSize, packed.base)
-            for panel in 0..<ceilingDivide(visible, width) {
-                ck_matrix_product(
-                    level, packed.base, tokens, keyPanels[panel * headSize], headSize, scores.base + panel * width, length,
-                    min(width, length - panel * width), 0)
-            }
+            ck_pack_tokens(level, query[sequence.lowerBound + first] + h * headSize, query.columns, tokens, headSize, packed.base)
+            ck_matrix_product(
+                level, packed.base, tokens, keyPanels.base, width * headSize, headSize, scores.base, length,
+                min(ceilingDivide(visible, width) * width, length), 0)
             precision.round(scores)
             for row in 0..<tokens {
                 let line = scores[row]
@@ -88,13 +86,10 @@ struct CausalAttention {
                     scores[row] + hidden, visible: first + row + 1 - hidden, count: visible - hidden, sink: sinks.isEmpty ? nil : sinks[h])
             }
             precision.round(scores)
-            ck_pack_tokens(scores.base, length, tokens, visible, packed.base)
-            for column in stride(from: 0, to: valueSize, by: width) {
-                ck_matrix_product(
-                    level, packed.base, tokens, valuePanels[column / width * length], visible,
-                    output[sequence.lowerBound + first] + h * valueSize + column, output.columns,
-                    min(width, valueSize - column), 0)
-            }
+            ck_pack_tokens(level, scores.base, length, tokens, visible, packed.base)
+            ck_matrix_product(
+                level, packed.base, tokens, valuePanels.base, width * length, visible, output[sequence.lowerBound + first] + h * valueSize,
+                output.columns, valueSize, 0)
         }
     }
 

@@ -287,13 +287,10 @@ package struct ModelWeights: Sendable {
                 }
                 for token in stride(from: tokens.lowerBound, to: tokens.upperBound, by: Int(CK_TOKEN_BLOCK)) {
                     let count = min(Int(CK_TOKEN_BLOCK), tokens.upperBound - token)
-                    ck_pack_tokens(product.input[token] + start, depth, count, stretch, packedTokens)
-                    for panel in 0..<panels {
-                        ck_matrix_product(
-                            level, packedTokens, count, packed + panel * panelFloats, stretch,
-                            product.output[token] + rows.lowerBound + panel * width, product.output.columns, min(width, rows.count - panel * width),
-                            start > 0 ? 1 : 0)
-                    }
+                    ck_pack_tokens(level, product.input[token] + start, depth, count, stretch, packedTokens)
+                    ck_matrix_product(
+                        level, packedTokens, count, packed, panelFloats, stretch, product.output[token] + rows.lowerBound, product.output.columns,
+                        rows.count, start > 0 ? 1 : 0)
                 }
             }
         }
@@ -323,8 +320,8 @@ package struct ModelWeights: Sendable {
                     }
                     for token in stride(from: tokens.lowerBound, to: tokens.upperBound, by: Int(CK_TOKEN_BLOCK)) {
                         let count = min(Int(CK_TOKEN_BLOCK), tokens.upperBound - token)
-                        ck_pack_tokens(product.input[token] + block * 128, depth, count, stretch, packedTokens)
-                        ck_matrix_product(level, packedTokens, count, packed, stretch, sums.base, width, width, 0)
+                        ck_pack_tokens(level, product.input[token] + block * 128, depth, count, stretch, packedTokens)
+                        ck_matrix_product(level, packedTokens, count, packed, 0, stretch, sums.base, width, width, 0)
                         ck_add_scaled(
                             sums.base, count, inputScales[token] + block, inputScales.columns, scales.base,
                             product.output[token] + rows.lowerBound + first, product.output.columns, outputs)

@@ -61,12 +61,10 @@ struct TokenIndexer {
             let visible = start + tokens
             for row in 0..<tokens { scratch.sum[row].update(repeating: 0, count: visible) }
             for h in 0..<heads {
-                ck_pack_tokens(query[sequence.lowerBound + start] + h * size, query.columns, tokens, size, scratch.packed.base)
-                for panel in 0..<ceilingDivide(visible, width) {
-                    ck_matrix_product(
-                        level, scratch.packed.base, tokens, keyPanels[panel * size], size, scratch.head.base + panel * width, length,
-                        min(width, length - panel * width), 0)
-                }
+                ck_pack_tokens(level, query[sequence.lowerBound + start] + h * size, query.columns, tokens, size, scratch.packed.base)
+                ck_matrix_product(
+                    level, scratch.packed.base, tokens, keyPanels.base, width * size, size, scratch.head.base, length,
+                    min(ceilingDivide(visible, width) * width, length), 0)
                 for row in 0..<tokens {
                     let (scores, sum) = (scratch.head[row], scratch.sum[row])
                     let weight = headWeights[sequence.lowerBound + start + row][h] * headScale

@@ -79,6 +79,9 @@ void ck_unpack_codes(int level, const uint8_t *source, size_t count, int bits, u
 /// target[c][r] = source[r][c].
 void ck_transpose_words(int level, const uint32_t *source, size_t rows, size_t columns, uint32_t *target);
 
+/// The same of words whose rows lie further apart: target[c * target_stride + r] = source[r * source_stride + c].
+void ck_turn_words(int level, const uint32_t *source, size_t source_stride, size_t rows, size_t columns, uint32_t *target, size_t target_stride);
+
 /// 4-bit codes [rows][columns] to and from AutoAWQ's words [columns][rows / 8]; rows divide by 8.
 void ck_awq_pack(int level, const uint8_t *codes, size_t rows, size_t columns, uint32_t *words);
 void ck_awq_unpack(int level, const uint32_t *words, size_t rows, size_t columns, uint8_t *codes);
@@ -139,12 +142,12 @@ float ck_f32_lost(const float *reference, const float *candidate, size_t count, 
 size_t ck_f32_apart(const float *reference, const float *candidate, size_t count, float step, float smallest);
 
 /// Up to 24 tokens as packed[k][t]; missing tokens are zero.
-void ck_pack_tokens(const float *x, size_t stride, size_t tokens, size_t depth, float *packed);
+void ck_pack_tokens(int level, const float *x, size_t stride, size_t tokens, size_t depth, float *packed);
 
-/// y[t][n] starts at zero, or `continues`, with packed[k][t] * panel[k][n] for ascending k, each step one fused multiply-add; t < `tokens` <= 24 and
-/// n < `width` <= 16.
-void ck_matrix_product(int level, const float *packed, size_t tokens, const float *panel, size_t depth, float *y, size_t y_stride,
-                       size_t width, int continues);
+/// y[t][n] starts at zero, or `continues`, with packed[k][t] * panel[k][n] for ascending k, each step one fused multiply-add; t < `tokens` <= 24. The
+/// panels of 16 outputs each that `width` outputs are in lie `panel_stride` apart.
+void ck_matrix_product(int level, const float *packed, size_t tokens, const float *panels, size_t panel_stride, size_t depth, float *y,
+                       size_t y_stride, size_t width, int continues);
 
 /// Packs up to 16 rows of `depth` values as panel[k][n]; missing rows are zero.
 void ck_pack_bf16_panel(int level, const uint16_t *rows, size_t stride, size_t count, size_t depth, float *panel);

@@ -67,7 +67,6 @@ struct CausalAttention {
             let tokens = min(block, length - first)
             // Keys after the block's last token are masked: they are neither computed nor summed.
             let visible = first + tokens
-            for row in 0..<tokens { scores[row].update(repeating: 0, count: length) }
             ck_pack_tokens(level, query[sequence.lowerBound + first] + h * headSize, query.columns, tokens, headSize, packed.base)
             ck_matrix_product(
                 level, packed.base, tokens, keyPanels.base, width * headSize, headSize, scores.base, length,

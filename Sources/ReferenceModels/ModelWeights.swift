@@ -196,7 +196,7 @@ package struct ModelWeights: Sendable {
     }
 
     /// Inputs wider than this are multiplied in stretches that stay in the caches; the sums go on where they stopped.
-    private static let depthBlock = 512
+    private static let depthBlock = 256
 
     /// Carries out products, all tiles of all of them in parallel. The bits of a result depend on input and weights only.
     func run(_ products: [Product]) throws {
@@ -204,11 +204,15 @@ package struct ModelWeights: Sendable {
         var scratch = 0
         for (index, product) in products.enumerated() where product.input.rows > 0 {
             let unit = leastCommonMultiple(product.weight.layout?.rowAlignment ?? 1, Int(CK_PANEL))
-            // About a megabyte of values a tile; many tokens share it in stretches, so that every worker has something to do.
-            let fitting = max(1, (1 << 18) / max(1, product.weight.shape.columns * unit))
+            // Many tokens share a tile, in stretches of one length, so that every worker has as much to do.
+            let block = Int(CK_TOKEN_BLOCK), tokens = product.input.rows
+            let stretch = ceilingDivide(ceilingDivide(tokens, ceilingDivide(tokens, 85 * block)), block) * block
+            // A tile has half a million values at most, and there are twice as many tiles as workers if there can be.
+            let tiled = ceilingDivide(2 * workers, ceilingDivide(tokens, stretch))
+            let fitting = min((1 << 19) / max(1, product.weight.shape.columns * unit), ceilingDivide(product.weight.shape.rows, tiled * unit))
             let preferred = min(product.weight.layout?.preferredRows ?? 1, 512) / unit
-            for rows in TileSequence(of: product.weight.shape, step: unit * max(fitting, preferred)) {
-                for tokens in TileSequence(rows: product.input.rows, step: 85 * Int(CK_TOKEN_BLOCK)) { tiles.append((index, rows, tokens)) }
+            for rows in TileSequence(of: product.weight.shape, step: unit * max(1, fitting, preferred)) {
+                for tokens in TileSequence(rows: tokens, step: stretch) { tiles.append((index, rows, tokens)) }
                 scratch = max(scratch, Self.scratchBytes(product.weight, rows))
             }
         }

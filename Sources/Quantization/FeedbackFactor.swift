@@ -63,7 +63,8 @@ package final class FeedbackFactor: @unchecked Sendable {
                     ck_pack_f32_panel(matrix + row * size + end + stretch.lowerBound, size, height, stretch.count, panel)
                     for piece in 0..<pieces {
                         ck_matrix_product(
-                            level, left + piece * step * depth + stretch.lowerBound * step, min(step, columns - piece * step), panel, 0, stretch.count,
+                            level, left + piece * step * depth + stretch.lowerBound * step, min(step, columns - piece * step), panel, 0,
+                            stretch.count,
                             target + piece * step * width, width, width, 1)
                     }
                 }

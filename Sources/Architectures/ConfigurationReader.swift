@@ -47,14 +47,15 @@ struct ConfigurationReader {
         return number
     }
 
-    /// Which layers `mlp_layer_types` says are dense; nil where it says nothing.
-    func denseLayerTypes(of layers: Int) throws -> [Int]? {
+    /// How many of the first layers `mlp_layer_types` says are dense, and which others; nil where it says nothing.
+    func denseLayerTypes(of layers: Int) throws -> (leading: Int, others: [Int])? {
         guard let types = root["mlp_layer_types"], types != .null else { return nil }
         let names = types.array ?? []
         guard names.count == layers, names.allSatisfy({ [.string("dense"), .string("sparse")].contains($0) }) else {
             throw ArchitectureFailure.badField("mlp_layer_types", reason: "does not say dense or sparse of each of \(layers) layers")
         }
-        return names.indices.filter { names[$0] == .string("dense") }
+        let leading = names.prefix { $0 == .string("dense") }.count
+        return (leading, names.indices.dropFirst(leading).filter { names[$0] == .string("dense") })
     }
 
     /// The small number that norms add.

@@ -65,16 +65,17 @@ extension Architecture {
     /// - Parameters:
     ///   - others: fields that a family with the same code reads beside these.
     ///   - rotaryFields: such fields in the description of the rotation.
+    ///   - scoring: what such a family's gate is called.
     static func deepSeekConfiguration(
-        _ config: ConfigurationReader, _ architecture: Architecture, others: Set<String> = [], rotaryFields: Set<String> = []
+        _ config: ConfigurationReader, _ architecture: Architecture, others: Set<String> = [], rotaryFields: Set<String> = [],
+        scoring: String = "sigmoid"
     ) throws -> ModelConfiguration {
         let isV2 = config.root["model_type"]?.string == "deepseek_v2"
         try config.only("hidden_act", [.string("silu"), .string("swish")])
         try config.only("moe_layer_freq", [.int(1)])
         try config.only("mlp_bias", [.bool(false)])
         // The gates that DeepSeek's own code has.
-        let isSoftmax = isV2 || config.root["model_type"]?.string == "mistral4"
-        try config.only("scoring_func", [.string(isSoftmax ? "softmax" : "sigmoid")])
+        try config.only("scoring_func", [.string(isV2 ? "softmax" : scoring)])
         try config.only("topk_method", (isV2 ? ["greedy", "group_limited_greedy"] : ["noaux_tc"]).map { .string($0) })
         if isV2 {
             try config.only("rope_interleave", [.bool(true)])

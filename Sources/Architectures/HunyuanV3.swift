@@ -54,10 +54,9 @@ extension ConfigurationReader {
     fileprivate func denseLayers(of layers: Int) throws -> (leading: Int, others: [Int]) {
         let leading = try optional("first_k_dense_replace")
         guard let dense = try denseLayerTypes(of: layers) else { return (min(leading ?? 1, layers), []) }
-        let first = dense.enumerated().prefix { $0 == $1 }.count
-        guard leading == nil || dense == Array(0..<min(leading ?? 0, layers)) else {
+        guard leading.map({ dense.others.isEmpty && dense.leading == min($0, layers) }) ?? true else {
             throw ArchitectureFailure.badField("mlp_layer_types", reason: "and first_k_dense_replace say different things")
         }
-        return (first, Array(dense.dropFirst(first)))
+        return dense
     }
 }

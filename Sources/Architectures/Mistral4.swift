@@ -13,14 +13,13 @@ extension Architecture {
         needsStacks: true,
         oracle: "Mistral4ForCausalLM",
         configuration: { config, architecture in
-            try config.only("scoring_func", [.string("softmax")])
             // transformers has a YaRN of its own where nothing is said.
             guard let description = ["rope_parameters", "rope_scaling"].lazy.compactMap({ config.root[$0]?.object }).first else {
                 throw ArchitectureFailure.missingField("rope_parameters")
             }
             var model = try deepSeekConfiguration(
                 config, architecture, others: ["vision_encoder"],
-                rotaryFields: ["llama_4_scaling_beta", "partial_rotary_factor", "max_position_embeddings"])
+                rotaryFields: ["llama_4_scaling_beta", "partial_rotary_factor", "max_position_embeddings"], scoring: "softmax")
             let attention = model.attention
             let share = try config.partialRope(attention.headSize, fallback: Double(attention.ropeSize) / Double(attention.headSize))
             guard share == attention.ropeSize else {

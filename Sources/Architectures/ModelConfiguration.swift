@@ -233,8 +233,7 @@ package struct ModelConfiguration: Sendable, Equatable {
     /// Takes what `mlp_layer_types` says of each layer, which transformers heeds whatever `first_k_dense_replace` says beside it.
     mutating func takeLayerTypes(_ config: ConfigurationReader) throws {
         guard router != nil, let dense = try config.denseLayerTypes(of: layers) else { return }
-        denseLayers = dense.enumerated().prefix { $0 == $1 }.count
-        otherDenseLayers = Array(dense.dropFirst(denseLayers))
+        (denseLayers, otherDenseLayers) = dense
     }
 
     package func isMixture(_ layer: Int) -> Bool { router != nil && layer >= denseLayers && !otherDenseLayers.contains(layer) }

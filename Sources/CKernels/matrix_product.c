@@ -169,8 +169,9 @@ void ck_matrix_product(int level, const float *packed, size_t tokens, const floa
             }
             float block[BLOCK / 2 * 2 * PANEL];
             size_t left = tokens - t;
-            for (size_t i = 0; i < left; i++) memcpy(block + i * 2 * PANEL, y + (t + i) * y_stride + first, 2 * PANEL * sizeof(float));
-            memset(block + left * 2 * PANEL, 0, (BLOCK / 2 - left) * 2 * PANEL * sizeof(float));
+            memset(block, 0, sizeof block);
+            for (size_t i = 0; continues && i < left; i++)
+                memcpy(block + i * 2 * PANEL, y + (t + i) * y_stride + first, 2 * PANEL * sizeof(float));
             block_12_by_2_avx512(x, panels, panels + panel_stride, depth, block, 2 * PANEL, continues);
             for (size_t i = 0; i < left; i++) memcpy(y + (t + i) * y_stride + first, block + i * 2 * PANEL, 2 * PANEL * sizeof(float));
         }

@@ -343,6 +343,8 @@ import Testing
         ("rope_interleave", "\"no\""),
         ("attention_bias", "1"), ("scoring_func", "\"tanh\""), ("topk_method", "\"random\""), ("num_key_value_heads", "2"), ("mlp_bias", "true"),
         ("rope_scaling", #"{"type": "yarn", "factor": 4, "truncate": 1}"#), ("rope_scaling", #"{"type": "llama3", "factor": 4}"#),
+        ("scoring_func", "\"softmax\""), ("topk_method", "\"greedy\""), ("num_experts_per_tok", "null"), ("routed_scaling_factor", "null"),
+        ("rope_scaling", #"{"type": "default", "partial_rotary_factor": 0.5}"#),
         ("rms_norm_eps", "\"small\""), ("num_experts_per_tok", "-1"), ("index_topk", "2048"), ("rope_theta", "0"),
     ])
     func aFieldThatChangesTheArithmeticIsReadOrRefused(_ field: String, _ value: String) throws {
@@ -350,6 +352,22 @@ import Testing
         builder.config[field] = try JSONValue(parsing: Array(value.utf8))
         let error = failure { _ = try ModelConfiguration(config: .object(builder.config)) }
         #expect(error?.kind == .badData && error?.description.contains(field) == true, "\(String(describing: error))")
+    }
+
+    /// transformers takes one description of the rotation whole, others the other.
+    @Test func twoDescriptionsOfARotationMustSayTheSame() throws {
+        let yarn = #"{"type": "yarn", "factor": 8, "original_max_position_embeddings": 16}"#
+        for (other, isSame) in [
+            (#"{"rope_type": "yarn", "factor": 8, "original_max_position_embeddings": 16}"#, true), ("{}", true), ("null", true),
+            (#"{"rope_type": "default"}"#, false), (#"{"rope_theta": 500000}"#, false),
+            (#"{"rope_type": "yarn", "factor": 8, "original_max_position_embeddings": 16, "beta_fast": 4}"#, false),
+        ] {
+            var builder = try dense()
+            builder.config["rope_scaling"] = try JSONValue(parsing: Array(yarn.utf8))
+            builder.config["rope_parameters"] = try JSONValue(parsing: Array(other.utf8))
+            let error = failure { _ = try ModelConfiguration(config: .object(builder.config)) }
+            #expect((error == nil) == isSame, "\(other): \(String(describing: error))")
+        }
     }
 
     @Test(arguments: [

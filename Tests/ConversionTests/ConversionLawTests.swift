@@ -77,6 +77,23 @@ import Testing
                 == JSONValue(parsing: Fixtures.bytes("tiny-deepseek-v3-fp8/config.json")))
     }
 
+    /// A router that is stored in F32 stays so, and is named to the readers that ask for it as one in BF16 is.
+    @Test func routersInF32StayF32() throws {
+        let folder = try TemporaryDirectory()
+        try convert(Fixtures.bf16Model, folder.file("f32"), to: "f32")
+        for target in ["bf16", "f16", "int4-g128", "fp8-block"] {
+            try convert(folder.file("f32"), folder.file(target), to: target)
+            let routers = try storedTensors(folder.file(target)).filter { $0.key.hasSuffix("mlp.gate.weight") }
+            #expect(routers.count == 4 && routers.values.allSatisfy { $0.type == "F32" }, "\(target)")
+        }
+        let config = try String(decoding: FileTree.read(folder.file("f32/config.json"), limit: 1 << 20), as: UTF8.self)
+        let other = config.replacing("deepseek_v3", with: "qwen3_moe")
+        try FileTree.write(Array(other.utf8), to: folder.file("f32/config.json"), temporary: folder.file("f32/config.json.new"))
+        let plan = try ConversionPlan(converting: Checkpoint(opening: folder.file("f32")), choice: LayoutChoice(target: "awq"))
+        let text = String(decoding: try #require(plan.texts.first { $0.name == "config.json" }).bytes, as: UTF8.self)
+        #expect(text.contains(#""model.layers.1.mlp.gate""#))
+    }
+
     @Test func theSelectionBiasStaysF32() throws {
         let folder = try TemporaryDirectory()
         for target in Self.layouts {

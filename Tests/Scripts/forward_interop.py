@@ -65,7 +65,7 @@ CASES = {
     'Qwen3-MoE, every second layer, biases, YaRN, tied': (Qwen3MoeConfig, Qwen3MoeForCausalLM, dict(
         moe_intermediate_size=96, num_attention_heads=4, num_key_value_heads=4, head_dim=32, num_experts=5, num_experts_per_tok=2, norm_topk_prob=False, decoder_sparse_step=2,
         attention_bias=True, tie_word_embeddings=True, rms_norm_eps=1e-5,
-        rope_parameters=dict(rope_type='yarn', rope_theta=1e6, factor=4.0, original_max_position_embeddings=64))),
+        rope_parameters=dict(rope_type='yarn', rope_theta=1e6, factor=4.0, original_max_position_embeddings=64, mscale=1.0, mscale_all_dim=0.707))),
     'Qwen3': (Qwen3Config, Qwen3ForCausalLM, dict(num_attention_heads=6, num_key_value_heads=3, head_dim=40, rope_parameters=PLAIN)),
     'Llama 3.1, biases': (LlamaConfig, LlamaForCausalLM, dict(
         num_attention_heads=5, num_key_value_heads=1, attention_bias=True, rope_parameters=dict(
@@ -91,7 +91,7 @@ CASES = {
         index_n_heads=8, index_head_dim=40, rope_parameters=YARN)),
     'GLM-5': (GlmMoeDsaConfig, GlmMoeDsaForCausalLM, dict(
         q_lora_rank=72, n_routed_experts=9, num_experts_per_tok=3, n_group=1, topk_group=1, rms_norm_eps=1e-5, index_topk=17, index_n_heads=8,
-        index_head_dim=24, rope_parameters=PLAIN)),
+        index_head_dim=24, mlp_layer_types=['sparse', 'dense', 'sparse'], rope_parameters=PLAIN)),
     'GLM-5.2, shared indexers': (GlmMoeDsaConfig, GlmMoeDsaForCausalLM, dict(
         q_lora_rank=72, n_routed_experts=9, num_experts_per_tok=3, n_group=1, topk_group=1, num_hidden_layers=7, index_topk_freq=4,
         index_skip_topk_offset=3, index_topk=5, index_n_heads=11, index_head_dim=32, rms_norm_eps=1e-5, rope_parameters=PLAIN)),

@@ -163,7 +163,7 @@ package struct LayoutChoice: Sendable {
         }
         // Releases that store a router in F32 (MiniMax, Hy3, all that transformers 5.24 saves) mean its last bits, which choose experts.
         if stored.denseType == .f32, target.denseType.map({ $0.bitWidth < 32 }) == true, roles.place(of: weight.module)?.role == .router {
-            return Decision(layout: nil, reason: "kept as stored: router gate in F32")
+            return Decision(layout: stored, reason: "kept as stored: router gate in F32")
         }
         let leaf = WeightName.leaf(weight.name)
         if stored.isDense, leaf != "weight", leaf != "bias" { return Decision(layout: nil, reason: "kept as stored: parameter, not a weight") }

@@ -48,9 +48,39 @@ static inline __attribute__((always_inline)) void silu_loop(float *gate, const f
     }
 }
 
+static inline __attribute__((always_inline)) void softmax_loop(float *scores, size_t count, float scale, float sink, int rounds) {
+    enum { LANES = 16 };
+    float largest[LANES];
+    for (size_t j = 0; j < LANES; j++) largest[j] = sink;
+    size_t whole = count / LANES * LANES;
+    for (size_t i = 0; i < count; i++) scores[i] *= scale;
+    if (rounds)
+        for (size_t i = 0; i < count; i++) scores[i] = ck_round_bf16(scores[i]);
+    for (size_t i = 0; i < whole; i += LANES)
+        for (size_t j = 0; j < LANES; j++) largest[j] = scores[i + j] > largest[j] ? scores[i + j] : largest[j];
+    for (size_t i = whole; i < count; i++) largest[i - whole] = scores[i] > largest[i - whole] ? scores[i] : largest[i - whole];
+    float greatest = sink;
+    for (size_t j = 0; j < LANES; j++) greatest = largest[j] > greatest ? largest[j] : greatest;
+    for (size_t i = 0; i < count; i++) scores[i] = exponential(scores[i] - greatest);
+    double sums[LANES] = {0};
+    for (size_t i = 0; i < whole; i += LANES)
+        for (size_t j = 0; j < LANES; j++) sums[j] += (double)scores[i + j];
+    for (size_t i = whole; i < count; i++) sums[i - whole] += (double)scores[i];
+    double sum = sink > -INFINITY ? (double)exponential(sink - greatest) : sink == sink ? 0 : (double)sink;
+    for (size_t j = 0; j < LANES; j++) sum += sums[j];
+    float factor = (float)(1 / sum);
+    for (size_t i = 0; i < count; i++) scores[i] *= factor;
+}
+
 #if defined(__x86_64__)
 CK_TARGET_AVX512 static void exp_avx512(float *values, size_t count) { exp_loop(values, count); }
 CK_TARGET_AVX2 static void exp_avx2(float *values, size_t count) { exp_loop(values, count); }
+CK_TARGET_AVX512 static void softmax_avx512(float *scores, size_t count, float scale, float sink, int rounds) {
+    softmax_loop(scores, count, scale, sink, rounds);
+}
+CK_TARGET_AVX2 static void softmax_avx2(float *scores, size_t count, float scale, float sink, int rounds) {
+    softmax_loop(scores, count, scale, sink, rounds);
+}
 CK_TARGET_AVX512 static void silu_avx512(float *gate, const float *up, size_t count, int rounds) { silu_loop(gate, up, count, rounds); }
 CK_TARGET_AVX2 static void silu_avx2(float *gate, const float *up, size_t count, int rounds) { silu_loop(gate, up, count, rounds); }
 #endif
@@ -62,6 +92,15 @@ void ck_exp(int level, float *values, size_t count) {
 #endif
     (void)level;
     exp_loop(values, count);
+}
+
+void ck_softmax(int level, float *scores, size_t count, float scale, float sink, int rounds) {
+#if defined(__x86_64__)
+    if (level == CK_AVX512) { softmax_avx512(scores, count, scale, sink, rounds); return; }
+    if (level == CK_AVX2) { softmax_avx2(scores, count, scale, sink, rounds); return; }
+#endif
+    (void)level;
+    softmax_loop(scores, count, scale, sink, rounds);
 }
 
 void ck_silu_gate(int level, float *gate, const float *up, size_t count, int rounds) {

@@ -74,7 +74,9 @@ package struct ActivationBudget: Sendable, Equatable {
         case .grouped(let grouped):
             attention = heads * Double(grouped.headSize) + 2 * Double(grouped.keyHeads * grouped.headSize) + output + 2 * hidden
         }
-        // Input and output of a network, its two inner products, and what is made of them where it takes no place of theirs.
-        return max(attention, 2 * hidden + (c.activation == .gated ? 2 : 3) * Double(max(c.intermediateSize ?? 4 * c.hiddenSize, c.expertSize ?? 0)))
+        // Input and output of a network, its two inner products, and what is made of them where it takes no place of theirs. The input of a
+        // product is packed beside it.
+        return hidden
+            + max(attention, 2 * hidden + (c.activation == .gated ? 2 : 3) * Double(max(c.intermediateSize ?? 4 * c.hiddenSize, c.expertSize ?? 0)))
     }
 }

@@ -14,25 +14,23 @@ package final class Activations: @unchecked Sendable {
     package let rows: Int
     package let columns: Int
     package let base: UnsafeMutablePointer<Float>
+    private let storage: AlignedBuffer
 
+    /// A matrix of zeros.
     /// - Throws: ``OutOfMemory`` if the system refuses the memory, as it can if a budget is larger than the machine.
-    package init(rows: Int, columns: Int) throws(OutOfMemory) {
-        // Sizes follow the tokens and weights whose shapes were checked, and were held against the budget before the run.
-        // Zeroed by the system as the pages are first touched, by whichever worker touches them.
-        let size = rows * columns * MemoryLayout<Float>.stride
-        try MemoryBudget.process.take(size)
-        guard let memory = calloc(max(1, rows * columns), MemoryLayout<Float>.stride) else {
-            MemoryBudget.process.give(size)
-            throw OutOfMemory(byteCount: size)
-        }
-        self.rows = rows
-        self.columns = columns
-        base = memory.assumingMemoryBound(to: Float.self)
+    package convenience init(rows: Int, columns: Int) throws(OutOfMemory) {
+        try self.init(unfilled: rows, columns: columns)
+        memset(base, 0, rows * columns * MemoryLayout<Float>.stride)
     }
 
-    deinit {
-        free(base)
-        MemoryBudget.process.give(rows * columns * MemoryLayout<Float>.stride)
+    /// A matrix of which every value is going to be written before any is read.
+    init(unfilled rows: Int, columns: Int) throws(OutOfMemory) {
+        // Sizes follow the tokens and weights whose shapes were checked, and were held against the budget before the run.
+        let size = rows * columns * MemoryLayout<Float>.stride
+        storage = try AlignedBuffer(byteCount: size)
+        self.rows = rows
+        self.columns = columns
+        base = storage.bytes.assumingMemoryBound(to: Float.self).baseAddress!
     }
 
     package subscript(row: Int) -> UnsafeMutablePointer<Float> { base + row * columns }
@@ -42,18 +40,27 @@ package final class Activations: @unchecked Sendable {
 
     /// Rows that hold a NaN or an infinity.
     package var notFiniteRows: Int {
-        (0..<rows).count { row in (0..<columns).contains { !self[row][$0].isFinite } }
+        (0..<rows).count { row in
+            // An infinity times 0 is NaN, and so is all that comes after: no branch a value.
+            var sum: SIMD16<Float> = .zero
+            for column in stride(from: 0, to: columns - columns % 16, by: 16) {
+                sum += UnsafeRawPointer(self[row] + column).loadUnaligned(as: SIMD16<Float>.self) * 0
+            }
+            var rest = sum.sum()
+            for column in (columns - columns % 16)..<columns { rest += self[row][column] * 0 }
+            return rest != 0
+        }
     }
 
     func copy() throws(OutOfMemory) -> Activations {
-        let copy = try Activations(rows: rows, columns: columns)
+        let copy = try Activations(unfilled: rows, columns: columns)
         copy.base.update(from: base, count: rows * columns)
         return copy
     }
 
     /// Rows of this matrix, by index.
     func gathered(_ indices: [Int]) throws(OutOfMemory) -> Activations {
-        let result = try Activations(rows: indices.count, columns: columns)
+        let result = try Activations(unfilled: indices.count, columns: columns)
         for (row, index) in indices.enumerated() { result[row].update(from: self[index], count: columns) }
         return result
     }

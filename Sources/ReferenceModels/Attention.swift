@@ -44,9 +44,16 @@ struct AttentionContext {
 
     /// A linear weight, with a bias where the configuration says so.
     func linear(_ role: ModuleRole, _ x: Activations, outputs: Int) throws -> Activations {
-        let result = try weights.linear(name(role), x, outputs: outputs)
-        if configuration.biased.contains(role) { try weights.addBias(configuration.module(role, layer: layer) + ".bias", to: result) }
-        return result
+        try linear([(role, outputs)], x)[0]
+    }
+
+    /// Several of one input.
+    func linear(_ members: [(role: ModuleRole, outputs: Int)], _ x: Activations) throws -> [Activations] {
+        let results = try weights.linear(members.map { (name($0.role), $0.outputs) }, x)
+        for (member, result) in zip(members, results) where configuration.biased.contains(member.role) {
+            try weights.addBias(configuration.module(member.role, layer: layer) + ".bias", to: result)
+        }
+        return results
     }
 
     /// The attention of the configuration's kind.

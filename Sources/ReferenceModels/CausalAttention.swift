@@ -32,7 +32,7 @@ struct CausalAttention {
 
     /// The outputs of all heads, [tokens, heads * valueSize], from queries [tokens, heads * headSize].
     func apply(_ query: Activations, _ memory: Memory, sequences: [Range<Int>]) throws -> Activations {
-        let output = try Activations(rows: query.rows, columns: heads * valueSize)
+        let output = try Activations(unfilled: query.rows, columns: heads * valueSize)
         try ParallelLoop.run(count: sequences.count * heads, workers: workers, state: {}) { index, _ in
             try attend(query, memory, sequences[index / heads], head: index % heads, into: output)
         }
@@ -45,11 +45,11 @@ struct CausalAttention {
         let length = sequence.count
         let level = KernelLevel.active.rawValue
         let width = Int(CK_PANEL)
-        let keys = try Activations(rows: length, columns: headSize)
+        let keys = try Activations(unfilled: length, columns: headSize)
         for (row, token) in sequence.enumerated() { memory.key(h, token, keys[row]) }
         let block = Int(CK_TOKEN_BLOCK)
         let panels = ceilingDivide(length, width)
-        let keyPanels = try Activations(rows: panels * headSize, columns: width)
+        let keyPanels = try Activations(unfilled: panels * headSize, columns: width)
         for panel in 0..<panels {
             let first = panel * width
             ck_pack_f32_panel(keys[first], headSize, min(width, length - first), headSize, keyPanels[panel * headSize])
@@ -62,7 +62,7 @@ struct CausalAttention {
             }
         }
         let scores = try Activations(rows: block, columns: length)
-        let packed = try Activations(rows: max(headSize, length), columns: block)
+        let packed = try Activations(unfilled: max(headSize, length), columns: block)
         for first in stride(from: 0, to: length, by: block) {
             let tokens = min(block, length - first)
             // Keys after the block's last token are masked: they are neither computed nor summed.
@@ -73,16 +73,15 @@ struct CausalAttention {
                 min(ceilingDivide(visible, width) * width, length), 0)
             precision.round(scores)
             for row in 0..<tokens {
-                let line = scores[row]
-                for column in 0...(first + row) { line[column] *= scale }
-                precision.round(line, first + row + 1)
-                let hidden = window.map { max(0, first + row + 1 - $0) } ?? 0
-                for column in 0..<hidden { scores[row][column] = 0 }
+                let seen = first + row + 1
+                let hidden = window.map { max(0, seen - $0) } ?? 0
+                scores[row].update(repeating: 0, count: hidden)
                 if let choice, length > choice.keptTokens {
-                    choice.hide(scores[row], row: self.first + sequence.lowerBound + first + row, count: first + row + 1)
+                    choice.hide(scores[row], row: self.first + sequence.lowerBound + first + row, count: seen)
                 }
-                Self.softmax(
-                    scores[row] + hidden, visible: first + row + 1 - hidden, count: visible - hidden, sink: sinks.isEmpty ? nil : sinks[h])
+                ck_softmax(
+                    level, scores[row] + hidden, seen - hidden, scale, sinks.isEmpty ? -.infinity : sinks[h], precision == .bf16 ? 1 : 0)
+                (scores[row] + seen).update(repeating: 0, count: visible - seen)
             }
             precision.round(scores)
             ck_pack_tokens(level, scores.base, length, tokens, visible, packed.base)
@@ -90,22 +89,5 @@ struct CausalAttention {
                 level, packed.base, tokens, valuePanels.base, width * length, visible, output[sequence.lowerBound + first] + h * valueSize,
                 output.columns, valueSize, 0)
         }
-    }
-
-    /// Softmax over the first `visible` scores, and over the sink, whose share is dropped; the rest becomes 0.
-    static func softmax(_ scores: UnsafeMutablePointer<Float>, visible: Int, count: Int, sink: Float? = nil) {
-        var largest = sink ?? -Float.infinity
-        for i in 0..<visible { largest = max(largest, scores[i]) }
-        for i in 0..<visible { scores[i] -= largest }
-        ck_exp(KernelLevel.active.rawValue, scores, visible)
-        var sum = 0.0
-        if var share = sink.map({ $0 - largest }) {
-            ck_exp(KernelLevel.active.rawValue, &share, 1)
-            sum = Double(share)
-        }
-        for i in 0..<visible { sum += Double(scores[i]) }
-        let factor = Float(1 / sum)
-        for i in 0..<visible { scores[i] *= factor }
-        for i in visible..<max(visible, count) { scores[i] = 0 }
     }
 }

@@ -46,7 +46,7 @@ struct ExpertRouter: Sendable {
         let experts = chosen.sorted()
         var weights = experts.map { probabilities[$0] }
         if c.scoring == .softmaxOfChosen {
-            weights.withUnsafeMutableBufferPointer { CausalAttention.softmax($0.baseAddress!, visible: $0.count, count: $0.count) }
+            weights.withUnsafeMutableBufferPointer { ck_softmax(KernelLevel.active.rawValue, $0.baseAddress!, $0.count, 1, -.infinity, 0) }
         }
         if c.normalises {
             let sum = weights.reduce(0, +) + 1e-20
@@ -66,7 +66,7 @@ struct ExpertRouter: Sendable {
             return values.map { 1 / (1 + $0) }
         case .softmaxOfChosen: return values
         case .softmax:
-            values.withUnsafeMutableBufferPointer { CausalAttention.softmax($0.baseAddress!, visible: count, count: count) }
+            values.withUnsafeMutableBufferPointer { ck_softmax(KernelLevel.active.rawValue, $0.baseAddress!, count, 1, -.infinity, 0) }
             return values
         }
     }

@@ -36,11 +36,18 @@ package struct ForwardRun {
                 try pass.step()
                 try file?.add(hidden: pass.hidden, layer: pass.layer, of: batch, firstSequence: numbers.lowerBound)
             }
-            for rows in TileSequence(rows: batch.count, step: pass.logitsChunk) {
+            // A chunk is written while the next is computed.
+            var finished: (logits: Activations, rows: Range<Int>)?
+            for rows in TileSequence(rows: batch.count, step: pass.logitsChunk).map(Optional.some) + [nil] {
                 if stop.isStopped { throw ReferenceFailure.interrupted }
-                let logits = try pass.logits(rows)
-                try file?.add(logits: logits, rows: rows, of: batch, firstSequence: numbers.lowerBound)
-                observe(logits)
+                let previous = finished
+                finished = try ParallelLoop.run(beside: {
+                    guard let previous else { return }
+                    try file?.add(logits: previous.logits, rows: previous.rows, of: batch, firstSequence: numbers.lowerBound)
+                }) {
+                    try rows.map { (try pass.logits($0), $0) }
+                }
+                if let previous { observe(previous.logits) }
             }
         }
         try file?.finish()

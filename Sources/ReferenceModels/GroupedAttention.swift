@@ -30,9 +30,8 @@ struct GroupedAttention: Attention {
     private func attended(_ input: AttentionInput) throws -> Activations {
         let x = input.x
         let (heads, keyHeads, head) = (heads, sizes.keyHeads, sizes.headSize)
-        let query = try context.linear(.query, x, outputs: heads * head)
-        let key = try context.linear(.key, x, outputs: keyHeads * head)
-        let value = try context.linear(.value, x, outputs: keyHeads * head)
+        let projected = try context.linear([(.query, heads * head), (.key, keyHeads * head), (.value, keyHeads * head)], x)
+        let (query, key, value) = (projected[0], projected[1], projected[2])
         if sizes.norms != .none {
             let epsilon = context.configuration.epsilon, isPerHead = sizes.norms == .perHead
             try context.weights.normaliseHeads(

@@ -151,7 +151,7 @@ package struct ModelWeights: Sendable {
         let count = columns ?? x.columns
         let norm = RMSNorm(weight: try vector(name, count: count), epsilon: epsilon, precision: precision)
         let part = part ?? 0..<x.rows
-        let result = try Activations(rows: part.count, columns: count)
+        let result = try Activations(unfilled: part.count, columns: count)
         try forRows(part.count) { rows in
             for row in rows { norm.apply(x[part.lowerBound + row], to: result[row]) }
         }
@@ -206,7 +206,7 @@ package struct ModelWeights: Sendable {
             let unit = leastCommonMultiple(product.weight.layout?.rowAlignment ?? 1, Int(CK_PANEL))
             // Many tokens share a tile, in stretches of one length, so that every worker has as much to do.
             let block = Int(CK_TOKEN_BLOCK), tokens = product.input.rows
-            let stretch = ceilingDivide(ceilingDivide(tokens, ceilingDivide(tokens, 85 * block)), block) * block
+            let stretch = ceilingDivide(ceilingDivide(tokens, ceilingDivide(tokens, 40 * block)), block) * block
             // A tile has half a million values at most, and there are twice as many tiles as workers if there can be.
             let tiled = ceilingDivide(2 * workers, ceilingDivide(tokens, stretch))
             let fitting = min((1 << 19) / max(1, product.weight.shape.columns * unit), ceilingDivide(product.weight.shape.rows, tiled * unit))
@@ -218,16 +218,48 @@ package struct ModelWeights: Sendable {
         }
         let work = tiles
         let bytes = scratch
+        let packed = try packedInputs(products)
         try ParallelLoop.run(count: work.count, workers: workers) {
             Scratch(stored: try AlignedBuffer(byteCount: bytes), panels: try AlignedBuffer(byteCount: 0))
         } body: { index, scratch in
-            try multiply(products[work[index].product], work[index].rows, work[index].tokens, scratch)
+            let product = products[work[index].product]
+            try multiply(product, packed[ObjectIdentifier(product.input)], work[index].rows, work[index].tokens, scratch)
         }
         guard precision == .bf16 else { return }
         let precision = precision
         for product in products {
             try forRows(product.output.rows) { precision.round(product.output[$0.lowerBound], $0.count * product.output.columns) }
         }
+    }
+
+    /// The inputs in blocks of tokens, [block][channel][token of the block], once for all tiles of all products that read them.
+    private func packedInputs(_ products: [Product]) throws -> [ObjectIdentifier: AlignedBuffer] {
+        let block = Int(CK_TOKEN_BLOCK)
+        var packed: [ObjectIdentifier: AlignedBuffer] = [:]
+        var parts: [(input: Activations, block: Int, target: AlignedBuffer)] = []
+        for product in products where product.inputScales == nil && packed[ObjectIdentifier(product.input)] == nil {
+            let blocks = ceilingDivide(product.input.rows, block)
+            let target = try AlignedBuffer(byteCount: blocks * block * product.input.columns * 4)
+            packed[ObjectIdentifier(product.input)] = target
+            parts += (0..<blocks).map { (product.input, $0, target) }
+        }
+        let work = parts
+        try ParallelLoop.run(count: work.count, workers: workers, state: {}) { index, _ in
+            let (input, number, target) = work[index]
+            target.withMemory(of: Float.self) {
+                ck_pack_tokens(
+                    KernelLevel.active.rawValue, input[number * block], input.columns, min(block, input.rows - number * block), input.columns,
+                    $0 + number * block * input.columns)
+            }
+        }
+        return packed
+    }
+
+    /// Several products of one input.
+    func linear(_ names: [(name: String, outputs: Int)], _ input: Activations) throws -> [Activations] {
+        let products = try names.map { try product($0.name, input, outputs: $0.outputs) }
+        try run(products)
+        return products.map(\.output)
     }
 
     func linear(_ name: String, _ input: Activations, outputs: Int) throws -> Activations {
@@ -238,7 +270,10 @@ package struct ModelWeights: Sendable {
 
     func product(_ name: String, _ input: Activations, outputs: Int) throws -> Product {
         let weight = try weight(name, [outputs, input.columns])
-        var product = Product(weight: weight, input: input, output: try Activations(rows: input.rows, columns: outputs))
+        // Products of codes are added up in the output; all others begin it.
+        let isAdded = precision == .fp8 || input.columns == 0
+        let output = try isAdded ? Activations(rows: input.rows, columns: outputs) : Activations(unfilled: input.rows, columns: outputs)
+        var product = Product(weight: weight, input: input, output: output)
         if precision == .fp8, let layout = weight.layout as? any ScaledBlockLayout {
             guard layout.blockColumns == 128 else { throw ReferenceFailure.activations(weight: name, columns: layout.blockColumns) }
             (product.input, product.inputScales) = try input.quantized()
@@ -264,18 +299,21 @@ package struct ModelWeights: Sendable {
         }
     }
 
-    private func multiply(_ product: Product, _ rows: Range<Int>, _ tokens: Range<Int>, _ scratch: Scratch) throws {
+    private func multiply(
+        _ product: Product, _ input: AlignedBuffer?, _ rows: Range<Int>, _ tokens: Range<Int>, _ scratch: Scratch
+    ) throws {
         let depth = product.weight.shape.columns
-        let width = Int(CK_PANEL)
+        let (width, block) = (Int(CK_PANEL), Int(CK_TOKEN_BLOCK))
         let panels = ceilingDivide(rows.count, width)
         let panelFloats = Self.depthBlock * width
-        let tokenFloats = Self.depthBlock * Int(CK_TOKEN_BLOCK)
-        let needed = (panels * panelFloats + tokenFloats) * 4
+        let needed = (panels * panelFloats + Self.depthBlock * block) * 4
         if scratch.panels.bytes.count < needed { scratch.panels = try AlignedBuffer(byteCount: needed) }
         guard let packed = scratch.panels.bytes.assumingMemoryBound(to: Float.self).baseAddress else { return }
-        let packedTokens = packed + panels * panelFloats
         let level = KernelLevel.active.rawValue
-        if let scales = product.inputScales { return try multiplyCodes(product, scales, rows, tokens, scratch, packed, packedTokens) }
+        guard let input else {
+            guard let scales = product.inputScales else { return }
+            return try multiplyCodes(product, scales, rows, tokens, scratch, packed, packed + panels * panelFloats)
+        }
         try withDecoded(product.weight, rows, scratch.stored) { values, isWide in
             for start in stride(from: 0, to: depth, by: Self.depthBlock) {
                 let stretch = min(Self.depthBlock, depth - start)
@@ -289,12 +327,12 @@ package struct ModelWeights: Sendable {
                             level, values.assumingMemoryBound(to: UInt16.self) + first, depth, count, stretch, packed + panel * panelFloats)
                     }
                 }
-                for token in stride(from: tokens.lowerBound, to: tokens.upperBound, by: Int(CK_TOKEN_BLOCK)) {
-                    let count = min(Int(CK_TOKEN_BLOCK), tokens.upperBound - token)
-                    ck_pack_tokens(level, product.input[token] + start, depth, count, stretch, packedTokens)
-                    ck_matrix_product(
-                        level, packedTokens, count, packed, panelFloats, stretch, product.output[token] + rows.lowerBound, product.output.columns,
-                        rows.count, start > 0 ? 1 : 0)
+                input.withMemory(of: Float.self) { blocks in
+                    for token in stride(from: tokens.lowerBound, to: tokens.upperBound, by: block) {
+                        ck_matrix_product(
+                            level, blocks + token * depth + start * block, min(block, tokens.upperBound - token), packed, panelFloats, stretch,
+                            product.output[token] + rows.lowerBound, product.output.columns, rows.count, start > 0 ? 1 : 0)
+                    }
                 }
             }
         }

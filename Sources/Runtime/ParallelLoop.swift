@@ -37,6 +37,24 @@ package enum ParallelLoop {
         if let error = shared.failure.withLock({ $0 }) { throw error }
     }
 
+    /// Calls `body` on this thread while `other` runs on one of its own. Both have ended when it returns; the body's error comes first.
+    package static func run<Result>(beside other: @escaping @Sendable () throws -> Void, _ body: () throws -> Result) throws -> Result {
+        let shared = Shared()
+        let group = DispatchGroup()
+        group.enter()
+        let thread = Thread {
+            do { try other() } catch { shared.failure.withLock { $0 = error } }
+            group.leave()
+        }
+        thread.stackSize = 1 << 20
+        thread.start()
+        let result = Swift.Result { try body() }
+        group.wait()
+        let value = try result.get()
+        if let error = shared.failure.withLock({ $0 }) { throw error }
+        return value
+    }
+
     private final class Shared: Sendable {
         let next = Atomic<Int>(0)
         let failure = Lock<(any Error)?>(nil)

@@ -149,6 +149,10 @@ void ck_pack_tokens(int level, const float *x, size_t stride, size_t tokens, siz
 void ck_matrix_product(int level, const float *packed, size_t tokens, const float *panels, size_t panel_stride, size_t depth, float *y,
                        size_t y_stride, size_t width, int continues);
 
+/// Scores of one query, scaled by `scale` (and `rounds` to BF16), become e^(s - m) / sum over `count` of them and the sink, m being the largest
+/// of all; a sink of -infinity is none. The sum is in F64 by 16 lanes. A NaN makes all NaN.
+void ck_softmax(int level, float *scores, size_t count, float scale, float sink, int rounds);
+
 /// Packs up to 16 rows of `depth` values as panel[k][n]; missing rows are zero.
 void ck_pack_bf16_panel(int level, const uint16_t *rows, size_t stride, size_t count, size_t depth, float *panel);
 void ck_pack_f32_panel(const float *rows, size_t stride, size_t count, size_t depth, float *panel);

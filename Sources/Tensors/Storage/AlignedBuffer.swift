@@ -11,21 +11,26 @@ import Runtime
 /// Invariant: the memory is owned by one thread at a time; slices handed out never outlive the buffer.
 package final class AlignedBuffer: @unchecked Sendable {
     package let bytes: UnsafeMutableRawBufferPointer
+    /// What was allocated: up to a page before `bytes`.
+    private let allocation: UnsafeMutableRawPointer
+
+    private static let alignment = 4096
 
     /// - Throws: ``OutOfMemory`` if the budget is spent or the system refuses.
     package init(byteCount: Int) throws(OutOfMemory) {
         let size = max(byteCount, 64)
         try MemoryBudget.process.take(size)
-        var memory: UnsafeMutableRawPointer?
-        guard posix_memalign(&memory, 4096, size) == 0, let memory else {
+        // Aligned here: glibc's posix_memalign does not find the place that a buffer of the same size gave back, and the heap grows.
+        guard let memory = malloc(size + Self.alignment - 1) else {
             MemoryBudget.process.give(size)
             throw OutOfMemory(byteCount: size)
         }
-        bytes = UnsafeMutableRawBufferPointer(start: memory, count: size)
+        allocation = memory
+        bytes = UnsafeMutableRawBufferPointer(start: memory.alignedUp(toMultipleOf: Self.alignment), count: size)
     }
 
     deinit {
-        free(bytes.baseAddress)
+        free(allocation)
         MemoryBudget.process.give(bytes.count)
     }
 

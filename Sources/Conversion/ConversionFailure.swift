@@ -43,6 +43,8 @@ public enum ConversionFailure: Failure, Equatable {
     case sourceDigest(tensor: String, file: String)
     /// Stopped; so many weights of all are done.
     case interrupted(done: Int, total: Int)
+    /// Parts of a divided conversion that are missing or at work.
+    case unfinishedParts([Int], of: Int, path: String)
     /// A layout that cannot be written.
     case unsupported(weight: String, layout: String)
 
@@ -53,7 +55,7 @@ public enum ConversionFailure: Failure, Equatable {
         case .tooLarge, .notFinite, .carriesNotFinite, .overflowsF16, .sourceDigest: .badData
         case .destinationIsSource, .destinationNotEmpty, .destinationBusy: .cannotCreate
         case .noSpace, .differs, .lost: .inputOutput
-        case .interrupted: .interrupted
+        case .interrupted, .unfinishedParts: .interrupted
         }
     }
 
@@ -93,6 +95,8 @@ public enum ConversionFailure: Failure, Equatable {
             "\(file): the bytes of \(tensor) do not match the digest in the source's recast.manifest.json; the file is damaged, restore it"
         case .interrupted(let done, let total):
             "stopped after \(done) of \(total) weights; run the same command again to continue"
+        case .unfinishedParts(let parts, let count, let path):
+            "\(path): \(parts.count == 1 ? "part" : "parts") \(parts.prefix(20).map(String.init).joined(separator: ", "))\(parts.count > 20 ? " and \(parts.count - 20) more" : "") of \(count) \(parts.count == 1 ? "has" : "have") not finished; run \(parts.count == 1 ? "it" : "them") again, and then `recast finish`"
         case .unsupported(let weight, let layout): "\(weight): \(layout) can be read but not written"
         }
     }

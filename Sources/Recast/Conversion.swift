@@ -42,6 +42,8 @@ public struct ConversionRequest: Sendable {
     public var modelParallel: Int?
     /// Cut the output into files of at most so many bytes; nil for as the source is cut.
     public var shardSize: Int?
+    /// Write the files of one part only; nil for all.
+    public var part: Part?
     /// Refuse a plan in which any value would be rounded.
     public var requiresExact = false
     /// Memory, threads, and what may be done with what is in the destination.
@@ -52,6 +54,27 @@ public struct ConversionRequest: Sendable {
         self.source = source
         self.destination = destination
         self.layout = layout
+    }
+
+    /// Asks for the part that an argument names: `I/N`, or `auto` and `auto/N` for what the launcher of this process says.
+    /// - Returns: the variable that says which it is, with its value.
+    /// - Throws: ``ConversionFailure``, if nothing says it or two things do.
+    public mutating func choosePart(_ argument: String, environment: [String: String]) throws -> String? {
+        let (part, origin) = try Launcher.part(argument, environment)
+        self.part = part
+        return origin
+    }
+
+    /// What cannot be divided says so.
+    fileprivate func checkPart(_ plan: ConversionPlan) throws {
+        guard part != nil else { return }
+        if plan.output.isSingleFile { throw ConversionFailure.usage("--part divides the files of a directory; \(destination) is one file") }
+        if options.overwrite { throw ConversionFailure.usage("--part and --overwrite exclude each other: the parts before would be lost") }
+        if tokens != nil {
+            throw ConversionFailure.usage(
+                "a conversion that runs tokens through the model cannot be divided: each layer's inputs come from the one before; for imatrix "
+                    + "collect them once with `recast calibrate` and give --statistics")
+        }
     }
 
     /// The container that was asked for, by its name or by the destination's ending.
@@ -123,6 +146,7 @@ public struct Conversion: Sendable {
             names: request.names, container: output.container, preTokenizer: request.preTokenizer, keepsPrediction: request.keepsPrediction)
         checkpoint = checkpoint.adding(try choice.dialect.madeTensors(of: checkpoint.config, roles: checkpoint.roles))
         var plan = try ConversionPlan(converting: checkpoint, choice: choice, output: output, requireExact: request.requiresExact)
+        try request.checkPart(plan)
         if let statistics, let path = request.statistics { try plan.check(statistics, of: checkpoint, from: path) }
         return Conversion(request: request, plan: plan, checkpoint: checkpoint, evidence: evidence)
     }
@@ -132,6 +156,9 @@ public struct Conversion: Sendable {
 
     /// What a user must know before relying on the output.
     public var warnings: [String] { plan.warnings.map { "\($0)" } }
+
+    /// Tensor files that this conversion writes: of a part, its own.
+    public var fileCount: Int { request.part.map { $0.shards(of: plan).count } ?? plan.shards.count }
 
     /// Bytes of the output's tensor files.
     public var outputBytes: Int { plan.outputBytes }
@@ -153,6 +180,27 @@ public struct Conversion: Sendable {
         return Work { stop, tell in try conversion.carryOut(stop, tell) }
     }
 
+    /// Joins the parts that a conversion was divided into, each run with ``ConversionRequest/part``: writes index, configuration and manifest
+    /// once all are finished.
+    /// - Returns: nil if the parts were joined before and nothing is left to do.
+    /// - Throws: while iterated, a ``Failure``: ``ConversionFailure/unfinishedParts(_:of:path:)`` names the parts that are missing.
+    public static func finish(_ destination: String, memory: Int = 2 << 30) -> Work<ConversionProgress, RunReport?> {
+        Work { stop, _ in
+            guard let document = try ConversionRun.dividedRequest(destination) else {
+                guard try FileTree.entry(FileTree.path(destination, "recast.manifest.json")) != nil else {
+                    throw ConversionFailure.usage("\(destination): no conversion in parts was begun here")
+                }
+                return nil
+            }
+            var request = try DividedRequest.request(document, destination: destination)
+            request.options.memory = memory
+            let conversion = try plan(request)
+            return try ConversionRun(
+                plan: conversion.plan, checkpoint: conversion.checkpoint, destination: destination, options: request.options
+            ).join(stop: stop)
+        }
+    }
+
     private func carryOut(_ stop: StopToken, _ tell: @escaping @Sendable (WorkEvent<ConversionProgress, RunReport>) -> Void) throws -> RunReport {
         MemoryBudget.process.restrict(to: request.options.memory)
         let statistics = try evidence.statistics(of: checkpoint, request.options, stop) { tell(.progress(.statistics(layer: $0, of: $1))) }
@@ -161,7 +209,7 @@ public struct Conversion: Sendable {
             finished: { report in QuantizationEvidence.notes(report).forEach { tell(.note($0)) } })
         let run = ConversionRun(
             plan: plan, checkpoint: checkpoint, destination: request.destination, statistics: statistics, calibration: stage,
-            options: request.options)
+            part: request.part, request: request.part.map { _ in DividedRequest.document(request) }, options: request.options)
         return try run.execute(stop: stop) { tell(.progress(.run($0))) }
     }
 }

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Foundation
 import Recast
 
 struct ConvertCommand: AsyncParsableCommand {
@@ -31,6 +32,11 @@ struct ConvertCommand: AsyncParsableCommand {
     var names: String?
     @Option(help: ArgumentHelp("Divide the output among ranks of DeepSeek's inference code, as its convert.py does.", valueName: "ranks"))
     var modelParallel: Int?
+    @Option(
+        help: ArgumentHelp(
+            "Write the files of one part only, so that machines share the work: I/N, or auto or auto/N under Slurm, Kubernetes, MPI and the like. `recast finish` joins the parts.",
+            valueName: "part"))
+    var part: String?
     @Option(help: ArgumentHelp("Upper bound on working memory.", valueName: "size")) var memory = SizeArgument(argument: "2GiB")!
     @Option(help: ArgumentHelp("Worker threads; one a processor by default.", valueName: "n")) var jobs: Int?
     @Option(help: ArgumentHelp("Cut the output into files of at most this size; as the source is cut by default.", valueName: "size"))
@@ -51,7 +57,7 @@ struct ConvertCommand: AsyncParsableCommand {
         try asMistake { try request().output() }
     }
 
-    private func request() -> ConversionRequest {
+    func request() -> ConversionRequest {
         var request = ConversionRequest(source, to: destination, layout: to)
         request.recipe = recipe
         quantization.fill(&request)
@@ -70,7 +76,12 @@ struct ConvertCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
-        let conversion = try Conversion.plan(request())
+        var request = request()
+        if let part {
+            let origin = try request.choosePart(part, environment: ProcessInfo.processInfo.environment)
+            if let chosen = request.part, !quiet { Console.error("part \(chosen.number) of \(chosen.count)\(origin.map { " (\($0))" } ?? "")") }
+        }
+        let conversion = try Conversion.plan(request)
         if dryRun { return Console.print(json ? conversion.json : conversion.text) }
         if !quiet { conversion.notes.forEach { Console.error("note: \($0)") } }
         conversion.warnings.forEach { Console.error("warning: \($0)") }
@@ -82,6 +93,9 @@ struct ConvertCommand: AsyncParsableCommand {
             }
         }
         show(report, conversion)
+        if request.part != nil, !report.alreadyFinished, !quiet {
+            Console.error("note: when all parts have finished, `recast finish \(destination)` writes index, configuration and manifest")
+        }
     }
 
     private func show(_ report: RunReport, _ conversion: Conversion) {
@@ -101,10 +115,11 @@ struct ConvertCommand: AsyncParsableCommand {
         if report.alreadyFinished {
             Console.print("\(destination): \(report.sentence).")
         } else {
+            let files = conversion.fileCount
             let rate = report.seconds > 0 ? Double(report.bytesWritten) / report.seconds / 1e9 : 0
             Console.print("\(report.audit.sentence)")
             Console.print(
-                "\(ByteSize(report.outputBytes)) in \(conversion.plan.shards.count) \(conversion.plan.shards.count == 1 ? "file" : "files"), \((report.seconds * 100).rounded() / 100) s, \((rate * 100).rounded() / 100) GB/s, peak memory \(ByteSize(ProcessFigures.peakResidentBytes))"
+                "\(ByteSize(report.outputBytes)) in \(files) \(files == 1 ? "file" : "files"), \((report.seconds * 100).rounded() / 100) s, \((rate * 100).rounded() / 100) GB/s, peak memory \(ByteSize(ProcessFigures.peakResidentBytes))"
             )
         }
     }

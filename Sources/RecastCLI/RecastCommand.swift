@@ -9,7 +9,8 @@ struct RecastCommand: AsyncParsableCommand {
         abstract: "Converts, quantizes and verifies DeepSeek-V3-class checkpoints on a CPU, within a memory budget.",
         version: recastVersion,
         subcommands: [
-            InspectCommand.self, ConvertCommand.self, VerifyCommand.self, ForwardCommand.self, CalibrateCommand.self,
+            InspectCommand.self, ConvertCommand.self, FinishCommand.self, PlanCommand.self, VerifyCommand.self, ForwardCommand.self,
+            CalibrateCommand.self,
             SweepCommand.self, LayoutsCommand.self, ArchitecturesCommand.self,
         ])
 
@@ -88,6 +89,9 @@ struct SizeArgument: ExpressibleByArgument {
         guard let size = ByteSize(parsing: argument) else { return nil }
         bytes = size.bytes
     }
+
+    /// As it is typed.
+    var defaultValueDescription: String { "\(ByteSize(bytes))".replacing(" ", with: "").replacing(".0", with: "") }
 }
 
 /// SIGINT and SIGTERM ask a run to stop at the next tile; the second one ends the process at once.

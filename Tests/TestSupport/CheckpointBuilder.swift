@@ -217,7 +217,7 @@ package func directoryContents(_ directory: String) throws -> [String: Data] {
 package func convert(
     _ source: String, _ destination: String, to target: String, recipe: Recipe = Recipe(), shardSize: Int? = nil,
     container: (any Container.Type)? = nil, keepsByteOrder: Bool = false, filter: HDF5Filter = .zstd, modelParallel: Int? = nil,
-    options: RunOptions = RunOptions()
+    part: Part? = nil, options: RunOptions = RunOptions(), stop: StopToken = StopToken()
 ) throws -> RunReport {
     let checkpoint = try Checkpoint(opening: source)
     let single = ContainerRegistry.singleFile(destination)
@@ -226,5 +226,5 @@ package func convert(
         filter: filter)
     let plan = try ConversionPlan(
         converting: checkpoint, choice: LayoutChoice(target: target, recipe: recipe, modelParallel: modelParallel), output: output)
-    return try ConversionRun(plan: plan, checkpoint: checkpoint, destination: destination, options: options).execute()
+    return try ConversionRun(plan: plan, checkpoint: checkpoint, destination: destination, part: part, options: options).execute(stop: stop)
 }

@@ -103,10 +103,15 @@ package struct LayoutChoice: Sendable {
         return LlamaCpp(plain)
     }
 
-    static func check(target: String, _ failure: (String) -> ConversionFailure) throws {
+    package static func check(target: String, _ failure: (String) -> ConversionFailure) throws {
         guard target == keepName || LayoutRegistry.target(named: target) != nil else {
-            let names = ([keepName] + LayoutRegistry.targets.filter(\.isListed).map(\.name)).joined(separator: ", ")
-            throw failure("unknown layout \"\(target)\"; known are \(names)")
+            if LlamaCppFileType.all.contains(where: { $0.name.lowercased() == target.lowercased() }) {
+                throw failure("\(target) is a layout of GGUF files; give a destination that ends in .gguf")
+            }
+            let names = [keepName] + LayoutRegistry.targets.filter(\.isListed).map(\.name)
+            let near = NearNames.of(target, among: names)
+            let known = near.isEmpty ? "known are \(names.joined(separator: ", "))" : "did you mean \(near.joined(separator: ", "))?"
+            throw failure("unknown layout \"\(target)\"; \(known)")
         }
     }
 

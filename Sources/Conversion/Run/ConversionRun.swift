@@ -2,6 +2,7 @@ import Checkpoints
 import Formats
 import Quantization
 import Runtime
+import StrictJSON
 import Synchronization
 import Tensors
 
@@ -14,20 +15,62 @@ package struct ConversionRun: Sendable {
     /// For weights whose quantizer asks for it.
     let statistics: InputStatistics?
     private let calibration: (any CalibrationStage)?
+    /// The part of a divided run, and how the run was asked for.
+    private let part: Part?
+    private let request: JSONValue?
+    /// What this run writes: all, or the part's.
+    let shards: Set<Int>
 
     /// - Parameters:
+    ///   - part: write the files of this part only, and leave index, configuration and manifest to ``join(stop:)``.
+    ///   - request: how a divided run was asked for, as ``dividedRequest(_:)`` gives it back.
     ///   - statistics: for the importance of columns.
     ///   - calibration: writes the plan's ``ConversionPlan/calibrated`` weights, as many as it can; the others are quantized without.
     package init(
         plan: ConversionPlan, checkpoint: Checkpoint, destination: String, statistics: InputStatistics? = nil,
-        calibration: (any CalibrationStage)? = nil, options: RunOptions = RunOptions()
+        calibration: (any CalibrationStage)? = nil, part: Part? = nil, request: JSONValue? = nil, options: RunOptions = RunOptions()
     ) {
+        self.part = part
+        self.request = request
+        shards = part?.shards(of: plan) ?? Set(plan.shards.indices)
         self.statistics = statistics
         self.calibration = calibration
         self.plan = plan
         self.checkpoint = checkpoint
         self.options = options
-        self.destination = Destination(destination, isSingleFile: plan.output.isSingleFile)
+        self.destination = Destination(destination, isSingleFile: plan.output.isSingleFile, part: part)
+    }
+
+    private var weightCount: Int { shards.reduce(0) { $0 + plan.shards[$1].weights.count } }
+    private var ownBytes: Int { shards.reduce(0) { $0 + plan.shards[$1].size } }
+
+    /// How the run that is divided in a destination was asked for; nil if there is none.
+    package static func dividedRequest(_ destination: String) throws -> JSONValue? {
+        try Destination(destination, isSingleFile: false).dividedRequest()
+    }
+
+    /// Joins the parts of a divided run: side files, index, configuration and manifest, once every part has written and audited its files.
+    /// - Throws: ``ConversionFailure/unfinishedParts(_:of:path:)`` if one has not.
+    package func join(stop: StopToken = StopToken()) throws -> RunReport {
+        var run = self
+        return try run.gathered(stop)
+    }
+
+    private mutating func gathered(_ stop: StopToken) throws -> RunReport {
+        let started = ProcessFigures.now
+        try refuseSource()
+        guard let (records, lock) = try destination.gather(plan, identity: identity(), stop: stop) else {
+            var report = RunReport(plan: plan, checkpoint: checkpoint, records: [:], alreadyFinished: true)
+            report.outputBytes = try outputBytes()
+            return report
+        }
+        defer { lock.release() }
+        var report = RunReport(plan: plan, checkpoint: checkpoint, records: records, alreadyFinished: false)
+        report.note(lock.notice)
+        try complete(&report, lock, stop)
+        report.outputBytes = try outputBytes()
+        report.seconds = ProcessFigures.now - started
+        return report
     }
 
     /// Writes the output and audits it.
@@ -45,10 +88,12 @@ package struct ConversionRun: Sendable {
         try refuseSource()
         try calibration?.check(plan, options)
         // A new conversion is refused before its directory is made; a continued one once it is known what is left to write.
-        if try !destination.hasUnfinishedWork(), !options.overwrite, !options.resume { try checkSpace(for: plan.spaceNeeded(workers: workers)) }
+        if try !destination.hasUnfinishedWork(), !options.overwrite, !options.resume {
+            try checkSpace(for: ownBytes + plan.spaceBeside(workers: workers))
+        }
         let (journal, finished, lock): (Journal, Journal.State, RunLock)
         let identity = try identity()
-        switch try destination.prepare(plan, identity: identity, options: options, stop: stop) {
+        switch try destination.prepare(plan, identity: identity, request: request, options: options, stop: stop) {
         case .finished:
             var report = RunReport(plan: plan, checkpoint: checkpoint, records: [:], alreadyFinished: true)
             report.outputBytes = try outputBytes()
@@ -59,7 +104,7 @@ package struct ConversionRun: Sendable {
         var state = finished
         if let calibration, !state.isCalibrationDone { state = try calibrate(calibration, journal, state, stop) }
         let work = try RunWork(run: self, journal: journal, finished: state)
-        try checkSpace(for: work.bytesToWrite == 0 ? 0 : min(work.bytesToWrite, plan.outputBytes) + plan.spaceBeside(workers: workers))
+        try checkSpace(for: work.bytesToWrite == 0 ? 0 : min(work.bytesToWrite, ownBytes) + plan.spaceBeside(workers: workers))
         let counters = RunCounters()
         counters.weightsDone.store(finished.audited.count, ordering: .relaxed)
         let memory = options.memory / workers
@@ -75,17 +120,19 @@ package struct ConversionRun: Sendable {
             }
         } catch is CancellationError {
             try? journal.synchronize()
-            throw ConversionFailure.interrupted(done: work.recordCount, total: plan.weights.count)
+            throw ConversionFailure.interrupted(done: work.recordCount, total: weightCount)
         }
         progress(snapshot(counters))
         var report = RunReport(
-            plan: plan, checkpoint: checkpoint, records: work.records, calibrated: Set(state.calibrated.keys), alreadyFinished: false)
+            plan: plan, checkpoint: checkpoint, records: work.records, calibrated: Set(state.calibrated.keys), part: part,
+            alreadyFinished: false)
         report.note(lock.notice)
         let mended = counters.weightsMended.load(ordering: .relaxed)
         report.note(
             mended == 0
                 ? nil : "\(mended.grouped) weights that an earlier run had written were damaged, as after a power loss, and were written again")
-        try complete(&report, lock, stop)
+        // The journal of a part stays for the one that joins them.
+        if part == nil { try complete(&report, lock, stop) } else { try journal.synchronize() }
         report.outputBytes = try outputBytes()
         report.bytesRead = counters.bytesRead.load(ordering: .relaxed)
         report.bytesWritten = counters.bytesWritten.load(ordering: .relaxed)
@@ -118,8 +165,8 @@ package struct ConversionRun: Sendable {
     }
 
     private func outputBytes() throws -> Int {
-        try plan.shards.reduce(0) { sum, shard in
-            if case .file(let size)? = try FileTree.entry(destination.file(shard.name)) { sum + size } else { sum }
+        try shards.reduce(0) { sum, shard in
+            if case .file(let size)? = try FileTree.entry(destination.file(plan.shards[shard].name)) { sum + size } else { sum }
         }
     }
 
@@ -187,7 +234,7 @@ package struct ConversionRun: Sendable {
         let shard = min(counters.shard.load(ordering: .relaxed), max(0, plan.shards.count - 1))
         return RunProgress(
             bytesWritten: counters.bytesWritten.load(ordering: .relaxed), bytesAudited: counters.bytesAudited.load(ordering: .relaxed),
-            totalBytes: plan.outputBytes, weightsDone: counters.weightsDone.load(ordering: .relaxed), totalWeights: plan.weights.count,
+            totalBytes: ownBytes, weightsDone: counters.weightsDone.load(ordering: .relaxed), totalWeights: weightCount,
             shard: plan.shards.isEmpty ? "" : plan.shards[shard].name)
     }
 }

@@ -23,10 +23,13 @@ struct Destination {
     let manifestName: String
     private let workName: String
     private let isSingleFile: Bool
+    /// Of a divided run: it works in a folder of its own.
+    private let part: Part?
     /// What unfinished files of this run have in their names, so that no other run can take them for its own; set with the lock.
     private(set) var runName = ""
 
-    init(_ path: String, isSingleFile: Bool) {
+    init(_ path: String, isSingleFile: Bool, part: Part? = nil) {
+        self.part = part
         let path = path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path
         self.path = path
         self.isSingleFile = isSingleFile
@@ -41,7 +44,9 @@ struct Destination {
         workName = Self.workName + "." + name
     }
 
-    var workPath: String { FileTree.path(directory, workName) }
+    private var rootPath: String { FileTree.path(directory, workName) }
+    /// The working directory, or a part's folder in it.
+    var workPath: String { part.map { FileTree.path(rootPath, $0.name) } ?? rootPath }
     private var journalPath: String { workFile(Self.journalName) }
     private static let journalName = "journal"
 
@@ -60,7 +65,11 @@ struct Destination {
 
     /// Decides whether a run of `plan` may go on here, and opens its journal. Nothing is read for good, cleared or cut before other runs are
     /// locked out.
-    mutating func prepare(_ plan: ConversionPlan, identity: String, options: RunOptions, stop: StopToken) throws -> State {
+    ///
+    /// - Parameter request: how the run was asked for, where it is divided.
+    mutating func prepare(
+        _ plan: ConversionPlan, identity: String, request: JSONValue? = nil, options: RunOptions, stop: StopToken
+    ) throws -> State {
         runName = String(identity.prefix(12))
         switch try FileTree.entry(directory) {
         case nil: try FileTree.createDirectory(directory)
@@ -73,9 +82,19 @@ struct Destination {
         case .refused(let reason): throw ConversionFailure.destinationNotEmpty(path: path, reason: reason)
         default: break
         }
+        if part != nil {
+            try FileTree.createDirectory(rootPath)
+            if let known = try DividedRun(reading: rootPath) { try check(known, identity) }
+        }
         try FileTree.createDirectory(workPath)
         guard let lock = try RunLock(workPath) else { throw ConversionFailure.destinationBusy(path: path) }
         do {
+            if let part {
+                // Parts that begin at once write it each, by a name of its own; then all hold themselves to what is there.
+                let mine = DividedRun(identity: identity, parts: part.count, request: request ?? .null)
+                if try DividedRun(reading: rootPath) == nil { try mine.write(to: rootPath, temporary: unfinishedFile(DividedRun.fileName)) }
+                try check(DividedRun(reading: rootPath) ?? mine, identity)
+            }
             switch try situation(plan, options) {
             case .refused(let reason): throw ConversionFailure.destinationNotEmpty(path: path, reason: reason)
             case .finished:
@@ -115,11 +134,17 @@ struct Destination {
         }
         let hasWork = entries.contains(workName)
         let others = entries.filter { $0 != workName }
-        if options.overwrite { return .overwritten(entries) }
+        if options.overwrite, part == nil { return .overwritten(entries) }
         let sameIsFinished = others.contains(manifestName) && manifest()?.plan == plan.fingerprint && isComplete(plan)
-        if hasWork, try FileTree.list(workPath).contains(Self.journalName) { return .open }
+        if hasWork, let divided = try DividedRun(reading: rootPath) {
+            guard part == nil else { return .open }
+            return .refused("a conversion in \(divided.parts) parts is being written here; start them with --part, and `recast finish` joins them")
+        }
+        if hasWork, try FileTree.list(rootPath).contains(Self.journalName) {
+            return part == nil ? .open : .refused("it holds an unfinished run that is not divided")
+        }
         // Without a journal a run was stopped between its last two steps, or before its first.
-        if sameIsFinished, hasWork || options.resume { return .finished(hasWork: hasWork) }
+        if sameIsFinished, hasWork || options.resume || part != nil { return .finished(hasWork: hasWork) }
         if others.isEmpty { return .open }
         return .refused(
             sameIsFinished
@@ -168,10 +193,80 @@ struct Destination {
 
     /// Removes what is in the working directory, the journal last, the lock not at all.
     private func removeFiles() throws {
-        for name in try FileTree.list(workPath) where name != Self.journalName && !RunLock.names.contains(name) {
-            try FileTree.remove(workFile(name))
+        for name in try FileTree.list(workPath) where name != Self.journalName && name != DividedRun.fileName && !RunLock.names.contains(name) {
+            if case .directory? = try FileTree.entry(workFile(name)) { try removePart(workFile(name)) } else { try FileTree.remove(workFile(name)) }
         }
         try FileTree.remove(journalPath)
+        try FileTree.remove(workFile(DividedRun.fileName))
+    }
+
+    /// Removes a part's folder, unless the part is at work.
+    private func removePart(_ path: String) throws {
+        guard let lock = try RunLock(path) else { throw ConversionFailure.destinationBusy(path: path) }
+        defer { lock.release() }
+        for name in try FileTree.list(path) where !RunLock.names.contains(name) { try FileTree.remove(FileTree.path(path, name)) }
+        try lock.remove()
+        try FileTree.removeDirectory(path)
+    }
+
+    // MARK: Divided runs
+
+    private func check(_ divided: DividedRun, _ identity: String) throws {
+        guard divided.identity == identity else {
+            throw ConversionFailure.destinationNotEmpty(
+                path: path, reason: "it holds parts of another conversion, or the source has changed since")
+        }
+        if let part, divided.parts != part.count {
+            throw ConversionFailure.usage("\(path) is being written in \(divided.parts) parts, not in \(part.count)")
+        }
+    }
+
+    /// How the run that is divided here was asked for; nil if there is none.
+    func dividedRequest() throws -> JSONValue? { try DividedRun(reading: rootPath)?.request }
+
+    /// Locks the working directory and gathers what all parts have written; nil if the parts were joined before.
+    mutating func gather(
+        _ plan: ConversionPlan, identity: String, stop: StopToken
+    ) throws -> (records: [Int: WeightRecord], lock: RunLock)? {
+        runName = String(identity.prefix(12))
+        guard let divided = try DividedRun(reading: rootPath) else { throw ConversionFailure.lost(workFile(DividedRun.fileName)) }
+        try check(divided, identity)
+        guard let lock = try RunLock(rootPath) else { throw ConversionFailure.destinationBusy(path: path) }
+        do {
+            if manifest()?.plan == plan.fingerprint, isComplete(plan) {
+                try removeWork(lock)
+                return nil
+            }
+            var records: [Int: WeightRecord] = [:]
+            var missing: [Int] = []
+            for number in 1...divided.parts {
+                let part = try Part(number, of: divided.parts)
+                let shards = part.shards(of: plan)
+                guard !shards.isEmpty else { continue }
+                let folder = Destination(path, isSingleFile: isSingleFile, part: part)
+                guard try FileTree.entry(folder.journalPath) != nil, let own = try RunLock(folder.workPath) else {
+                    missing.append(number)
+                    continue
+                }
+                defer { own.release() }
+                let state = try Journal.open(folder.journalPath, identity: identity, plan: plan, stop: stop)?.state
+                for shard in shards {
+                    for weight in plan.shards[shard].weights { records[weight] = state?.audited[weight] }
+                }
+                let isDone = try shards.allSatisfy { shard in
+                    guard plan.shards[shard].weights.allSatisfy({ records[$0] != nil }),
+                        case .file(let size)? = try FileTree.entry(file(plan.shards[shard].name))
+                    else { return false }
+                    return plan.output.container is any PackedContainer.Type || size == plan.shards[shard].size
+                }
+                if !isDone { missing.append(number) }
+            }
+            guard missing.isEmpty else { throw ConversionFailure.unfinishedParts(missing, of: divided.parts, path: path) }
+            return (records, lock)
+        } catch {
+            lock.release()
+            throw error
+        }
     }
 
     /// Removes the working directory.

@@ -80,11 +80,17 @@ public struct RunReport: Sendable {
             ? "this conversion was finished before: its files are there with their sizes; they were not read again" : audit.sentence
     }
 
-    /// - Parameter calibrated: weights that a calibration stage wrote.
-    init(plan: ConversionPlan, checkpoint: Checkpoint, records: [Int: WeightRecord], calibrated: Set<Int> = [], alreadyFinished: Bool) {
+    /// - Parameters:
+    ///   - calibrated: weights that a calibration stage wrote.
+    ///   - part: whose weights alone are reported, and no manifest with them.
+    init(
+        plan: ConversionPlan, checkpoint: Checkpoint, records: [Int: WeightRecord], calibrated: Set<Int> = [], part: Part? = nil,
+        alreadyFinished: Bool
+    ) {
         self.alreadyFinished = alreadyFinished
-        audit.tensors = plan.weights.count { $0.isPrincipal }
-        for (position, planned) in plan.weights.enumerated() {
+        let shards = part?.shards(of: plan)
+        for (position, planned) in plan.weights.enumerated() where shards?.contains(planned.shard) ?? true {
+            if planned.isPrincipal { audit.tensors += 1 }
             let weight = checkpoint.weights[planned.source]
             if planned.isPrincipal {
                 audit.values += planned.view?.shape.count ?? weight.count / (planned.split?.count ?? 1)
@@ -102,7 +108,7 @@ public struct RunReport: Sendable {
                 findings.append(Finding(weight.name, "holds \(amax), beyond F16's largest number 65504; engines that compute in F16 will overflow"))
             }
         }
-        if !alreadyFinished { manifestText = Self.manifest(plan, checkpoint, records, calibrated, audit) }
+        if !alreadyFinished, part == nil { manifestText = Self.manifest(plan, checkpoint, records, calibrated, audit) }
     }
 
     /// The manifest: what was made from what, by which rules, with the digest of every stored tensor. It holds no times and no

@@ -47,7 +47,7 @@ final class RunWork: Sendable {
         var unfinished = Set<Int>()
         var kept: [Int: WeightRecord] = [:]
         var toWrite = 0
-        for (number, shard) in plan.shards.enumerated() {
+        for (number, shard) in plan.shards.enumerated() where run.shards.contains(number) {
             /// A packed file's size is not known beforehand; it gets its name when it is complete.
             func has(_ path: String, packed: Bool) throws -> Bool {
                 if case .file(let size)? = try FileTree.entry(path) { packed || size == shard.size } else { false }

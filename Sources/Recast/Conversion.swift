@@ -187,7 +187,7 @@ public struct Conversion: Sendable {
     public static func finish(_ destination: String, memory: Int = 2 << 30) -> Work<ConversionProgress, RunReport?> {
         Work { stop, _ in
             guard let document = try ConversionRun.dividedRequest(destination) else {
-                guard try FileTree.entry(FileTree.path(destination, "recast.manifest.json")) != nil else {
+                guard try ConversionRun.isFinished(destination) else {
                     throw ConversionFailure.usage("\(destination): no conversion in parts was begun here")
                 }
                 return nil

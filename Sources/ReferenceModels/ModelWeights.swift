@@ -263,9 +263,7 @@ package struct ModelWeights: Sendable {
     }
 
     func linear(_ name: String, _ input: Activations, outputs: Int) throws -> Activations {
-        let product = try product(name, input, outputs: outputs)
-        try run([product])
-        return product.output
+        try linear([(name, outputs)], input)[0]
     }
 
     func product(_ name: String, _ input: Activations, outputs: Int) throws -> Product {
@@ -310,10 +308,10 @@ package struct ModelWeights: Sendable {
         if scratch.panels.bytes.count < needed { scratch.panels = try AlignedBuffer(byteCount: needed) }
         guard let packed = scratch.panels.bytes.assumingMemoryBound(to: Float.self).baseAddress else { return }
         let level = KernelLevel.active.rawValue
-        guard let input else {
-            guard let scales = product.inputScales else { return }
+        if let scales = product.inputScales {
             return try multiplyCodes(product, scales, rows, tokens, scratch, packed, packed + panels * panelFloats)
         }
+        guard let input else { preconditionFailure("an input that nobody packed") }
         try withDecoded(product.weight, rows, scratch.stored) { values, isWide in
             for start in stride(from: 0, to: depth, by: Self.depthBlock) {
                 let stretch = min(Self.depthBlock, depth - start)

@@ -40,6 +40,8 @@ import Testing
             let shares = try (1...count).map { try Part($0, of: count).shards(of: plan) }
             #expect(shares.reduce(0) { $0 + $1.count } == plan.shards.count)
             #expect(shares.reduce(into: Set<Int>()) { $0.formUnion($1) } == Set(plan.shards.indices))
+            // As the one that joins them sees it.
+            #expect(shares.filter { !$0.isEmpty }.count == min(count, plan.shards.count))
             let sizes = shares.map { $0.reduce(0) { $0 + plan.shards[$1].size } }
             #expect(sizes.max()! - sizes.min()! <= plan.shards.map(\.size).max()!)
         }
@@ -95,6 +97,10 @@ import Testing
         #expect((await failed { _ = try await Conversion.finish(parts).value() })?.kind == .interrupted)
         for number in 1...3 { try await run(request(parts, Part(number, of: 3))) }
         #expect(try await Conversion.finish(parts).value() != nil)
+        // Joined, and a file lost since: that is not "finished before".
+        try FileManager.default.copyItem(atPath: parts, toPath: folder.file("lost"))
+        try FileManager.default.removeItem(atPath: folder.file("lost/" + shard))
+        #expect((await failed { _ = try await Conversion.finish(folder.file("lost")).value() })?.kind == .inputOutput)
 
         // Beside an undivided run that stopped, and over what is there.
         #expect(try interruptedConversion(Fixtures.fp8Model, folder.file("run"), to: "int4-g32", afterJournalLines: 20))

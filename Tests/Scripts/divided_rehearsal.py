@@ -11,7 +11,6 @@ another; the first part of the array is stopped once and must be queued again un
 """
 import argparse
 import filecmp
-import gzip
 import os
 import random
 import shutil
@@ -33,13 +32,7 @@ options = parser.parse_args()
 recast = os.path.abspath(options.recast)
 random.seed(options.seed)
 work = tempfile.mkdtemp(dir=options.directory)
-source = work + '/source'
-shutil.copytree(options.fixtures + '/tiny-deepseek-v3-fp8', source)
-for name in os.listdir(source):
-    if name.endswith('.gz'):
-        with gzip.open(f'{source}/{name}') as packed, open(f'{source}/{name[:-3]}', 'wb') as target:
-            shutil.copyfileobj(packed, target)
-        os.remove(f'{source}/{name}')
+source = os.path.abspath(options.fixtures) + '/tiny-deepseek-v3-fp8'
 
 
 def command(destination, *more):

@@ -24,6 +24,40 @@ import Testing
         zip(a, b).allSatisfy { $0 == $1 || BFloat16(bits: $0).value.isNaN && BFloat16(bits: $1).value.isNaN }
     }
 
+    @Test(arguments: levels, [-Float.infinity, 1.5]) func softmaxSumsInSixteenLanes(_ level: KernelLevel, _ sink: Float) {
+        var random = SeededGenerator(43)
+        for count in Self.sizes {
+            for rounds in [false, true] {
+                let scores = (0..<count).map { _ in Float.random(in: -30...30, using: &random) }
+                let scaled = scores.map { rounds ? BFloat16(rounding: $0 * 0.125).value : $0 * 0.125 }
+                let greatest = scaled.reduce(sink, max)
+                var expected = scaled.map { $0 - greatest }
+                var share = sink - greatest
+                ck_exp(KernelLevel.plain.rawValue, &expected, count)
+                ck_exp(KernelLevel.plain.rawValue, &share, 1)
+                var lanes = [Double](repeating: 0, count: 16)
+                for (index, value) in expected.enumerated() { lanes[index % 16] += Double(value) }
+                let factor = Float(1 / lanes.reduce(Double(share), +))
+                var found = scores
+                ck_softmax(level.rawValue, &found, count, 0.125, sink, rounds ? 1 : 0)
+                #expect(found == expected.map { $0 * factor })
+            }
+        }
+        // Hidden scores take no part; what is no number makes all no number, wherever it lies.
+        var hidden: [Float] = [1, -.infinity, 1]
+        ck_softmax(level.rawValue, &hidden, 3, 1, -.infinity, 0)
+        #expect(hidden == [0.5, 0, 0.5])
+        for place in [0, 15, 16, 36] {
+            var scores = [Float](repeating: 0.5, count: 37)
+            scores[place] = .nan
+            ck_softmax(level.rawValue, &scores, 37, 1, sink, 0)
+            #expect(scores.allSatisfy { $0.isNaN })
+        }
+        var scores: [Float] = [0, 1]
+        ck_softmax(level.rawValue, &scores, 2, 1, .nan, 0)
+        #expect(scores.allSatisfy { $0.isNaN })
+    }
+
     @Test(arguments: levels, [2, 4]) func planesAreTheRotatedBytes(_ level: KernelLevel, _ width: Int) {
         var random = SeededGenerator(41)
         for count in Self.sizes {

@@ -49,6 +49,9 @@ package struct ConversionRun: Sendable {
         try Destination(destination, isSingleFile: false).dividedRequest()
     }
 
+    /// Whether a conversion was finished in a directory, and its files are there.
+    package static func isFinished(_ destination: String) throws -> Bool { try Destination(destination, isSingleFile: false).isFinished() }
+
     /// Joins the parts of a divided run: side files, index, configuration and manifest, once every part has written and audited its files.
     /// - Throws: ``ConversionFailure/unfinishedParts(_:of:path:)`` if one has not.
     package func join(stop: StopToken = StopToken()) throws -> RunReport {

@@ -221,6 +221,16 @@ struct Destination {
         }
     }
 
+    /// Whether a manifest says that a conversion was finished here, and every file that it names is there with its size.
+    /// - Throws: ``ConversionFailure/lost(_:)`` if one is not.
+    func isFinished() throws -> Bool {
+        guard let sizes = manifest()?.sizes else { return false }
+        for (name, size) in sizes.sorted(by: { $0.key < $1.key }) {
+            guard case .file(size)? = try FileTree.entry(file(name)) else { throw ConversionFailure.lost(file(name)) }
+        }
+        return true
+    }
+
     /// How the run that is divided here was asked for; nil if there is none.
     func dividedRequest() throws -> JSONValue? { try DividedRun(reading: rootPath)?.request }
 
@@ -239,11 +249,8 @@ struct Destination {
             }
             var records: [Int: WeightRecord] = [:]
             var missing: [Int] = []
-            for number in 1...divided.parts {
-                let part = try Part(number, of: divided.parts)
-                let shards = part.shards(of: plan)
-                guard !shards.isEmpty else { continue }
-                let folder = Destination(path, isSingleFile: isSingleFile, part: part)
+            for (number, shards) in Part.shares(of: plan, count: divided.parts).sorted(by: { $0.key < $1.key }) {
+                let folder = try Destination(path, isSingleFile: isSingleFile, part: Part(number, of: divided.parts))
                 guard try FileTree.entry(folder.journalPath) != nil, let own = try RunLock(folder.workPath) else {
                     missing.append(number)
                     continue

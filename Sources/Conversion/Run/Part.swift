@@ -22,16 +22,20 @@ public struct Part: Sendable, Equatable {
 
     /// The shards of this part: the largest first, each to the part that has least, so that every part writes about as many bytes. The same on
     /// every machine.
-    package func shards(of plan: ConversionPlan) -> Set<Int> {
-        var sizes = [Int](repeating: 0, count: count)
-        var mine = Set<Int>()
+    package func shards(of plan: ConversionPlan) -> Set<Int> { Self.shares(of: plan, count: count)[number] ?? [] }
+
+    /// Those of every part that has any, by its number.
+    static func shares(of plan: ConversionPlan, count: Int) -> [Int: Set<Int>] {
+        var sizes = [Int](repeating: 0, count: min(count, plan.shards.count))
+        var shares: [Int: Set<Int>] = [:]
         let order = plan.shards.indices.sorted { (plan.shards[$1].size, $0) < (plan.shards[$0].size, $1) }
         for shard in order {
             var least = 0
             for part in sizes.indices where sizes[part] < sizes[least] { least = part }
+            // An empty file counts too: where there are parts enough, each has one.
             sizes[least] += max(1, plan.shards[shard].size)
-            if least == number - 1 { mine.insert(shard) }
+            shares[least + 1, default: []].insert(shard)
         }
-        return mine
+        return shares
     }
 }

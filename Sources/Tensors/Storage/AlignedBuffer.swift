@@ -21,7 +21,7 @@ package final class AlignedBuffer: @unchecked Sendable {
         let size = max(byteCount, 64)
         try MemoryBudget.process.take(size)
         // Aligned here: glibc's posix_memalign does not find the place that a buffer of the same size gave back, and the heap grows.
-        guard let memory = malloc(size + Self.alignment - 1) else {
+        guard let memory = malloc(size &+ (Self.alignment - 1)) else {
             MemoryBudget.process.give(size)
             throw OutOfMemory(byteCount: size)
         }

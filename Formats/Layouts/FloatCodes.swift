@@ -18,6 +18,47 @@ extension FloatCodedLayout {
     }
 }
 
+/// E4M3 codes as F32.
+enum E4M3 {
+    static func decodeFloats(_ codes: UnsafePointer<UInt8>, count: Int, into target: UnsafeMutablePointer<Float>) {
+        withBF16(count) { values, start, piece in
+            withUnsafeTemporaryAllocation(of: UInt16.self, capacity: Int(CK_TABLE_WORDS)) { table in
+                // BF16 holds every code exactly.
+                var one: Float = 1
+                ck_e4m3_decode(KernelLevel.active.rawValue, codes + start, values, 1, piece, piece, &one, table.baseAddress)
+            }
+            ck_bf16_to_f32(values, target + start, piece)
+        }
+    }
+}
+
+/// Pairs of E2M1 codes with a scale for each group of values, as F32.
+enum E2M1 {
+    /// - Parameter negativeZero: whether the reference has one.
+    static func decodeFloats(
+        _ codes: UnsafePointer<UInt8>, groups: Int, size: Int, scales: UnsafePointer<Float>, negativeZero: Bool, into target: UnsafeMutablePointer<Float>
+    ) {
+        withUnsafeTemporaryAllocation(of: UInt16.self, capacity: size) { values in
+            guard let values = values.baseAddress else { return }
+            var one: Float = 1
+            for group in 0..<groups {
+                ck_e2m1_decode(KernelLevel.active.rawValue, codes + group * size / 2, 1, size, &one, negativeZero ? 1 : 0, values)
+                ck_bf16_to_f32(values, target + group * size, size)
+                ck_f32_scale(target + group * size, size, scales[group])
+            }
+        }
+    }
+}
+
+/// Room for BF16 values in pieces that stay in the first-level cache.
+private func withBF16(_ count: Int, _ body: (_ values: UnsafeMutablePointer<UInt16>, _ start: Int, _ count: Int) -> Void) {
+    let step = 4096
+    withUnsafeTemporaryAllocation(of: UInt16.self, capacity: step) { values in
+        guard let values = values.baseAddress else { return }
+        for start in stride(from: 0, to: count, by: step) { body(values, start, min(step, count - start)) }
+    }
+}
+
 /// Looks for the scale with which a block's decoded values have the least squared error.
 ///
 /// The steps of floating codes double at every power of two, so where a block's values fall among them matters; and the largest value may err so that
@@ -64,7 +105,8 @@ package struct BlockScaleSearch: Sendable {
 }
 
 extension [Float]? {
-    fileprivate func withPointer<Result>(_ body: (UnsafePointer<Float>?) -> Result) -> Result {
+    /// Nil for no array.
+    func withPointer<Result>(_ body: (UnsafePointer<Float>?) -> Result) -> Result {
         guard let self else { return body(nil) }
         return self.withUnsafeBufferPointer { body($0.baseAddress) }
     }

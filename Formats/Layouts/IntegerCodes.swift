@@ -28,7 +28,7 @@ package enum ZeroPoints: Sendable, Equatable {
 
 /// A layout of unsigned integer codes with ``GroupParameters`` for every run of columns. Two such layouts of the same width and
 /// group size hold the same weight in different orders, so one can be made of the other without rounding anything.
-package protocol IntegerCodedLayout: WeightLayout {
+package protocol IntegerCodedLayout: WideLayout {
     var bits: Int { get }
     /// Columns that share parameters; nil for all columns of a row.
     var groupSize: Int? { get }
@@ -57,8 +57,10 @@ package protocol IntegerCodedLayout: WeightLayout {
     /// What a group must be to be held: for the sentence that says why it is not.
     var requirement: String { get }
 
-    /// The BF16 value of a code as the reference dequantizes it.
-    func value(_ code: Int, _ group: GroupParameters) -> UInt16
+    /// The value of a code as the reference dequantizes it, a number of the scale's type.
+    func float(_ code: Int, _ group: GroupParameters) -> Float
+    /// For each column its group; nil where groups are runs of columns.
+    func columnGroups(_ parts: [UnsafeRawBufferPointer], _ shape: MatrixShape) -> [Int]?
 }
 
 extension IntegerCodedLayout {
@@ -74,9 +76,38 @@ extension IntegerCodedLayout {
     /// A zero point as a code. One that does not fit has been refused before; a file that changed since must not be a trap.
     func code(zero: Float) -> UInt32 { zero.isNaN ? 0 : UInt32(min(max(zero, 0), Float((1 << bits) - 1))) }
 
-    /// (code - zero) * scale, each step rounded to the scale's type, then to BF16.
-    package func value(_ code: Int, _ group: GroupParameters) -> UInt16 {
-        BFloat16(rounding: rounded(rounded(Float(code) - group.zero) * group.scale)).bits
+    /// (code - zero) * scale, each step rounded to the scale's type.
+    package func float(_ code: Int, _ group: GroupParameters) -> Float { rounded(rounded(Float(code) - group.zero) * group.scale) }
+
+    /// The BF16 value of a code.
+    package func value(_ code: Int, _ group: GroupParameters) -> UInt16 { BFloat16(rounding: float(code, group)).bits }
+
+    package func columnGroups(_ parts: [UnsafeRawBufferPointer], _ shape: MatrixShape) -> [Int]? { nil }
+
+    package var exceedsBF16: Bool { scaleType != .bf16 }
+
+    package func decodeFloats(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into target: UnsafeMutableBufferPointer<Float>
+    ) { decodeByTable(parts, rows: rows, shape: shape, into: target, value: float) }
+
+    /// Looks values up in a row's table of all that its codes can mean, in any order of the columns.
+    func decodeByTable<Value: BitwiseCopyable>(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into target: UnsafeMutableBufferPointer<Value>,
+        value: (_ code: Int, _ group: GroupParameters) -> Value
+    ) {
+        let count = groupCount(shape), size = groupSize ?? shape.columns
+        let order = columnGroups(parts, shape) ?? (0..<shape.columns).map { $0 / max(1, size) }
+        withCodes(parts, rows: rows, shape: shape) { codes, groups in
+            withUnsafeTemporaryAllocation(of: Value.self, capacity: count << bits) { tables in
+                for row in 0..<rows.count {
+                    for group in 0..<count {
+                        for code in 0..<(1 << bits) { tables[group << bits + code] = value(code, groups[row * count + group]) }
+                    }
+                    let start = row * shape.columns
+                    for column in 0..<shape.columns { target[start + column] = tables[order[column] << bits + Int(codes[start + column])] }
+                }
+            }
+        }
     }
 
     package func decode(

@@ -139,7 +139,7 @@ extension WeightLayout {
 }
 
 /// Two matrices of one shape that are stored apart, seen as one whose rows alternate between them.
-package protocol PairedLayout: WeightLayout {
+package protocol PairedLayout: WideLayout {
     /// The layout of the even rows (0) or the odd ones (1).
     func half(_ index: Int) -> any WeightLayout
     /// The parts of a half, among those of the whole.

@@ -63,6 +63,10 @@ void ck_f32_to_f16(int level, const float *source, uint16_t *target, size_t coun
     for (; i < count; i++) target[i] = to_f16(source[i]);
 }
 
+void ck_f32_scale(float *values, size_t count, float scale) {
+    for (size_t i = 0; i < count; i++) values[i] *= scale;
+}
+
 void ck_round_to_bf16(float *values, size_t count) {
     for (size_t i = 0; i < count; i++) values[i] = ck_round_bf16(values[i]);
 }

@@ -161,6 +161,61 @@ import Testing
     }
 
     /// The values of a file are those of its blocks, whatever their type, and its forward pass is that of the model.
+    /// Values wider than BF16 reach a type that holds them: blocks whose quantizer finds its own codes again are the same blocks.
+    @Test(arguments: ["f32", "f16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4_MOE"]) func wideValuesComeBack(_ type: String) async throws {
+        let folder = try TemporaryDirectory()
+        try await write(Fixtures.fp8Model, folder.file("one.gguf"), type)
+        let report = try await write(folder.file("one.gguf"), folder.file("back"), "f32")
+        #expect(report.audit.differences == 0)
+        try await write(folder.file("back"), folder.file("again.gguf"), type)
+        let opened = [try ContainerRegistry.open(folder.file("one.gguf")), try ContainerRegistry.open(folder.file("again.gguf"))]
+        let (one, again) = (try #require(opened[0]), try #require(opened[1]))
+        #expect(one.tensors == again.tensors && one.tensors.count == 70)
+        for tensor in one.tensors where tensor.type != .q6K {
+            let same = try one.bytes.read(tensor.byteCount, at: tensor.offset) == again.bytes.read(tensor.byteCount, at: tensor.offset)
+            #expect(same, "\(tensor.name)")
+        }
+        // The F32 copy holds what the blocks mean, to the last bit.
+        let audit = try WeightAudit(
+            reference: try Checkpoint(opening: folder.file("one.gguf")), candidate: try Checkpoint(opening: folder.file("back")))
+        #expect(audit.weights.count >= 160 && audit.weights.allSatisfy(\.isIdentical))
+    }
+
+    /// FP8 in F32 is code x scale, which BF16 would round.
+    @Test func productsAreNotRoundedForWideTargets() async throws {
+        let folder = try TemporaryDirectory()
+        for type in ["f32", "bf16"] { try await write(Fixtures.fp8Model, folder.file(type), type) }
+        let source = try Checkpoint(opening: Fixtures.fp8Model), wide = try Checkpoint(opening: folder.file("f32"))
+        let name = "model.layers.1.mlp.experts.3.down_proj.weight"
+        let weight = try #require(wide.weights.first { $0.name == name })
+        let stored = try #require(source.weights.first { $0.name == name })
+        let codes = try source.files[stored.stored[0].file].read(stored.stored[0].byteCount, at: stored.stored[0].offset)
+        let scales = try source.files[stored.stored[1].file].read(stored.stored[1].byteCount, at: stored.stored[1].offset)
+        let values = try wide.files[weight.stored[0].file].read(weight.stored[0].byteCount, at: weight.stored[0].offset)
+        let shape = weight.shape
+        #expect(weight.layoutName == "f32" && values.count == shape.count * 4)
+        var rounded = 0
+        for (index, code) in codes.enumerated() {
+            let block = index / shape.columns / 128 * ((shape.columns + 127) / 128) + index % shape.columns / 128
+            let scale = scales.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: block * 4, as: Float.self) }
+            let value = values.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: index * 4, as: Float.self) }
+            guard value == Float8E4M3(bits: code).value * scale else {
+                Issue.record("value \(index): \(value)")
+                break
+            }
+            rounded += value.bitPattern & 0xFFFF == 0 ? 0 : 1
+        }
+        #expect(rounded > shape.count / 2)
+        for copy in ["f32", "bf16"] {
+            let audit = try WeightAudit(reference: source, candidate: try Checkpoint(opening: folder.file(copy)))
+            #expect(audit.weights.allSatisfy { $0.isIdentical }, "\(copy)")
+        }
+        // A BF16 copy saved in F32 by somebody else is a faithful one too.
+        try await write(folder.file("bf16"), folder.file("saved"), "f32")
+        let audit = try WeightAudit(reference: source, candidate: try Checkpoint(opening: folder.file("saved")))
+        #expect(audit.weights.allSatisfy { $0.isIdentical })
+    }
+
     @Test(arguments: ["Q8_0", "Q4_K_M"]) func filesAreVerifiedAndRun(_ type: String) async throws {
         let folder = try TemporaryDirectory()
         try await write(Fixtures.fp8Model, folder.file("out.gguf"), type)

@@ -74,6 +74,33 @@ import Testing
         }
     }
 
+    /// The wide values of a layout, rounded to BF16, are those that pass between coded layouts, however the weight is cut.
+    @Test(arguments: targets.map(\.name)) func wideValuesRoundToTheOthers(_ name: String) throws {
+        var layout = try #require(LayoutRegistry.target(named: name)).layout
+        if let whole = layout as? any WholeRangeLayout { layout = whole.spanning(BFloat16(rounding: 10).bits) }
+        guard let wide = layout as? any WideLayout else {
+            // Powers of two and pairs of codes have BF16 values.
+            #expect(name.contains("mx"), "\(name)")
+            return
+        }
+        var random = SeededGenerator(11)
+        var exceeded = false
+        for shape in Self.shapes(layout, &random) {
+            let stored = try Self.encode(layout, Self.values(shape.count, &random), 0..<shape.rows, shape)
+            let narrow = Self.decode(layout, stored, 0..<shape.rows, shape)
+            for rows in Self.tiles(layout, shape, &random) {
+                var floats = [Float](repeating: .nan, count: rows.count * shape.columns)
+                withStoredTile(layout, shape, stored, rows) { parts in
+                    floats.withUnsafeMutableBufferPointer { wide.decodeFloats(parts, rows: rows, shape: shape, into: $0) }
+                }
+                let start = rows.lowerBound * shape.columns
+                #expect(floats.map { BFloat16(rounding: $0).bits } == Array(narrow[start..<start + floats.count]), "\(name), \(shape)")
+                exceeded = exceeded || floats.contains { $0.bitPattern & 0xFFFF != 0 }
+            }
+        }
+        #expect(!exceeded || wide.exceedsBF16, "\(name)")
+    }
+
     private static func encode(_ layout: any WeightLayout, _ values: [UInt16], _ rows: Range<Int>, _ shape: MatrixShape) throws -> [[UInt8]] {
         let sizes = layout.parts(of: shape).map { $0.runs(of: rows, in: shape).byteCount }
         let buffers = try sizes.map { try AlignedBuffer(byteCount: $0) }

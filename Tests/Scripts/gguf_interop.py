@@ -6,7 +6,8 @@ usage: gguf_interop.py RECAST FIXTURES      (pip install numpy xllamacpp gguf)
 - llama.cpp loads what Recast writes, and its logits have the same best token and a KL divergence below 1e-3 nats of `recast forward`'s on the same file;
 - a model cut into parts is loaded by llama.cpp from its first part and runs as the one file does;
 - a second model (320 wide, so that most blocks of 256 do not fit; 24 experts in one group, queries without a latent) likewise;
-- a file to safetensors and back is the same file; gguf's reader decodes every tensor to the values that Recast stores.
+- a file of any type to F32 safetensors has the values that gguf's reader decodes, and back again what ggml makes of them: the same file where ggml's
+  quantizer finds its own codes again.
 """
 import ctypes
 import glob
@@ -255,6 +256,33 @@ def runs_as_llama_cpp(lib, name, file, loaded, scratch, has_close_routers=False)
           f'KLD {mean:.2e} nats over {len(klds)} positions (median {median:.1e}), {others} other best tokens, by at most {gap:.3f}')
 
 
+def there_and_back(lib, scratch):
+    """Every type to F32 safetensors, which hold what gguf's reader decodes, and from them to the type again: what ggml makes of those values, which is
+    the very file where ggml finds its own codes again."""
+    path = lambda name: os.path.join(scratch, name)
+    for kind in ['f32', 'f16', 'bf16', *TYPES]:
+        recast('convert', FP8, path('q.gguf'), '--to', kind, '--quiet', '--overwrite')
+        recast('convert', path('q.gguf'), path('back'), '--to', 'f32', '--quiet', '--overwrite')
+        for file, target in (('wide.gguf', 'f32'), ('again.gguf', kind)):
+            recast('convert', path('back'), path(file), '--to', target, '--quiet', '--overwrite')
+        first, wide, again = ({t.name: t for t in gguf.GGUFReader(path(file)).tensors} for file in ('q.gguf', 'wide.gguf', 'again.gguf'))
+        same = 0
+        for name, tensor in first.items():
+            values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+            if not np.array_equal(values.reshape(-1), wide[name].data.reshape(-1)):
+                sys.exit(f'FAILED: {kind}: {name} in F32 is not what gguf reads')
+            if tensor.data.tobytes() == again[name].data.tobytes():
+                same += 1
+            elif again[name].tensor_type != tensor.tensor_type or \
+                    quantized(lib, values.reshape(-1, values.shape[-1]), tensor.tensor_type, None).tobytes() != again[name].data.tobytes():
+                sys.exit(f'FAILED: {kind}: {name} comes back as something that ggml does not make')
+        whole = open(path('q.gguf'), 'rb').read() == open(path('again.gguf'), 'rb').read()
+        if kind in ('f32', 'f16', 'bf16', 'Q8_0', 'MXFP4_MOE') and not whole:
+            sys.exit(f'FAILED: {kind} to F32 safetensors and back is another file')
+        check(f'{kind} to F32 safetensors and back', True,
+              'is the same file' if whole else f"has {same} of {len(first)} tensors the same, and ggml's bytes in the others")
+
+
 def main():
     lib = library()
     with tempfile.TemporaryDirectory() as scratch:
@@ -277,10 +305,7 @@ def main():
         recast('convert', path('third'), path('m.gguf'), '--to', 'f32', '--quiet', '--overwrite')
         runs_as_llama_cpp(lib, 'second model with 27 layers, f32', path('m.gguf'), path('m.gguf'), scratch, has_close_routers=True)
 
-        recast('convert', FP8, path('bf16.gguf'), '--to', 'bf16', '--quiet', '--overwrite')
-        recast('convert', path('bf16.gguf'), path('back'), '--to', 'bf16', '--quiet')
-        recast('convert', path('back'), path('again.gguf'), '--to', 'bf16', '--quiet')
-        check('GGUF to safetensors and back', open(path('bf16.gguf'), 'rb').read() == open(path('again.gguf'), 'rb').read())
+        there_and_back(lib, scratch)
     print(f'{passed} passed')
 
 

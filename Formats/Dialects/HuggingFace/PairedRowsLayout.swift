@@ -68,14 +68,27 @@ package struct PairedRowsLayout: PairedLayout {
 
     package func decode(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
+    ) { join(parts, rows: rows, shape: shape, into: values) { $0.decode($1, rows: $2, shape: $3, into: $4) } }
+
+    package var exceedsBF16: Bool { gate.exceedsBF16 || up.exceedsBF16 }
+    package var staysWideForCodes: Bool { [gate, up].allSatisfy { $0.isPlainBF16 || ($0 as? any WideLayout)?.staysWideForCodes == true } }
+
+    package func decodeFloats(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into target: UnsafeMutableBufferPointer<Float>
+    ) { join(parts, rows: rows, shape: shape, into: target) { $0.decodeWidest($1, rows: $2, shape: $3, into: $4) } }
+
+    /// Brings the values of both halves, as `decode` writes them, to every other row.
+    private func join<Value: BitwiseCopyable>(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<Value>,
+        decode: (any WeightLayout, [UnsafeRawBufferPointer], Range<Int>, MatrixShape, UnsafeMutableBufferPointer<Value>) -> Void
     ) {
         let columns = shape.columns, own = rows.lowerBound / 2..<rows.upperBound / 2
-        withUnsafeTemporaryAllocation(of: UInt16.self, capacity: max(1, own.count * columns)) { half in
+        withUnsafeTemporaryAllocation(of: Value.self, capacity: max(1, own.count * columns)) { half in
             guard let source = half.baseAddress, let target = values.baseAddress else { return }
             for (index, layout) in [gate, up].enumerated() {
-                layout.decode(
-                    Array(parts[places(of: index, in: shape)]), rows: own, shape: Self.half(shape),
-                    into: UnsafeMutableBufferPointer(rebasing: half[..<(own.count * columns)]))
+                decode(
+                    layout, Array(parts[places(of: index, in: shape)]), own, Self.half(shape),
+                    UnsafeMutableBufferPointer(rebasing: half[..<(own.count * columns)]))
                 for row in 0..<own.count { (target + (2 * row + index) * columns).update(from: source + row * columns, count: columns) }
             }
         }

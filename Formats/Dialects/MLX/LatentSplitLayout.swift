@@ -4,7 +4,7 @@ import Tensors
 /// transposed, `unembed_out` [heads, value, rank] the value part. Either half has a layout of its own. Read only.
 ///
 /// Source: ml-explore/mlx-lm:mlx_lm/models/deepseek_v3.py (`sanitize`).
-package struct LatentSplitLayout: WeightLayout {
+package struct LatentSplitLayout: WideLayout {
     /// Rows of a head: keys, then values.
     package var nope: Int
     package var value: Int
@@ -39,16 +39,27 @@ package struct LatentSplitLayout: WeightLayout {
 
     package func decode(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into target: UnsafeMutableBufferPointer<UInt16>
+    ) { join(parts, rows: rows, shape: shape, into: target) { $0.decode($1, rows: 0..<$2.rows, shape: $2, into: $3) } }
+
+    package var exceedsBF16: Bool { keys.exceedsBF16 || values.exceedsBF16 }
+    package var staysWideForCodes: Bool { [keys, values].allSatisfy { $0.isPlainBF16 || ($0 as? any WideLayout)?.staysWideForCodes == true } }
+
+    package func decodeFloats(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into target: UnsafeMutableBufferPointer<Float>
+    ) { join(parts, rows: rows, shape: shape, into: target) { $0.decodeWidest($1, rows: 0..<$2.rows, shape: $2, into: $3) } }
+
+    /// Brings the values of both halves, as `decode` writes them, to their places among the rows of the whole.
+    private func join<Value: BitwiseCopyable>(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into target: UnsafeMutableBufferPointer<Value>,
+        decode: (any WeightLayout, [UnsafeRawBufferPointer], MatrixShape, UnsafeMutableBufferPointer<Value>) -> Void
     ) {
         let heads = rows.count / (nope + value)
         let rank = shape.columns
         let shapes = shapes(heads, rank)
         let split = keys.parts(of: shapes.keys).count
         let size = max(1, max(shapes.keys.count, shapes.values.count))
-        withUnsafeTemporaryAllocation(of: UInt16.self, capacity: size) { half in
-            keys.decode(
-                Array(parts[..<split]), rows: 0..<shapes.keys.rows, shape: shapes.keys,
-                into: UnsafeMutableBufferPointer(rebasing: half[..<shapes.keys.count]))
+        withUnsafeTemporaryAllocation(of: Value.self, capacity: size) { half in
+            decode(keys, Array(parts[..<split]), shapes.keys, UnsafeMutableBufferPointer(rebasing: half[..<shapes.keys.count]))
             for head in 0..<heads {
                 for row in 0..<nope {
                     for column in 0..<rank {
@@ -56,9 +67,7 @@ package struct LatentSplitLayout: WeightLayout {
                     }
                 }
             }
-            values.decode(
-                Array(parts[split...]), rows: 0..<shapes.values.rows, shape: shapes.values,
-                into: UnsafeMutableBufferPointer(rebasing: half[..<shapes.values.count]))
+            decode(values, Array(parts[split...]), shapes.values, UnsafeMutableBufferPointer(rebasing: half[..<shapes.values.count]))
             for head in 0..<heads {
                 for index in 0..<value * rank {
                     target[(head * (nope + value) + nope) * rank + index] = half[head * value * rank + index]

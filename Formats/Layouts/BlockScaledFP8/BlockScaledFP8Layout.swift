@@ -6,7 +6,7 @@ import Tensors
 /// Reference: deepseek-ai/DeepSeek-V3:inference/kernel.py (`weight_dequant`, `act_quant`) and README_WEIGHTS.md.
 /// Decoding is round_bf16(F32(code) * scale). Encoding takes scale = max(amax, 1e-4) / 448 over the block in F32
 /// (rounded up to a power of two if ``roundsScaleUp``) and code = E4M3(F32(w) / scale).
-package struct BlockScaledFP8Layout: FloatCodedLayout, ScaledBlockLayout, Equatable {
+package struct BlockScaledFP8Layout: FloatCodedLayout, ScaledBlockLayout, WideLayout, Equatable {
     package var holdsFP8: Bool { true }
     package var blockRows: Int
     package var blockColumns: Int
@@ -66,6 +66,26 @@ package struct BlockScaledFP8Layout: FloatCodedLayout, ScaledBlockLayout, Equata
                         KernelLevel.active.rawValue, codes + row * columns, target + row * columns, min(blockRows, rows.count - row), columns,
                         blockColumns, scales.baseAddress, tables.baseAddress)
                 }
+            }
+        }
+    }
+
+    /// A power of two moves exponents only.
+    package var exceedsBF16: Bool { scaleType != .f8E8M0 }
+
+    package func decodeFloats(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into target: UnsafeMutableBufferPointer<Float>
+    ) {
+        guard let codes = parts[0].scalars(UInt8.self).baseAddress, let target = target.baseAddress else { return }
+        let blocks = ceilingDivide(shape.columns, blockColumns)
+        for row in 0..<rows.count {
+            let start = row * shape.columns
+            E4M3.decodeFloats(codes + start, count: shape.columns, into: target + start)
+            for block in 0..<blocks {
+                let first = block * blockColumns
+                ck_f32_scale(
+                    target + start + first, min(blockColumns, shape.columns - first),
+                    scaleType.float(in: parts[1], at: row / blockRows * blocks + block))
             }
         }
     }

@@ -2,7 +2,7 @@ import CKernels
 import Tensors
 
 /// One number a value: BF16, F16, F32 or F64.
-package struct DenseLayout: UncodedLayout {
+package struct DenseLayout: UncodedLayout, WideTarget {
     package let type: ScalarType
 
     package init(_ type: ScalarType) { self.type = type }
@@ -44,6 +44,13 @@ package struct DenseLayout: UncodedLayout {
         if overflow { throw .overflowsF16(row: rows.lowerBound) }
     }
 
+    package func encode(
+        floats: UnsafeBufferPointer<Float>, rows: Range<Int>, shape: MatrixShape, importance: [Float]?, into parts: [UnsafeMutableRawBufferPointer]
+    ) throws(EncodingFault) {
+        guard !floats.isEmpty else { return }
+        if store(floats, in: parts[0], at: 0) { throw .overflowsF16(row: rows.lowerBound) }
+    }
+
     package func convert(
         from source: any UncodedLayout, _ bytes: UnsafeRawBufferPointer, count: Int, rows: Range<Int>, into target: UnsafeMutableRawBufferPointer
     ) throws(EncodingFault) {
@@ -61,6 +68,14 @@ package struct DenseLayout: UncodedLayout {
     package func decodeFloats(_ bytes: UnsafeRawBufferPointer, count: Int, into target: UnsafeMutableBufferPointer<Float>) {
         Self.inPieces(count) { start, piece in
             floats(bytes, start, piece) { (target.baseAddress! + start).update(from: $0, count: piece) }
+        }
+    }
+
+    /// Whether no value is NaN or infinite.
+    static func areFinite(_ floats: UnsafeBufferPointer<Float>) -> Bool {
+        guard let base = floats.baseAddress else { return true }
+        return UnsafeRawPointer(base).withMemoryRebound(to: UInt32.self, capacity: floats.count) {
+            ck_count_masked32($0, floats.count, 0x7F80_0000) == 0
         }
     }
 

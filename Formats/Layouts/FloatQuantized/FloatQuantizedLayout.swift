@@ -6,7 +6,7 @@ import Tensors
 /// Reference: vllm-project/compressed-tensors:quantization/utils/helpers.py (`calculate_qparams`) and
 /// lifecycle/forward_helpers.py (`_quantize`): the arithmetic runs in the weight's dtype, so scale = round_bf16(amax / 448)
 /// (2^-7 if that is zero) and code = E4M3(clamp(round_bf16(w / scale), -448, 448)).
-package struct FloatQuantizedLayout: FloatCodedLayout, Equatable {
+package struct FloatQuantizedLayout: FloatCodedLayout, WideLayout, Equatable {
     package enum Strategy: Sendable, Equatable { case channel, tensor }
 
     package var holdsFP8: Bool { true }
@@ -51,6 +51,21 @@ package struct FloatQuantizedLayout: FloatCodedLayout, Equatable {
                     table.baseAddress)
             }
         }
+    }
+
+    /// The reference computes in the scale's type.
+    package var exceedsBF16: Bool { scaleType != .bf16 }
+
+    package func decodeFloats(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into target: UnsafeMutableBufferPointer<Float>
+    ) {
+        guard let codes = parts[0].scalars(UInt8.self).baseAddress, let target = target.baseAddress else { return }
+        for row in 0..<rows.count {
+            let start = row * shape.columns
+            E4M3.decodeFloats(codes + start, count: shape.columns, into: target + start)
+            ck_f32_scale(target + start, shape.columns, scaleType.float(in: parts[1], at: strategy == .tensor ? 0 : row))
+        }
+        if scaleType == .bf16 { ck_round_to_bf16(target, rows.count * shape.columns) }
     }
 
     package func encode(

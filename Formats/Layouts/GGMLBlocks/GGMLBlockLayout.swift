@@ -2,7 +2,7 @@ import CKernels
 import Tensors
 
 /// A layout whose encoder can weigh the errors of columns (llama.cpp's importance matrix) beside its own rule.
-package protocol ImportanceWeightedLayout: WeightLayout {
+package protocol ImportanceWeightedLayout: WideTarget {
     /// Encodes a tile as the peer does.
     /// - Parameter importance: how much the error of each column counts; nil for the peer's rule without.
     func encode(
@@ -13,7 +13,7 @@ package protocol ImportanceWeightedLayout: WeightLayout {
 /// ggml's blocks: 32, 64 or 256 neighbours of a row with the scales that they share, in one stored tensor.
 ///
 /// Source: ggml-org/llama.cpp:ggml/src/ggml-quants.c. The bytes are those of `ggml_quantize_chunk`.
-package struct GGMLBlockLayout: ImportanceWeightedLayout, Equatable {
+package struct GGMLBlockLayout: NumberLayout, ImportanceWeightedLayout, Equatable {
     package let type: ScalarType
     private let codec: GGMLCodec
     private let block: (values: Int, bytes: Int)
@@ -44,17 +44,35 @@ package struct GGMLBlockLayout: ImportanceWeightedLayout, Equatable {
     package func decode(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
     ) {
-        guard let source = parts[0].scalars(UInt8.self).baseAddress, let target = values.baseAddress else { return }
-        let count = rows.count * shape.columns / block.values
+        guard let target = values.baseAddress else { return }
         // As many blocks at once as stay in the first-level cache.
         let step = max(1, 2048 / block.values)
         withUnsafeTemporaryAllocation(of: Float.self, capacity: step * block.values) { floats in
             guard let floats = floats.baseAddress else { return }
-            for start in stride(from: 0, to: count, by: step) {
-                let blocks = min(step, count - start)
-                codec.decode(KernelLevel.active.rawValue, source + start * block.bytes, floats, blocks)
-                ck_f32_to_bf16(floats, target + start * block.values, blocks * block.values)
+            decode(parts[0], count: rows.count * shape.columns / block.values, step: step) { start, codes, blocks in
+                codec.decode(KernelLevel.active.rawValue, codes, floats, blocks)
+                ck_f32_to_bf16(floats, target + start, blocks * block.values)
             }
+        }
+    }
+
+    package func decodeFloats(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into target: UnsafeMutableBufferPointer<Float>
+    ) {
+        guard let target = target.baseAddress else { return }
+        let count = rows.count * shape.columns / block.values
+        decode(parts[0], count: count, step: max(1, count)) { start, codes, blocks in
+            codec.decode(KernelLevel.active.rawValue, codes, target + start, blocks)
+        }
+    }
+
+    /// Calls `body` with runs of `step` blocks, and the place of their first value.
+    private func decode(
+        _ bytes: UnsafeRawBufferPointer, count: Int, step: Int, _ body: (_ start: Int, _ codes: UnsafePointer<UInt8>, _ blocks: Int) -> Void
+    ) {
+        guard let source = bytes.scalars(UInt8.self).baseAddress else { return }
+        for start in stride(from: 0, to: count, by: step) {
+            body(start * block.values, source + start * block.bytes, min(step, count - start))
         }
     }
 
@@ -65,28 +83,42 @@ package struct GGMLBlockLayout: ImportanceWeightedLayout, Equatable {
     package func encode(
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, importance: [Float]?, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
-        guard let encode = codec.encode else { throw .readOnly }
-        guard let source = values.baseAddress, let target = parts[0].scalars(UInt8.self).baseAddress, shape.columns > 0 else { return }
-        let rowBytes = shape.columns / block.values * block.bytes
-        var bad: Int?
+        guard let source = values.baseAddress, shape.columns > 0 else { return }
+        var fault: EncodingFault?
         withUnsafeTemporaryAllocation(of: Float.self, capacity: shape.columns) { floats in
             guard let floats = floats.baseAddress else { return }
-            for row in 0..<rows.count {
-                let start = source + row * shape.columns
-                if ck_bf16_count_nonfinite(start, shape.columns) > 0 {
-                    bad = row
-                    return
-                }
-                ck_bf16_to_f32(start, floats, shape.columns)
-                if let importance {
-                    importance.withUnsafeBufferPointer {
-                        encode(KernelLevel.active.rawValue, floats, $0.baseAddress, target + row * rowBytes, 1, shape.columns)
-                    }
-                } else {
-                    encode(KernelLevel.active.rawValue, floats, nil, target + row * rowBytes, 1, shape.columns)
-                }
+            fault = encode(rows, shape, importance, into: parts) { row in
+                ck_bf16_to_f32(source + row * shape.columns, floats, shape.columns)
+                return UnsafePointer(floats)
             }
         }
-        if let bad { throw .notFinite(row: rows.lowerBound + bad) }
+        if let fault { throw fault }
+    }
+
+    package func encode(
+        floats: UnsafeBufferPointer<Float>, rows: Range<Int>, shape: MatrixShape, importance: [Float]?, into parts: [UnsafeMutableRawBufferPointer]
+    ) throws(EncodingFault) {
+        guard let source = floats.baseAddress, shape.columns > 0 else { return }
+        if let fault = encode(rows, shape, importance, into: parts, values: { source + $0 * shape.columns }) { throw fault }
+    }
+
+    /// Encodes row after row.
+    private func encode(
+        _ rows: Range<Int>, _ shape: MatrixShape, _ importance: [Float]?, into parts: [UnsafeMutableRawBufferPointer],
+        values: (_ row: Int) -> UnsafePointer<Float>
+    ) -> EncodingFault? {
+        guard let encode = codec.encode else { return .readOnly }
+        guard let target = parts[0].scalars(UInt8.self).baseAddress else { return nil }
+        let rowBytes = shape.columns / block.values * block.bytes
+        for row in 0..<rows.count {
+            let floats = values(row)
+            guard DenseLayout.areFinite(UnsafeBufferPointer(start: floats, count: shape.columns)) else {
+                return .notFinite(row: rows.lowerBound + row)
+            }
+            importance.withPointer {
+                encode(KernelLevel.active.rawValue, floats, $0, target + row * rowBytes, 1, shape.columns)
+            }
+        }
+        return nil
     }
 }

@@ -5,11 +5,13 @@ import Tensors
 /// which llama.cpp multiplies products by.
 ///
 /// Source: ggml-org/llama.cpp:conversion/base.py (`_nvfp4_pack`, `_write_scale_tensor`). A value is code * (scale * tensor's scale), as ModelOpt has it.
-package struct NVFP4BlockLayout: WeightLayout, Equatable {
+package struct NVFP4BlockLayout: NumberLayout, Equatable {
     package static let scaleLeaf = "scale"
     static let blockValues = 64, blockBytes = 36
 
     package init() {}
+
+    package var type: ScalarType { .nvfp4Block }
 
     package var name: String { "NVFP4" }
 
@@ -29,15 +31,31 @@ package struct NVFP4BlockLayout: WeightLayout, Equatable {
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
     ) {
         guard let target = values.baseAddress else { return }
+        blocks(parts, count: rows.count * shape.columns / Self.blockValues) { start, codes, scales in
+            ck_e2m1_decode(KernelLevel.active.rawValue, codes, 4, 16, scales, 1, target + start)
+        }
+    }
+
+    package func decodeFloats(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into target: UnsafeMutableBufferPointer<Float>
+    ) {
+        guard let target = target.baseAddress else { return }
+        blocks(parts, count: rows.count * shape.columns / Self.blockValues) { start, codes, scales in
+            E2M1.decodeFloats(codes, groups: 4, size: 16, scales: scales, negativeZero: true, into: target + start)
+        }
+    }
+
+    /// Calls `body` for every block, with the place of its first value, its codes in the order of the columns and its scales.
+    private func blocks(_ parts: [UnsafeRawBufferPointer], count: Int, _ body: (Int, UnsafePointer<UInt8>, UnsafePointer<Float>) -> Void) {
         let scale = parts[1].scalars(Float.self)[0], blocks = parts[0]
         var codes = [UInt8](repeating: 0, count: 32), scales = [Float](repeating: 0, count: 4)
-        for block in 0..<rows.count * shape.columns / Self.blockValues {
+        for block in 0..<count {
             let start = block * Self.blockBytes
             for group in 0..<4 {
                 scales[group] = Float8E4M3(bits: blocks[start + group] & 0x7F).value * scale
                 Self.pairs(blocks, start + 4 + group * 8) { codes[group * 8 + $0] = $1 }
             }
-            ck_e2m1_decode(KernelLevel.active.rawValue, codes, 4, 16, scales, 1, target + block * Self.blockValues)
+            body(block * Self.blockValues, codes, scales)
         }
     }
 

@@ -145,21 +145,13 @@ package struct GPTQLayout: IntegerCodedLayout, Equatable {
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
     ) {
         guard isOrdered else { return decodeGroups(parts, rows: rows, shape: shape, into: values) }
-        let count = groupCount(shape)
-        let order = parts[3].scalars(Int32.self)
-        withCodes(parts, rows: rows, shape: shape) { codes, groups in
-            withUnsafeTemporaryAllocation(of: UInt16.self, capacity: (1 << bits) * count) { tables in
-                for row in 0..<rows.count {
-                    for group in 0..<count {
-                        for code in 0..<(1 << bits) { tables[group << bits + code] = value(code, groups[row * count + group]) }
-                    }
-                    for column in 0..<shape.columns {
-                        let group = min(max(Int(order[column]), 0), count - 1)
-                        values[row * shape.columns + column] = tables[group << bits + Int(codes[row * shape.columns + column])]
-                    }
-                }
-            }
-        }
+        decodeByTable(parts, rows: rows, shape: shape, into: values, value: value)
+    }
+
+    package func columnGroups(_ parts: [UnsafeRawBufferPointer], _ shape: MatrixShape) -> [Int]? {
+        guard isOrdered else { return nil }
+        let order = parts[3].scalars(Int32.self), last = groupCount(shape) - 1
+        return (0..<shape.columns).map { min(max(Int(order[$0]), 0), last) }
     }
 
     // MARK: Repacking

@@ -6,7 +6,7 @@ import Tensors
 /// Reference: sgl-project/sglang:python/sglang/srt/layers/quantization/blockwise_int8.py and int8_utils.py, for meituan/DeepSeek-R1-Block-INT8.
 /// Decoding is round_bf16(F32(code) * scale). There is no published encoder for CPUs: scale = max(amax, 1e-4) / 127 over the block in F32, and
 /// code = rint(F32(w) / scale), as FP8 blocks have it.
-package struct BlockScaledIntegerLayout: WeightLayout, Equatable {
+package struct BlockScaledIntegerLayout: WideLayout, Equatable {
     package var blockRows: Int
     package var blockColumns: Int
     /// F32, BF16 or F16.
@@ -48,6 +48,23 @@ package struct BlockScaledIntegerLayout: WeightLayout, Equatable {
                     ck_affine_decode(
                         level, codes.baseAddress! + first, min(blockColumns, columns - first),
                         scaleType.float(in: parts[1], at: row / blockRows * blocks + block), 128, 0, Int32(CK_TYPE_F32), target + start + first)
+                }
+            }
+        }
+    }
+
+    package var exceedsBF16: Bool { true }
+
+    package func decodeFloats(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into target: UnsafeMutableBufferPointer<Float>
+    ) {
+        let codes = parts[0].scalars(Int8.self), blocks = ceilingDivide(shape.columns, blockColumns)
+        for row in 0..<rows.count {
+            for block in 0..<blocks {
+                let scale = scaleType.float(in: parts[1], at: row / blockRows * blocks + block)
+                for column in block * blockColumns..<min(shape.columns, (block + 1) * blockColumns) {
+                    let place = row * shape.columns + column
+                    target[place] = Float(codes[place]) * scale
                 }
             }
         }

@@ -67,10 +67,8 @@ package struct MLXAffineLayout: IntegerCodedLayout, Equatable {
         }
     }
 
-    /// scale * code + bias, product and sum each rounded to the dtype, then to BF16.
-    package func value(_ code: Int, _ group: GroupParameters) -> UInt16 {
-        BFloat16(rounding: rounded(rounded(Float(code) * group.scale) + group.bias)).bits
-    }
+    /// scale * code + bias, product and sum each rounded to the dtype.
+    package func float(_ code: Int, _ group: GroupParameters) -> Float { rounded(rounded(Float(code) * group.scale) + group.bias) }
 
     package var requirement: String { "a scale, and scale x zero point as a bias, that \(scaleType.rawValue) can hold" }
 

@@ -7,7 +7,7 @@ import Tensors
 /// value = code * (scale / global). ModelOpt: `weight` U8, `weight_scale`, `weight_scale_2` F32 []; value = code * (scale * scale_2).
 /// References: vllm-project/compressed-tensors:quantization/utils/helpers.py (`generate_gparam`, `calculate_qparams`),
 /// NVIDIA/Model-Optimizer:modelopt/torch/quantization/qtensor/nvfp4_tensor.py.
-package struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
+package struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, WideLayout, Equatable {
     package enum Naming: Sendable, Equatable {
         case compressedTensors
         case modelOpt
@@ -68,15 +68,37 @@ package struct NVFP4Layout: WholeRangeLayout, FloatCodedLayout, Equatable {
     package func decode(
         _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into values: UnsafeMutableBufferPointer<UInt16>
     ) {
-        guard let codes = parts[0].scalars(UInt8.self).baseAddress, let target = values.baseAddress else { return }
+        guard let target = values.baseAddress else { return }
+        decodeRows(parts, rows: rows, shape: shape) { row, codes, scales in
+            // ModelOpt's table has no negative zero.
+            ck_e2m1_decode(
+                KernelLevel.active.rawValue, codes, shape.columns / 16, 16, scales, isModelOpt ? 0 : 1, target + row * shape.columns)
+        }
+    }
+
+    package var exceedsBF16: Bool { true }
+
+    package func decodeFloats(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, into target: UnsafeMutableBufferPointer<Float>
+    ) {
+        guard let target = target.baseAddress else { return }
+        decodeRows(parts, rows: rows, shape: shape) { row, codes, scales in
+            E2M1.decodeFloats(
+                codes, groups: shape.columns / 16, size: 16, scales: scales, negativeZero: !isModelOpt, into: target + row * shape.columns)
+        }
+    }
+
+    /// Calls `body` with the codes of each row and its groups' scales.
+    private func decodeRows(
+        _ parts: [UnsafeRawBufferPointer], rows: Range<Int>, shape: MatrixShape, _ body: (Int, UnsafePointer<UInt8>, UnsafePointer<Float>) -> Void
+    ) {
+        guard let codes = parts[0].scalars(UInt8.self).baseAddress else { return }
         let joined = joinedScales(parts[2].scalars(Float.self)[0])
         let groups = shape.columns / 16
         var scales = [Float](repeating: 0, count: groups)
         for row in 0..<rows.count {
             for group in 0..<groups { scales[group] = joined[Int(parts[1][row * groups + group])] }
-            // ModelOpt's table has no negative zero.
-            ck_e2m1_decode(
-                KernelLevel.active.rawValue, codes + row * groups * 8, groups, 16, scales, isModelOpt ? 0 : 1, target + row * shape.columns)
+            body(row, codes + row * groups * 8, scales)
         }
     }
 

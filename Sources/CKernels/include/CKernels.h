@@ -101,6 +101,9 @@ float ck_round_f16(float value);
 void ck_f16_to_f32(int level, const uint16_t *source, float *target, size_t count);
 void ck_f32_to_f16(int level, const float *source, uint16_t *target, size_t count);
 
+/// Multiplies F32 values in place.
+void ck_f32_scale(float *values, size_t count, float scale);
+
 /// Rounds F32 values to BF16 in place.
 void ck_round_to_bf16(float *values, size_t count);
 

@@ -77,7 +77,7 @@ extension WeightConverter {
         var record = WeightRecord(digests: [])
         var differences = 0
         var sums = ck_error_sums()
-        var amax: UInt16 = 0
+        var amax: UInt32 = 0
         for rows in TileSequence(of: shape, step: rowsPerTile(memory.count)) {
             try checkStop(stop)
             // What is not derived from the weight alone is not derived again; its values are still needed, to measure the error.
@@ -124,7 +124,7 @@ extension WeightConverter {
         if planned.road == .quantize {
             record.error = WeightRecord.ErrorFigures(
                 sqnr: sums.noise == 0 ? .infinity : 10 * log10(sums.signal / sums.noise), maximum: Double(sums.max_abs),
-                amax: Double(BFloat16(bits: amax).value))
+                amax: Double(Float(bitPattern: amax)))
         }
         return (record, differences)
     }
@@ -141,20 +141,31 @@ extension WeightConverter {
     }
 
     /// Adds the error of a quantized tile, row by row in a fixed order, so that the figures do not depend on the tiles.
-    /// - Returns: the largest magnitude of the source's values, as BF16 bits.
+    /// - Returns: the largest magnitude of the source's values, as F32 bits: those of NaN are above all others.
     private func measure(
         _ rows: Range<Int>, _ written: [UnsafeMutableRawBufferPointer], _ memory: UnsafeMutableRawBufferPointer, _ places: Places,
         _ sums: inout ck_error_sums, _ notFinite: inout Int
-    ) -> UInt16 {
+    ) -> UInt32 {
         let columns = shape.columns
-        let reference = values(memory, places.values, rows.count * columns)
-        let decoded = values(memory, places.decoded, rows.count * columns)
-        planned.layout?.decode(written.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: shape, into: decoded)
+        let bytes = written.map { UnsafeRawBufferPointer($0) }
+        if wide != nil, let layout = planned.layout as? any WideLayout {
+            let reference = values(memory, places.values, rows.count * columns, as: Float.self)
+            let decoded = values(memory, places.decoded, rows.count * columns, as: Float.self)
+            layout.decodeFloats(bytes, rows: rows, shape: shape, into: decoded)
+            for row in 0..<rows.count {
+                ck_f32_error(reference.baseAddress! + row * columns, decoded.baseAddress! + row * columns, columns, &sums)
+            }
+            if !sums.max_abs.isFinite { notFinite += ScalarType.f32.countNotFinite(UnsafeRawBufferPointer(UnsafeBufferPointer(decoded))) }
+            return reference.reduce(0) { max($0, $1.bitPattern & 0x7FFF_FFFF) }
+        }
+        let reference = values(memory, places.values, rows.count * columns, as: UInt16.self)
+        let decoded = values(memory, places.decoded, rows.count * columns, as: UInt16.self)
+        planned.layout?.decode(bytes, rows: rows, shape: shape, into: decoded)
         for row in 0..<rows.count {
             ck_bf16_error(KernelLevel.active.rawValue, reference.baseAddress! + row * columns, decoded.baseAddress! + row * columns, columns, &sums)
         }
         // Codes of finite values may still decode to infinities, where a scale was rounded up at the end of its range.
         if !sums.max_abs.isFinite { notFinite += ScalarType.bf16.countNotFinite(UnsafeRawBufferPointer(UnsafeBufferPointer(decoded))) }
-        return ck_bf16_amax(KernelLevel.active.rawValue, reference.baseAddress, columns, rows.count, columns)
+        return UInt32(ck_bf16_amax(KernelLevel.active.rawValue, reference.baseAddress, columns, rows.count, columns)) << 16
     }
 }

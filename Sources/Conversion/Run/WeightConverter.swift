@@ -73,7 +73,8 @@ struct WeightConverter {
             defer { end += PartLayout.aligned(size) }
             return end..<(end + PartLayout.aligned(size))
         }
-        let valueBytes = rows.count * shape.columns * 2
+        let width = wide == nil ? 2 : 4
+        let valueBytes = rows.count * shape.columns * width
         // A repacking unpacks codes and scales beside these buffers, in less room than values would take.
         let decodesWhole = planned.view != nil && picked == nil
         let isDirect = weight.layout?.denseType != nil && planned.layout?.denseType != nil
@@ -82,9 +83,18 @@ struct WeightConverter {
             || planned.road == .cast && !isDirect || planned.view != nil
         let origin = sourceRows(rows)
         return Places(
-            source: take(source.byteCount(origin)), whole: take(decodesWhole ? origin.count * weight.shape.columns * 2 : 0),
+            source: take(source.byteCount(origin)), whole: take(decodesWhole ? origin.count * weight.shape.columns * width : 0),
             values: take(needsValues ? valueBytes : 0), target: take(target.byteCount(rows)), readBack: take(target.byteCount(rows)),
             decoded: take(planned.road == .quantize ? valueBytes : 0))
+    }
+
+    /// Source and target of a weight whose values pass between them as F32: numbers wider than BF16 go to whoever takes them, and what is computed
+    /// in F32 goes to numbers of F32 or more. (F16 of FP8 is F16 of the BF16 model, as llama.cpp's converter has it of the published one.)
+    var wide: (source: any WideLayout, target: any WideTarget)? {
+        guard !isPlainBF16, let source = (picked?.layout ?? weight.layout) as? any WideLayout, source.exceedsBF16,
+            let target = planned.layout as? any WideTarget, source.staysWideForCodes || target.denseType.map({ $0.bitWidth > 16 }) == true
+        else { return nil }
+        return (source, target)
     }
 
     var isPlainBF16: Bool { planned.layout?.isPlainBF16 == true }
@@ -157,7 +167,7 @@ struct WeightConverter {
                 let size = parts.byteCount(rows)
                 let slices = parts.slices(rows, in: UnsafeMutableRawBufferPointer(rebasing: room[..<size]))
                 try checkpoint.read(other, parts: parts.parts, rows: rows, into: slices)
-                let values = self.values(room, size..<room.count, rows.count * other.shape.columns)
+                let values = self.values(room, size..<room.count, rows.count * other.shape.columns, as: UInt16.self)
                 stored.decode(slices.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: other.shape, into: values)
                 amax = max(amax, ck_bf16_amax(KernelLevel.active.rawValue, values.baseAddress, other.shape.columns, rows.count, other.shape.columns))
             }
@@ -211,7 +221,7 @@ struct WeightConverter {
             }
             guard hasZeros else { continue }
             let size = source.byteCount(rows)
-            let values = values(room, size..<room.count, rows.count * weight.shape.columns)
+            let values = values(room, size..<room.count, rows.count * weight.shape.columns, as: UInt16.self)
             layout.decode(slices.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: weight.shape, into: values)
             guard let place = values.firstIndex(where: { $0 & 0x7FFF != 0 }) else { continue }
             let stored = weight.stored[scale]
@@ -281,21 +291,23 @@ struct WeightConverter {
         }
         let count = rows.count * shape.columns
         do {
-            if let view = planned.view, picked == nil {
-                let values = values(memory, places.values, count)
-                let whole = self.values(memory, places.whole, origin.count * weight.shape.columns)
-                stored.decode(bytes, rows: origin, shape: weight.shape, into: whole)
-                Self.take(view, rows, of: whole, from: origin, columns: weight.shape.columns, into: values)
-                try encode(values, rows, layout, targets)
-            } else if case .repack(let repacking) = planned.way {
+            let view = picked == nil ? planned.view : nil
+            if view == nil, case .repack(let repacking) = planned.way {
                 repacking.repack(bytes, rows: rows, shape: shape, into: targets)
-            } else if let from = stored as? any UncodedLayout, let to = layout as? any UncodedLayout {
+            } else if view == nil, let from = stored as? any UncodedLayout, let to = layout as? any UncodedLayout {
                 try to.convert(from: from, bytes[0], count: count, rows: rows, into: targets[0])
-            } else if isPlainBF16 {
+            } else if let wide {
+                let floats = values(memory, places.values, count, as: Float.self)
+                decode(view, rows, from: origin, memory, places, into: floats) { wide.source.decodeFloats(bytes, rows: $0, shape: $1, into: $2) }
+                guard encodes else { return targets }
+                let importance = planned.quantizer.needs == .moments ? importance : nil
+                try wide.target.encode(
+                    floats: UnsafeBufferPointer(floats), rows: rows, shape: shape, importance: importance, into: targets)
+            } else if view == nil, isPlainBF16 {
                 stored.decode(bytes, rows: rows, shape: shape, into: targets[0].assumingMemoryBound(to: UInt16.self))
             } else {
-                let values = values(memory, places.values, count)
-                stored.decode(bytes, rows: rows, shape: shape, into: values)
+                let values = values(memory, places.values, count, as: UInt16.self)
+                decode(view, rows, from: origin, memory, places, into: values) { stored.decode(bytes, rows: $0, shape: $1, into: $2) }
                 guard encodes else { return targets }
                 try encode(values, rows, layout, targets)
             }
@@ -303,6 +315,18 @@ struct WeightConverter {
             throw failure(fault)
         }
         return targets
+    }
+
+    /// Decodes the rows of a tile; those of a view by way of the rows `origin` of its weight.
+    private func decode<Value>(
+        _ view: WeightView?, _ rows: Range<Int>, from origin: Range<Int>, _ memory: UnsafeMutableRawBufferPointer, _ places: Places,
+        into values: UnsafeMutableBufferPointer<Value>,
+        _ decode: (_ rows: Range<Int>, _ shape: MatrixShape, _ values: UnsafeMutableBufferPointer<Value>) -> Void
+    ) {
+        guard let view else { return decode(rows, shape, values) }
+        let whole = self.values(memory, places.whole, origin.count * weight.shape.columns, as: Value.self)
+        decode(origin, weight.shape, whole)
+        Self.take(view, rows, of: whole, from: origin, columns: weight.shape.columns, into: values)
     }
 
     private func encode(
@@ -356,9 +380,9 @@ struct WeightConverter {
     }
 
     /// The values of the rows `rows` of a view, out of the rows `origin` of its weight.
-    private static func take(
-        _ view: WeightView, _ rows: Range<Int>, of whole: UnsafeMutableBufferPointer<UInt16>, from origin: Range<Int>, columns: Int,
-        into values: UnsafeMutableBufferPointer<UInt16>
+    private static func take<Value>(
+        _ view: WeightView, _ rows: Range<Int>, of whole: UnsafeMutableBufferPointer<Value>, from origin: Range<Int>, columns: Int,
+        into values: UnsafeMutableBufferPointer<Value>
     ) {
         if view.isTransposed {
             for (index, row) in view.rows.enumerated() {
@@ -375,8 +399,11 @@ struct WeightConverter {
         }
     }
 
-    func values(_ memory: UnsafeMutableRawBufferPointer, _ place: Range<Int>, _ count: Int) -> UnsafeMutableBufferPointer<UInt16> {
-        UnsafeMutableRawBufferPointer(rebasing: memory[place.lowerBound..<(place.lowerBound + count * 2)]).assumingMemoryBound(to: UInt16.self)
+    func values<Value>(
+        _ memory: UnsafeMutableRawBufferPointer, _ place: Range<Int>, _ count: Int, as type: Value.Type
+    ) -> UnsafeMutableBufferPointer<Value> {
+        let bytes = place.lowerBound..<(place.lowerBound + count * MemoryLayout<Value>.stride)
+        return UnsafeMutableRawBufferPointer(rebasing: memory[bytes]).assumingMemoryBound(to: type)
     }
 
     func failure(_ fault: EncodingFault) -> ConversionFailure { ConversionFailure(fault, weight: weight, layout: planned.layout, of: checkpoint) }

@@ -235,15 +235,8 @@ private struct PairComparer: Sendable {
                     let target = values[index].assumingMemoryBound(to: Float.self)
                     if coded.count == 2, let base = target.baseAddress {
                         coded[index].decodeExactly(stored, rows: rows, shape: side.weight.shape, into: base)
-                    } else if let dense = side.weight.layout as? any NumberLayout {
-                        dense.decodeFloats(stored, rows: rows, shape: side.weight.shape, into: target)
-                    } else if let base = target.baseAddress {
-                        // The BF16 values in the second half of their room, widened from its beginning: no value is overwritten before it is read.
-                        let count = rows.count * columns
-                        let narrow = UnsafeMutableRawPointer(base).advanced(by: count * 2).assumingMemoryBound(to: UInt16.self)
-                        side.weight.layout?.decode(
-                            stored, rows: rows, shape: side.weight.shape, into: UnsafeMutableBufferPointer(start: narrow, count: count))
-                        for index in 0..<count { base[index] = Float(bitPattern: UInt32(narrow[index]) << 16) }
+                    } else {
+                        side.weight.layout?.decodeWidest(stored, rows: rows, shape: side.weight.shape, into: target)
                     }
                 } else {
                     let target = UnsafeMutableBufferPointer(rebasing: values[index].assumingMemoryBound(to: UInt16.self)[..<(rows.count * columns)])
@@ -255,6 +248,10 @@ private struct PairComparer: Sendable {
                 let before = sums.different
                 if wide {
                     let pointers = values.map { $0.assumingMemoryBound(to: Float.self).baseAddress! + row * columns }
+                    // Who dequantizes to BF16 and saves that in a wider type has rounded as a reference does.
+                    if left.isDense != right.isDense, Self.holdsBF16(pointers[left.isDense ? 0 : 1], columns) {
+                        ck_round_to_bf16(pointers[left.isDense ? 1 : 0], columns)
+                    }
                     ck_f32_error(pointers[0], pointers[1], columns, &sums)
                     guard sums.different > before else { continue }
                     lost = ck_f32_lost(pointers[0], pointers[1], columns, b.group, lost)
@@ -271,6 +268,11 @@ private struct PairComparer: Sendable {
                 }
             }
         }
+    }
+
+    /// Whether all values are BF16 numbers.
+    private static func holdsBF16(_ values: UnsafePointer<Float>, _ count: Int) -> Bool {
+        UnsafeBufferPointer(start: values, count: count).reduce(0) { $0 | $1.bitPattern & 0xFFFF } == 0
     }
 
     /// One step of the coarser of two dense types, by the size of a value, and between the smallest values. What is coded has BF16 values.

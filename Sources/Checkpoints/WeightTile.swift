@@ -58,6 +58,18 @@ extension Checkpoint {
     /// The BF16 values of some rows, which are cut at the layout's row alignment.
     /// - Throws: ``CheckpointFailure/contradiction(tensor:file:reason:)`` if the weight is bytes that no layout decodes.
     package func values(of weight: Weight, rows: Range<Int>) throws -> [UInt16] {
+        try decoded(weight, rows) { $0.decode($1, rows: rows, shape: weight.shape, into: $2) }
+    }
+
+    /// The values of some rows as F32, as they are where they are wider than BF16.
+    package func floats(of weight: Weight, rows: Range<Int>) throws -> [Float] {
+        try decoded(weight, rows) { $0.decodeWidest($1, rows: rows, shape: weight.shape, into: $2) }
+    }
+
+    private func decoded<Value>(
+        _ weight: Weight, _ rows: Range<Int>,
+        _ decode: (any WeightLayout, [UnsafeRawBufferPointer], UnsafeMutableBufferPointer<Value>) -> Void
+    ) throws -> [Value] {
         guard let layout = weight.layout else {
             throw CheckpointFailure.contradiction(tensor: weight.name, file: fileName(of: weight), reason: "holds no values that a layout defines")
         }
@@ -66,11 +78,9 @@ extension Checkpoint {
         let slices = parts.slices(rows, in: buffer.bytes)
         try read(weight, parts: parts.parts, rows: rows, into: slices)
         return withExtendedLifetime(buffer) {
-            [UInt16](unsafeUninitializedCapacity: rows.count * weight.shape.columns) { values, count in
+            [Value](unsafeUninitializedCapacity: rows.count * weight.shape.columns) { values, count in
                 count = rows.count * weight.shape.columns
-                layout.decode(
-                    slices.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: weight.shape,
-                    into: UnsafeMutableBufferPointer(rebasing: values[..<count]))
+                decode(layout, slices.map { UnsafeRawBufferPointer($0) }, UnsafeMutableBufferPointer(rebasing: values[..<count]))
             }
         }
     }

@@ -181,6 +181,24 @@ import Testing
         #expect(audit.weights.count >= 160 && audit.weights.allSatisfy(\.isIdentical))
     }
 
+    /// Blocks that integers in groups hold are repacked exactly, and norms that only look wider than BF16 do not stand in the way.
+    @Test func exactConversionsKnowWhatIsExact() async throws {
+        let folder = try TemporaryDirectory()
+        try await write(Fixtures.bf16Model, folder.file("coded"), "int4-g32")
+        try await write(folder.file("coded"), folder.file("out.gguf"), "Q4_0")
+        var recipe = ConversionRequest(folder.file("out.gguf"), to: folder.file("exact"), layout: "bf16")
+        recipe.requiresExact = true
+        // Blocks of Q4_0 have F32 values.
+        #expect(throws: ConversionFailure.self) { _ = try Conversion.plan(recipe) }
+        recipe = ConversionRequest(folder.file("out.gguf"), to: folder.file("wide"), layout: "f32")
+        recipe.requiresExact = true
+        #expect(try await Conversion.plan(recipe).run().value().audit.differences == 0)
+        try await write(folder.file("coded"), folder.file("plain.gguf"), "bf16")
+        recipe = ConversionRequest(folder.file("plain.gguf"), to: folder.file("norms"), layout: "bf16")
+        recipe.requiresExact = true
+        #expect(try await Conversion.plan(recipe).run().value().audit.roads[.cast] ?? 0 > 0)
+    }
+
     /// FP8 in F32 is code x scale, which BF16 would round.
     @Test func productsAreNotRoundedForWideTargets() async throws {
         let folder = try TemporaryDirectory()

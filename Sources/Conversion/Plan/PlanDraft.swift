@@ -417,18 +417,25 @@ struct PlanDraft {
         return place.file.isHole(place.offset..<place.offset + place.count)
     }
 
-    /// Refuses a plan in which numbers would be rounded or chosen anew.
+    /// Refuses a plan in which numbers would be rounded or chosen anew. Small weights whose numbers are all of the narrower type are not rounded by it:
+    /// GGUF files hold BF16 norms as F32.
     func refuseRounding() throws {
         if let kind = inexact.keys.sorted().first, let found = inexact[kind] {
             throw ConversionFailure.notExact(weight: found.names[0], count: inexact.values.reduce(0) { $0 + $1.names.count }, reason: found.reason)
         }
-        let rounded = units.flatMap(\.members).map(\.weight).filter { planned in
-            let stored = checkpoint.weights[planned.source].layout
+        let rounded = try units.flatMap(\.members).map(\.weight).filter { planned in
+            let weight = checkpoint.weights[planned.source]
             switch planned.road {
             case .quantize: return true
-            // Widening is exact, and the values of a layout are BF16 by definition.
-            case .cast: return planned.layout?.name != "f32"
-            case .dequantize: return planned.layout?.name == "f16" && stored?.isDense == false
+            case .cast, .dequantize:
+                guard let stored = weight.layout, let type = planned.layout?.denseType else { return true }
+                switch type {
+                case .f64: return false
+                case .f32: return stored.denseType == .f64
+                // The values of a layout are BF16 by definition, but for those whose programs take them for F32.
+                case .bf16 where !stored.exceedsBF16 || (stored as? any WideLayout)?.staysWideForCodes == false: return false
+                default: return try !holds(weight, as: type)
+                }
             case .passthrough, .repack, .fold: return false
             }
         }
@@ -436,6 +443,12 @@ struct PlanDraft {
         let weight = checkpoint.weights[first.source]
         throw ConversionFailure.notExact(
             weight: weight.name, count: rounded.count, reason: "\(weight.layoutName) to \(first.layout?.name ?? "") would round its values")
+    }
+
+    /// Whether a weight of few values has none that a narrower type would round.
+    private func holds(_ weight: Weight, as type: ScalarType) throws -> Bool {
+        guard weight.layout?.denseType != .f64, weight.count <= 1 << 20 else { return false }
+        return try checkpoint.floats(of: weight, rows: 0..<weight.shape.rows).allSatisfy { type.rounded($0) == $0 }
     }
 
     // MARK: Tensors

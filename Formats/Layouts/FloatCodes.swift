@@ -36,7 +36,8 @@ enum E4M3 {
 enum E2M1 {
     /// - Parameter negativeZero: whether the reference has one.
     static func decodeFloats(
-        _ codes: UnsafePointer<UInt8>, groups: Int, size: Int, scales: UnsafePointer<Float>, negativeZero: Bool, into target: UnsafeMutablePointer<Float>
+        _ codes: UnsafePointer<UInt8>, groups: Int, size: Int, scales: UnsafePointer<Float>, negativeZero: Bool,
+        into target: UnsafeMutablePointer<Float>
     ) {
         withUnsafeTemporaryAllocation(of: UInt16.self, capacity: size) { values in
             guard let values = values.baseAddress else { return }

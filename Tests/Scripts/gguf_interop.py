@@ -319,6 +319,11 @@ def main():
         for kind in ['f16', 'bf16', 'Q8_0', 'Q4_K_M']:
             recast('convert', FP8, path('m.gguf'), '--to', kind, '--quiet', '--overwrite')
             runs_as_llama_cpp(lib, kind, path('m.gguf'), path('m.gguf'), scratch)
+            if kind.startswith('Q'):
+                # The same numbers in F32: without the rounding of inputs to 8 bits in llama.cpp's products of blocks.
+                recast('convert', path('m.gguf'), path('numbers'), '--to', 'f32', '--quiet', '--overwrite')
+                recast('convert', path('numbers'), path('numbers.gguf'), '--to', 'f32', '--quiet', '--overwrite')
+                runs_as_llama_cpp(lib, f'{kind}, its numbers in F32', path('m.gguf'), path('numbers.gguf'), scratch)
 
         recast('convert', FP8, path('parts'), '--to', 'Q8_0', '--shard-size', '400kB', '--quiet')
         parts = sorted(os.listdir(path('parts')))

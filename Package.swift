@@ -33,6 +33,13 @@ let formatFolders = [
 let isCI = Context.environment["CI"] != nil
 let strict: [SwiftSetting] = [.enableUpcomingFeature("ExistentialAny")] + (isCI ? [.treatAllWarnings(as: .error)] : [])
 
+// Of libhdf5 only headers are needed: the library is loaded by who meets an HDF5 file. Where they lie pkg-config says, but it would link, too.
+#if os(Linux)
+    let hdf5: String? = nil
+#else
+    let hdf5: String? = "hdf5"
+#endif
+
 let package = Package(
     name: "recast",
     platforms: [.macOS(.v15)],
@@ -52,8 +59,8 @@ let package = Package(
         .target(name: "CKernels"),
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"]), .brew(["zstd"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
-        .systemLibrary(name: "CHDF5", pkgConfig: "hdf5", providers: [.apt(["libhdf5-dev"]), .brew(["hdf5"])]),
-        .target(name: "CHDF5Files", dependencies: ["CHDF5", "CZstd"]),
+        .systemLibrary(name: "CHDF5", pkgConfig: hdf5, providers: [.apt(["libhdf5-dev"]), .brew(["hdf5"])]),
+        .target(name: "CHDF5Files", dependencies: ["CHDF5", "CZstd"], linkerSettings: [.linkedLibrary("dl", .when(platforms: [.linux]))]),
         .target(name: "StrictJSON", swiftSettings: strict),
         .target(name: "Runtime", dependencies: ["CKernels"], swiftSettings: strict),
         .target(

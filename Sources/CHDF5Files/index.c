@@ -3,9 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-// Newer libraries keep 1.10's calls under this name.
-#define H5_USE_110_API 1
-#include <hdf5.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +10,7 @@
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "library.h"
 
 // MARK: What the child sends
 
@@ -311,7 +309,7 @@ static void write_index(const char *path, int descriptor) {
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     // Locks go with descriptors that children inherit, so they would outlive their file; and a finished file has no writers.
-    H5Pset_file_locking(access, 0, 1);
+    if (ch5.set_locking) ch5.set_locking(access, 0, 1);
     hid_t file;
     do {
         // The library does not ask again.
@@ -323,7 +321,7 @@ static void write_index(const char *path, int descriptor) {
         text = "libhdf5 cannot open it: it is damaged, truncated or was never closed";
     } else {
         errno = 0;
-        if (H5Ovisit(file, H5_INDEX_NAME, H5_ITER_INC, visit, &out) < 0) text = "libhdf5 cannot follow its groups: it is damaged";
+        if (ch5.visit(file, H5_INDEX_NAME, H5_ITER_INC, visit, &out) < 0) text = "libhdf5 cannot follow its groups: it is damaged";
     }
     if (text) {
         if (!put_system_error(&out)) {

@@ -1,12 +1,10 @@
 #include "CHDF5Files.h"
 
-// Newer libraries keep 1.10's calls under this name.
-#define H5_USE_110_API 1
 #include <errno.h>
-#include <hdf5.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zstd.h>
+#include "library.h"
 
 // MARK: Filter 32015
 
@@ -65,7 +63,7 @@ int64_t ch5_create(const char *path) {
     H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V18);
     H5Pset_obj_track_times(creation, 0);
     // See write_index in index.c.
-    H5Pset_file_locking(access, 0, 1);
+    if (ch5.set_locking) ch5.set_locking(access, 0, 1);
     hid_t file;
     do {
         // The library does not ask again.

@@ -25,6 +25,14 @@ package enum HDF5: PackedContainer {
     /// libhdf5 keeps global state: one call at a time, and no child is forked while another thread is inside.
     static let library = Lock(())
 
+    /// Loads libhdf5, which only these files need.
+    static func load(for path: String) throws {
+        var reason = [CChar](repeating: 0, count: 256)
+        guard library.withLock({ _ in ch5_load(&reason, reason.count) }) != 0 else { return }
+        let text = String(decoding: reason.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        throw ContainerFailure(path, "HDF5 files need libhdf5 (apt-get install libhdf5-dev, or brew install hdf5): \(text)")
+    }
+
     package static func recognises(_ start: [UInt8]) -> Bool { start.starts(with: [0x89, 0x48, 0x44, 0x46, 0x0D, 0x0A, 0x1A, 0x0A]) }
 
     package static func open(_ file: PositionedFile) throws -> TensorFile {

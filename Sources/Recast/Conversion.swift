@@ -80,6 +80,9 @@ public struct ConversionRequest: Sendable {
     /// The container that was asked for, by its name or by the destination's ending.
     package func output() throws -> OutputOptions {
         let single = ContainerRegistry.singleFile(destination)
+        if single == nil, let many = ContainerRegistry.containers.first(where: { $0.endings.contains(where: destination.hasSuffix) }) {
+            throw ConversionFailure.usage("\(destination) is the name of one file, and \(many.name) files are written into a directory: name that")
+        }
         var output = OutputOptions(shardSize: shardSize, isSingleFile: single != nil, keepsByteOrder: keepsByteOrder)
         if let container {
             guard let named = ContainerRegistry.container(named: container) else {

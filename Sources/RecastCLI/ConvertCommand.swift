@@ -37,8 +37,8 @@ struct ConvertCommand: AsyncParsableCommand {
             "Write the files of one part only, so that machines share the work: I/N, or auto or auto/N under Slurm, Kubernetes, MPI and the like. `recast finish` joins the parts.",
             valueName: "part"))
     var part: String?
-    @Option(help: ArgumentHelp("Upper bound on working memory.", valueName: "size")) var memory = SizeArgument(argument: "2GiB")!
-    @Option(help: ArgumentHelp("Worker threads; one a processor by default.", valueName: "n")) var jobs: Int?
+    @OptionGroup var resources: ResourceOptions
+    @OptionGroup var progress: ProgressOptions
     @Option(help: ArgumentHelp("Cut the output into files of at most this size; as the source is cut by default.", valueName: "size"))
     var shardSize: SizeArgument?
     @Flag(help: "Refuse to start if any value would be rounded.") var requireExact = false
@@ -52,7 +52,6 @@ struct ConvertCommand: AsyncParsableCommand {
     func validate() throws {
         if withMtp && withoutMtp { throw ValidationError("--with-mtp and --without-mtp exclude each other") }
         if resume && overwrite { throw ValidationError("--resume and --overwrite exclude each other") }
-        if let jobs, jobs < 1 || jobs > 1024 { throw ValidationError("--jobs must be between 1 and 1024") }
         if let modelParallel, modelParallel < 1 || modelParallel > 4096 { throw ValidationError("--model-parallel must be between 1 and 4096") }
         try asMistake { try request().output() }
     }
@@ -70,7 +69,8 @@ struct ConvertCommand: AsyncParsableCommand {
         request.preTokenizer = preTokenizer
         request.shardSize = shardSize?.bytes
         request.requiresExact = requireExact
-        request.options = RunOptions(memory: memory.bytes, jobs: jobs, overwrite: overwrite, resume: resume)
+        request.options = resources.runOptions
+        (request.options.overwrite, request.options.resume) = (overwrite, resume)
         request.options.allowsNonFinite = allowNonFinite
         return request
     }
@@ -85,11 +85,11 @@ struct ConvertCommand: AsyncParsableCommand {
         if dryRun { return Console.print(json ? conversion.json : conversion.text) }
         if !quiet { conversion.notes.forEach { Console.error("note: \($0)") } }
         conversion.warnings.forEach { Console.error("warning: \($0)") }
-        let report = try await conversion.run().follow(isQuiet: quiet) { progress, line in
+        let report = try await conversion.run().follow(progress, isQuiet: quiet) { progress, line in
             switch progress {
-            case .run(let run): line.show(run.line)
+            case .run(let run): line.show(run.figures, run.line)
             case .statistics(let layer, let layers): line.show { _ in "statistics of layer \(layer + 1) of \(layers)" }
-            case .calibration(let layer, let layers): if !quiet { Console.error("calibrating layer \(layer + 1) of \(layers)") }
+            case .calibration(let layer, let layers): line.tell("calibrating layer \(layer + 1) of \(layers)")
             }
         }
         show(report, conversion)

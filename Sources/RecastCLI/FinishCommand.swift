@@ -9,7 +9,7 @@ struct FinishCommand: AsyncParsableCommand {
             """)
 
     @Argument(help: "The directory that the parts wrote.") var destination: String
-    @Option(help: ArgumentHelp("Upper bound on working memory.", valueName: "size")) var memory = SizeArgument(argument: "2GiB")!
+    @OptionGroup var memory: MemoryOptions
     @Flag(help: "No notes.") var quiet = false
 
     func run() async throws {

@@ -14,11 +14,10 @@ struct ForwardCommand: AsyncParsableCommand {
     @Option(help: "Arithmetic: f32, bf16 or fp8.") var precision: Precision = .f32
     @Option(help: "What the inner norms of latent attention add: 1e-6 as transformers, or rms_norm_eps as config, which vLLM and SGLang take.")
     var latentNorms: LatentNorms = .transformers
-    @Option(help: ArgumentHelp("Upper bound on working memory.", valueName: "size")) var memory = SizeArgument(argument: "2GiB")!
-    @Option(help: ArgumentHelp("Worker threads; one a processor by default.", valueName: "n")) var jobs: Int?
+    @OptionGroup var resources: ResourceOptions
+    @OptionGroup var progress: ProgressOptions
 
     func validate() throws {
-        if let jobs, jobs < 1 || jobs > 1024 { throw ValidationError("--jobs must be between 1 and 1024") }
         if sequences.source == nil { throw ValidationError("give the sequences to run with --tokens or --text") }
         if logits == nil, saveReference == nil { throw ValidationError("give a file to write with --logits or --save-reference") }
         if hiddenStates, logits == nil { throw ValidationError("--hidden-states go into the file of --logits") }
@@ -32,8 +31,8 @@ struct ForwardCommand: AsyncParsableCommand {
         request.hiddenStates = hiddenStates
         request.precision = precision
         request.latentNorms = latentNorms
-        request.options = RunOptions(memory: memory.bytes, jobs: jobs)
-        let report = try await ForwardEvaluation.run(request).follow { progress, line in line.show { _ in progress.text } }
+        request.options = resources.runOptions
+        let report = try await ForwardEvaluation.run(request).follow(progress) { progress, line in line.show { _ in progress.text } }
         Console.print(
             "\(report.tokens.grouped) tokens, \(Figures.whole(Double(report.tokens) / report.seconds, in: 0...Int.max / 2).grouped) tokens/s, peak memory \(ByteSize(ProcessFigures.peakResidentBytes))"
         )

@@ -37,7 +37,7 @@ struct PlanCommand: AsyncParsableCommand {
             request.part = try Part(1, of: parts)
             _ = try Conversion.plan(request)
         }
-        let settings = JobFile.Settings(parts: parts, memory: conversion.memory.bytes, image: image, claim: claim, mount: mount)
+        let settings = JobFile.Settings(parts: parts, memory: conversion.resources.memory.bytes, image: image, claim: claim, mount: mount)
         let program = emit == .kubernetes ? "recast" : Self.program
         var finish = [program, "finish", conversion.destination]
         if let memory = Self.value(of: "--memory", among: CommandLine.arguments) { finish += ["--memory", memory] }

@@ -1,25 +1,52 @@
 import Recast
 
-/// One live line on a terminal; a plain line every 10 seconds elsewhere.
+/// What a run tells while it works, in the form that was asked for.
 struct ProgressLine {
-    private let isQuiet: Bool
-    private let isLive = Console.isErrorTerminal
+    private let form: ProgressForm
     private let started = ProcessFigures.now
     private var shown = ProcessFigures.now
     private var isOpen = false
 
-    init(isQuiet: Bool) { self.isQuiet = isQuiet }
+    init(_ form: ProgressForm) {
+        self.form = form != .auto ? form : Console.isErrorTerminal ? .bar : .plain
+    }
 
-    mutating func show(_ text: (_ elapsed: Double) -> String) {
+    private var interval: Double {
+        switch form {
+        case .bar: 0.1
+        case .json: 1
+        default: 10
+        }
+    }
+
+    /// - Parameter figures: what a program reads in place of the text.
+    mutating func show(_ figures: JSONObject = [:], _ text: (_ elapsed: Double) -> String) {
         let now = ProcessFigures.now
-        guard !isQuiet, now - shown >= (isLive ? 0.1 : 10) else { return }
+        guard form != .none, now - shown >= interval else { return }
         shown = now
-        if isLive {
+        switch form {
+        case .bar:
             Console.live(text(now - started))
             isOpen = true
-        } else {
-            Console.error(text(now - started))
+        case .json: write("progress", figures.members.isEmpty ? ["text": .string(text(now - started))] : figures)
+        default: Console.error(text(now - started))
         }
+    }
+
+    /// Tells a step whenever it comes.
+    func tell(_ text: String) {
+        switch form {
+        case .none: break
+        case .json: write("step", ["text": .string(text)])
+        default: Console.error(text)
+        }
+    }
+
+    private func write(_ event: String, _ figures: JSONObject) {
+        let seconds = ((ProcessFigures.now - started) * 10).rounded() / 10
+        var document: JSONObject = ["schema": .int(1), "event": .string(event), "seconds": .double(seconds)]
+        for member in figures.members { document[member.key] = member.value }
+        Console.error(JSONValue.object(document).text(pretty: false))
     }
 
     mutating func end() {
@@ -30,6 +57,12 @@ struct ProgressLine {
 }
 
 extension RunProgress {
+    var figures: JSONObject {
+        [
+            "bytes_written": .int(bytesWritten), "bytes_audited": .int(bytesAudited), "bytes_total": .int(totalBytes), "file": .string(shard),
+        ]
+    }
+
     func line(_ elapsed: Double) -> String {
         // Half of the work is writing, half is reading back.
         let done = Double(bytesWritten + bytesAudited) / 2

@@ -44,19 +44,18 @@ struct CalibrateCommand: AsyncParsableCommand {
     @Argument(help: "A directory, a tensor file, or an index file.") var source: String
     @OptionGroup var sequences: SequenceOptions
     @Option(help: ArgumentHelp("The file to write.", valueName: "file")) var output: String
-    @Option(help: ArgumentHelp("Upper bound on working memory.", valueName: "size")) var memory = SizeArgument(argument: "2GiB")!
-    @Option(help: ArgumentHelp("Worker threads; one a processor by default.", valueName: "n")) var jobs: Int?
+    @OptionGroup var resources: ResourceOptions
+    @OptionGroup var progress: ProgressOptions
 
     func validate() throws {
-        if let jobs, jobs < 1 || jobs > 1024 { throw ValidationError("--jobs must be between 1 and 1024") }
         if sequences.source == nil { throw ValidationError("give the sequences to run with --tokens or --text") }
     }
 
     func run() async throws {
         guard let tokens = sequences.source else { return }
         var request = StatisticsRequest(source, tokens: tokens, output: output)
-        request.options = RunOptions(memory: memory.bytes, jobs: jobs)
-        let report = try await StatisticsCollection.run(request).follow { progress, line in line.show { _ in progress.text } }
+        request.options = resources.runOptions
+        let report = try await StatisticsCollection.run(request).follow(progress) { progress, line in line.show { _ in progress.text } }
         Console.print(
             "\(report.weights.grouped) weights, \(report.tokens.grouped) tokens; reached by \(report.fewestTokens.grouped) tokens at least, \(report.unreached) by none; peak memory \(ByteSize(ProcessFigures.peakResidentBytes))"
         )

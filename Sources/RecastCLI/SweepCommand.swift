@@ -26,13 +26,12 @@ struct SweepCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Find the best mix of the layouts within this size of the output.", valueName: "size")) var budget: SizeArgument?
     @Option(help: ArgumentHelp("Find the best mix of the layouts with this many stored bits a weight.", valueName: "bits")) var bits: Double?
     @Option(help: ArgumentHelp("Find the smallest mix of the layouts within this mean KLD.", valueName: "nats")) var maxKld: Double?
-    @Option(help: ArgumentHelp("Upper bound on working memory.", valueName: "size")) var memory = SizeArgument(argument: "2GiB")!
-    @Option(help: ArgumentHelp("Worker threads; one a processor by default.", valueName: "n")) var jobs: Int?
+    @OptionGroup var resources: ResourceOptions
+    @OptionGroup var progress: ProgressOptions
     @Flag(help: "The results as one JSON document on standard output.") var json = false
     @Flag(help: "No progress.") var quiet = false
 
     func validate() throws {
-        if let jobs, jobs < 1 || jobs > 1024 { throw ValidationError("--jobs must be between 1 and 1024") }
         if layouts.isEmpty, recipes.isEmpty { throw ValidationError("give --layouts or --recipes to try") }
         if !report.hasSuffix(".html") { throw ValidationError("--report \(report): the report is a page that ends in .html") }
         let targets = [budget != nil, bits != nil, maxKld != nil].count { $0 }
@@ -58,12 +57,12 @@ struct SweepCommand: AsyncParsableCommand {
         request.measuresSensitivity = sensitivity
         request.target = budget.map { .bytes($0.bytes) } ?? bits.map { .bits($0) } ?? maxKld.map { .kld($0) }
         request.command = CommandLine.arguments.commandText
-        request.options = RunOptions(memory: memory.bytes, jobs: jobs)
+        request.options = resources.runOptions
         return request
     }
 
     func run() async throws {
-        let result = try await LayoutSweep.run(try request()).follow(isQuiet: quiet) { text, _ in if !quiet { Console.error(text) } }
+        let result = try await LayoutSweep.run(try request()).follow(progress, isQuiet: quiet) { text, line in line.tell(text) }
         Console.print(json ? result.json : result.text)
         if !result.unjudged.isEmpty { throw ExitCode(FailureKind.parity.rawValue) }
     }

@@ -37,8 +37,8 @@ struct VerifyCommand: AsyncParsableCommand {
     var noiseFloor = true
     @Option(help: ArgumentHelp("Keep a compact form of the reference's logits, to verify against without the reference.", valueName: "file"))
     var saveReference: String?
-    @Option(help: ArgumentHelp("Upper bound on working memory.", valueName: "size")) var memory = SizeArgument(argument: "2GiB")!
-    @Option(help: ArgumentHelp("Worker threads; one a processor by default.", valueName: "n")) var jobs: Int?
+    @OptionGroup var resources: ResourceOptions
+    @OptionGroup var progress: ProgressOptions
     @Option(
         help: ArgumentHelp(
             "Also write the verdict as .html, .json, JUnit .xml, or a verification card .yaml; may be given more than once.", valueName: "file"))
@@ -46,7 +46,6 @@ struct VerifyCommand: AsyncParsableCommand {
     @Flag(help: "One JSON document on standard output.") var json = false
 
     func validate() throws {
-        if let jobs, jobs < 1 || jobs > 1024 { throw ValidationError("--jobs must be between 1 and 1024") }
         for path in report where ParityReport(path: path) == nil {
             throw ValidationError("--report \(path): reports are files that end in .html, .json, .xml or .yaml")
         }
@@ -73,13 +72,13 @@ struct VerifyCommand: AsyncParsableCommand {
         request.measuresNoiseFloor = noiseFloor
         request.saveReference = saveReference
         request.command = CommandLine.arguments.commandText
-        request.options = RunOptions(memory: memory.bytes, jobs: jobs)
+        request.options = resources.runOptions
         return request
     }
 
     func run() async throws {
         for path in report { try OutputPath.check(path) }
-        let found = try await Verification.run(request).follow { progress, line in line.show { _ in progress.text } }
+        let found = try await Verification.run(request).follow(progress) { progress, line in line.show { _ in progress.text } }
         try publish(found)
         if !found.passed { throw ExitCode(FailureKind.parity.rawValue) }
     }

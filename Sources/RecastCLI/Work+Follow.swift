@@ -3,10 +3,10 @@ import Recast
 extension Work {
     /// Shows what the work tells until it ends; Ctrl-C stops it.
     /// - Parameter show: puts progress on the line.
-    func follow(isQuiet: Bool = false, _ show: (Progress, inout ProgressLine) -> Void) async throws -> Value {
+    func follow(_ form: ProgressOptions? = nil, isQuiet: Bool = false, _ show: (Progress, inout ProgressLine) -> Void) async throws -> Value {
         let interruption = Interruption(stop)
         defer { interruption.end() }
-        var line = ProgressLine(isQuiet: isQuiet)
+        var line = ProgressLine(isQuiet ? .none : form?.progress ?? .auto)
         defer { line.end() }
         for try await event in self {
             switch event {

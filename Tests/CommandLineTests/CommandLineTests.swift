@@ -99,6 +99,34 @@ enum RecastBinary {
         #expect(json["layouts"]?.array?.count == table.split(separator: "\n").count - 2)
     }
 
+    /// A job file says once how much of the machine all commands may take, and progress is told as it is read.
+    @Test func theEnvironmentSpeaksForOptions() throws {
+        let folder = try TemporaryDirectory()
+        let tokens = Fixtures.path("tokens-short.json")
+        func gptq(_ more: String..., environment: [String: String] = [:]) throws -> Subprocess {
+            let fixed = [
+                "convert", Fixtures.bf16Model, folder.file("out"), "--to", "int4-g128", "--quantizer", "gptq", "--tokens", tokens, "--overwrite",
+            ]
+            return try Subprocess(RecastBinary.path, fixed + more, environment: environment)
+        }
+        let small = try gptq(environment: ["RECAST_MEMORY": "1MiB"])
+        #expect(small.status == 64 && small.errors.contains("--memory"), "\(small.errors)")
+        for (name, value) in [("RECAST_MEMORY", "lots"), ("RECAST_JOBS", "0"), ("RECAST_JOBS", "many")] {
+            let run = try gptq(environment: [name: value])
+            #expect(run.status == 64 && run.errors.contains(name), "\(run.errors)")
+        }
+        // The option has the last word.
+        let told = try gptq("--memory", "2GiB", "--progress", "json", environment: ["RECAST_MEMORY": "1MiB", "RECAST_JOBS": "2"])
+        let lines = told.errors.split(separator: "\n").filter { $0.hasPrefix("{") }
+        let events = try lines.map { try JSONValue(parsing: Array($0.utf8)) }
+        #expect(told.status == 0 && events.contains { $0["event"]?.string == "step" && $0["text"]?.string?.contains("calibrating") == true })
+        #expect(events.allSatisfy { $0["schema"]?.int == 1 && $0["seconds"]?.double ?? -1 >= 0 })
+        let silent = try gptq("--progress", "none")
+        #expect(silent.status == 0 && !silent.errors.contains("calibrating"), "\(silent.errors)")
+        let named = try RecastBinary.run("convert", Fixtures.bf16Model, folder.file("out.safetensors"), "--to", "bf16")
+        #expect(named.status == 64 && named.errors.contains("name of one file"), "\(named.errors)")
+    }
+
     @Test func dryRunWritesNothing() throws {
         let folder = try TemporaryDirectory()
         let result = try RecastBinary.run("convert", Fixtures.fp8Model, folder.file("out"), "--to", "int4-g128", "--dry-run", "--json")

@@ -25,12 +25,12 @@ package enum HDF5: PackedContainer {
     /// libhdf5 keeps global state: one call at a time, and no child is forked while another thread is inside.
     static let library = Lock(())
 
-    /// Loads libhdf5, which only these files need.
-    static func load(for path: String) throws {
+    /// Loads libhdf5, which only these files need; says why if it cannot be had.
+    static func missingLibrary() -> String? {
         var reason = [CChar](repeating: 0, count: 256)
-        guard library.withLock({ _ in ch5_load(&reason, reason.count) }) != 0 else { return }
+        guard library.withLock({ _ in ch5_load(&reason, reason.count) }) != 0 else { return nil }
         let text = String(decoding: reason.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        throw ContainerFailure(path, "HDF5 files need libhdf5 (apt-get install libhdf5-dev, or brew install hdf5): \(text)")
+        return "HDF5 files need libhdf5 (apt-get install libhdf5-dev, or brew install hdf5): \(text)"
     }
 
     package static func recognises(_ start: [UInt8]) -> Bool { start.starts(with: [0x89, 0x48, 0x44, 0x46, 0x0D, 0x0A, 0x1A, 0x0A]) }
@@ -63,7 +63,7 @@ package enum HDF5: PackedContainer {
 
     /// A name becomes a path, so it must not lead elsewhere, nor be the group that another tensor lies in.
     package static func obstacle(to tensors: [TensorDeclaration]) -> String? {
-        if let obstacle = Safetensors.obstacle(to: tensors) { return obstacle }
+        if let obstacle = missingLibrary() ?? Safetensors.obstacle(to: tensors) { return obstacle }
         var groups = Set<Substring>()
         for tensor in tensors {
             let parts = tensor.name.split(separator: ".", omittingEmptySubsequences: false)

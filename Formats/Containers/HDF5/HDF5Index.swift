@@ -27,7 +27,7 @@ struct HDF5Index {
     }
 
     private static func run(_ path: String, seconds: UInt32) throws -> [UInt8] {
-        try HDF5.load(for: path)
+        if let missing = HDF5.missingLibrary() { throw ContainerFailure(path, missing) }
         var child: Int32 = 0
         let descriptor = HDF5.library.withLock { _ in ch5_open_index(path, childMemory, seconds, &child) }
         guard descriptor >= 0 else { throw FileFailure(.open, path, reason: .init(rawValue: errno)) }

@@ -34,7 +34,7 @@ struct HDF5Writer {
     func write(to path: String) throws {
         // The library does not say why; the system's last word often does.
         let failed = { FileFailure(.write, path, systemError: ch5_reason()) }
-        try HDF5.load(for: path)
+        if let missing = HDF5.missingLibrary() { throw ContainerFailure(path, missing) }
         let file = HDF5.library.withLock { _ in ch5_create(path) }
         guard file >= 0 else { throw FileFailure(.create, path, systemError: ch5_reason()) }
         do {

@@ -40,6 +40,30 @@ CK_BODY void grid_sums(const float *weights, const float *importance, size_t cou
     }
 }
 
+/// The first of those sums for many scales at once, a scale in each lane: values go to sums of their own as above, and these are added in that order.
+CK_BODY void grid_errors(const float *weights, const float *importance, size_t count, const float *scales, const float *biases, size_t candidates,
+                         float greatest, float *errors) {
+    for (size_t first = 0; first < candidates; first += LANES) {
+        size_t width = candidates - first < LANES ? candidates - first : LANES;
+        float scale[LANES], bias[LANES], inverse[LANES], sums[LANES][LANES] = {{0}}, total[LANES] = {0};
+        for (size_t c = 0; c < LANES; c++) {
+            scale[c] = scales[first + (c < width ? c : 0)];
+            bias[c] = biases[first + (c < width ? c : 0)];
+            inverse[c] = 1.0f / scale[c];
+        }
+        for (size_t i = 0; i < count; i++) {
+            float w = weights[i], h = importance[i], *sum = sums[i % LANES];
+            for (int c = 0; c < LANES; c++) {
+                float error = w - fmaf(scale[c], nearest_code((w - bias[c]) * inverse[c], greatest), bias[c]);
+                sum[c] = fmaf(h * error, error, sum[c]);
+            }
+        }
+        for (int i = 0; i < LANES; i++)
+            for (int c = 0; c < LANES; c++) total[c] += sums[i][c];
+        memcpy(errors + first, total, width * sizeof(float));
+    }
+}
+
 CK_BODY void nearest_codes(const float *weights, size_t count, float scale, float bias, float greatest, uint8_t *codes) {
     float inverse = 1.0f / scale;
     for (size_t i = 0; i < count; i++) codes[i] = (uint8_t)nearest_code((weights[i] - bias) * inverse, greatest);
@@ -117,6 +141,10 @@ CK_BODY void squared_error(const uint16_t *values, size_t stride, const uint16_t
 
 CK_DISPATCH(grid_sums, (const float *weights, const float *importance, size_t count, float scale, float bias, float greatest, float *sums),
             (weights, importance, count, scale, bias, greatest, sums))
+CK_DISPATCH(grid_errors,
+            (const float *weights, const float *importance, size_t count, const float *scales, const float *biases, size_t candidates,
+             float greatest, float *errors),
+            (weights, importance, count, scales, biases, candidates, greatest, errors))
 CK_DISPATCH(nearest_codes, (const float *weights, size_t count, float scale, float bias, float greatest, uint8_t *codes),
             (weights, count, scale, bias, greatest, codes))
 CK_DISPATCH(feedback_round,
@@ -130,6 +158,11 @@ CK_DISPATCH(squared_error,
 
 void ck_grid_sums(int level, const float *weights, const float *importance, size_t count, float scale, float bias, float greatest, float *sums) {
     CK_CALL(grid_sums, (weights, importance, count, scale, bias, greatest, sums));
+}
+
+void ck_grid_errors(int level, const float *weights, const float *importance, size_t count, const float *scales, const float *biases,
+                    size_t candidates, float greatest, float *errors) {
+    CK_CALL(grid_errors, (weights, importance, count, scales, biases, candidates, greatest, errors));
 }
 
 void ck_nearest_codes(int level, const float *weights, size_t count, float scale, float bias, float greatest, uint8_t *codes) {

@@ -5,7 +5,8 @@ import Tensors
 extension IntegerGrid {
     /// The sums of `ck_grid_sums`, for codes rounded with some parameters.
     private struct Sums {
-        var values = [Float](repeating: 0, count: 6)
+        /// Eight places, of which six are filled.
+        var values = SIMD8<Float>(repeating: 0)
         var error: Float { values[0] }
         var codeWeight: Double { Double(values[1]) }
         var codeSquare: Double { Double(values[2]) }
@@ -16,7 +17,10 @@ extension IntegerGrid {
 
     private func sums(_ values: UnsafePointer<Float>, _ importance: UnsafePointer<Float>, _ count: Int, _ scale: Float, _ bias: Float) -> Sums {
         var sums = Sums()
-        ck_grid_sums(KernelLevel.active.rawValue, values, importance, count, scale, bias, greatest, &sums.values)
+        withUnsafeMutableBytes(of: &sums.values) {
+            ck_grid_sums(
+                KernelLevel.active.rawValue, values, importance, count, scale, bias, greatest, $0.assumingMemoryBound(to: Float.self).baseAddress)
+        }
         return sums
     }
 
@@ -28,31 +32,32 @@ extension IntegerGrid {
         let range = Self.range(values, count)
         guard range.low < 0 || range.high > 0 else { return zeroGroup }
         var best = (error: Float.infinity, group: zeroGroup)
-        func consider(_ candidate: GroupParameters?) -> Float {
-            guard let candidate else { return .infinity }
-            let error = sums(values, importance, count, candidate.scale, bias(candidate)).error
-            if error < best.error { best = (error, candidate) }
-            return error
+        func consider(_ candidate: GroupParameters) -> Sums {
+            let sums = sums(values, importance, count, candidate.scale, bias(candidate))
+            if sums.error < best.error { best = (sums.error, candidate) }
+            return sums
         }
         // Fewer codes lose more of their range to outliers.
         let smallest: Float = bits <= 2 ? 0.3 : bits == 3 ? 0.45 : 0.6
         let steps = 20
-        var tried: [(error: Float, group: GroupParameters)] = []
-        for step in 0...steps {
-            let share = 1.02 - (1.02 - smallest) * Float(step) / Float(steps)
-            let (scale, bias) = spread(range, share: share)
-            guard let group = stored(scale: scale, bias: bias) else { continue }
-            tried.append((consider(group), group))
+        let candidates = (0...steps).compactMap { step in
+            let (scale, bias) = spread(range, share: 1.02 - (1.02 - smallest) * Float(step) / Float(steps))
+            return stored(scale: scale, bias: bias)
         }
-        let starts = tried.sorted { $0.error < $1.error }.prefix(3).map(\.group)
-        for start in starts {
-            var current = start
-            var error = Float.infinity
+        var tried: [(error: Float, group: GroupParameters)] = []
+        tried.reserveCapacity(candidates.count)
+        for (error, group) in zip(errors(values, importance, count, candidates), candidates) {
+            if error < best.error { best = (error, group) }
+            tried.append((error, group))
+        }
+        for start in tried.sorted(by: { $0.error < $1.error }).prefix(3).map(\.group) {
+            var (current, error) = (start, Float.infinity)
+            var found = sums(values, importance, count, start.scale, bias(start))
             for _ in 0..<6 {
-                let refined = regression(values, importance, count, current)
-                let found = consider(refined)
-                guard let refined, found < error else { break }
-                (current, error) = (refined, found)
+                guard let refined = regression(values, importance, count, current, found) else { break }
+                found = consider(refined)
+                guard found.error < error else { break }
+                (current, error) = (refined, found.error)
             }
         }
         if case .whole(let range) = zeroPoints {
@@ -60,32 +65,43 @@ extension IntegerGrid {
             let centre = best.group
             for step: Float in [-1, 1] where range.contains(Int(centre.zero + step)) {
                 let neighbour = GroupParameters(scale: centre.scale, zero: centre.zero + step)
-                _ = consider(neighbour)
-                _ = consider(rescaled(values, importance, count, neighbour))
+                if let rescaled = rescaled(neighbour, consider(neighbour)) { _ = consider(rescaled) }
             }
         }
         return best.group
     }
 
-    /// The best parameters for the codes that `group` gives.
+    /// The error with each of some parameters.
+    private func errors(
+        _ values: UnsafePointer<Float>, _ importance: UnsafePointer<Float>, _ count: Int, _ candidates: [GroupParameters]
+    ) -> [Float] {
+        [Float](unsafeUninitializedCapacity: candidates.count) { errors, initialized in
+            initialized = candidates.count
+            withUnsafeTemporaryAllocation(of: Float.self, capacity: max(1, 2 * candidates.count)) { parameters in
+                guard let scales = parameters.baseAddress else { return }
+                let biases = scales + candidates.count
+                for (index, candidate) in candidates.enumerated() { (scales[index], biases[index]) = (candidate.scale, bias(candidate)) }
+                ck_grid_errors(
+                    KernelLevel.active.rawValue, values, importance, count, scales, biases, candidates.count, greatest, errors.baseAddress)
+            }
+        }
+    }
+
+    /// The best parameters for the codes that `group` gives, whose sums are `s`.
     private func regression(
-        _ values: UnsafePointer<Float>, _ importance: UnsafePointer<Float>, _ count: Int, _ group: GroupParameters
+        _ values: UnsafePointer<Float>, _ importance: UnsafePointer<Float>, _ count: Int, _ group: GroupParameters, _ s: Sums
     ) -> GroupParameters? {
-        if zeroPoints == .middle { return rescaled(values, importance, count, group) }
-        let s = sums(values, importance, count, group.scale, bias(group))
+        if zeroPoints == .middle { return rescaled(group, s) }
         let determinant = s.total * s.codeSquare - s.code * s.code
         guard determinant > 0, s.total > 0 else { return nil }
         let scale = (s.total * s.codeWeight - s.code * s.weight) / determinant
         let bias = (s.weight - scale * s.code) / s.total
         guard let stored = stored(scale: Float(scale), bias: Float(bias)) else { return nil }
-        return zeroPoints == .bias ? stored : rescaled(values, importance, count, stored)
+        return zeroPoints == .bias ? stored : rescaled(stored, sums(values, importance, count, stored.scale, self.bias(stored)))
     }
 
-    /// The best scale for the codes and the zero point that `group` gives.
-    private func rescaled(
-        _ values: UnsafePointer<Float>, _ importance: UnsafePointer<Float>, _ count: Int, _ group: GroupParameters
-    ) -> GroupParameters? {
-        let s = sums(values, importance, count, group.scale, bias(group))
+    /// The best scale for the codes and the zero point that `group` gives, whose sums are `s`.
+    private func rescaled(_ group: GroupParameters, _ s: Sums) -> GroupParameters? {
         let zero = Double(group.zero)
         let square = s.codeSquare - 2 * zero * s.code + zero * zero * s.total
         guard square > 0 else { return nil }

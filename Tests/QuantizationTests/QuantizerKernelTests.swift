@@ -16,6 +16,14 @@ import Testing
                 ck_grid_sums(level, weights, importance, count, scale, bias, greatest, &a)
                 ck_grid_sums(plain, weights, importance, count, scale, bias, greatest, &b)
                 #expect(a == b)
+                // Many scales at once have the errors that each has alone, to the last bit.
+                let scales = (0..<21).map { scale * (0.6 + Float($0) / 40) }, biases = (0..<21).map { bias * (0.6 + Float($0) / 40) }
+                var errors = [Float](repeating: .nan, count: 21)
+                ck_grid_errors(level, weights, importance, count, scales, biases, 21, greatest, &errors)
+                for index in 0..<21 {
+                    ck_grid_sums(plain, weights, importance, count, scales[index], biases[index], greatest, &b)
+                    #expect(errors[index] == b[0] && b[0].isFinite)
+                }
                 var (c, d) = ([UInt8](repeating: 0, count: count), [UInt8](repeating: 0, count: count))
                 ck_nearest_codes(level, weights, count, scale, bias, greatest, &c)
                 ck_nearest_codes(plain, weights, count, scale, bias, greatest, &d)

@@ -170,6 +170,10 @@ void ck_silu_gate(int level, float *gate, const float *up, size_t count, int rou
 /// with e = w - (scale c + bias), h c w, h c^2, h c, h w, h.
 void ck_grid_sums(int level, const float *weights, const float *importance, size_t count, float scale, float bias, float greatest, float *sums);
 
+/// The first of those sums, the error, for each of some scales and biases.
+void ck_grid_errors(int level, const float *weights, const float *importance, size_t count, const float *scales, const float *biases,
+                    size_t candidates, float greatest, float *errors);
+
 /// Those codes.
 void ck_nearest_codes(int level, const float *weights, size_t count, float scale, float bias, float greatest, uint8_t *codes);
 

@@ -40,17 +40,21 @@ extension IntegerGrid {
         // Fewer codes lose more of their range to outliers.
         let smallest: Float = bits <= 2 ? 0.3 : bits == 3 ? 0.45 : 0.6
         let steps = 20
-        let candidates = (0...steps).compactMap { step in
-            let (scale, bias) = spread(range, share: 1.02 - (1.02 - smallest) * Float(step) / Float(steps))
-            return stored(scale: scale, bias: bias)
+        var starts = Starts()
+        withUnsafeTemporaryAllocation(of: GroupParameters.self, capacity: steps + 1) { candidates in
+            var tried = 0
+            for step in 0...steps {
+                let (scale, bias) = spread(range, share: 1.02 - (1.02 - smallest) * Float(step) / Float(steps))
+                guard let group = stored(scale: scale, bias: bias) else { continue }
+                candidates[tried] = group
+                tried += 1
+            }
+            withErrors(values, importance, count, UnsafeBufferPointer(rebasing: candidates[..<tried])) { errors in
+                for index in 0..<tried { starts.add(errors[index], candidates[index]) }
+            }
         }
-        var tried: [(error: Float, group: GroupParameters)] = []
-        tried.reserveCapacity(candidates.count)
-        for (error, group) in zip(errors(values, importance, count, candidates), candidates) {
-            if error < best.error { best = (error, group) }
-            tried.append((error, group))
-        }
-        for start in tried.sorted(by: { $0.error < $1.error }).prefix(3).map(\.group) {
+        if let first = starts.first, first.error < best.error { best = first }
+        for case let start? in [starts.first?.group, starts.second?.group, starts.third?.group] {
             var (current, error) = (start, Float.infinity)
             var found = sums(values, importance, count, start.scale, bias(start))
             for _ in 0..<6 {
@@ -71,19 +75,34 @@ extension IntegerGrid {
         return best.group
     }
 
-    /// The error with each of some parameters.
-    private func errors(
-        _ values: UnsafePointer<Float>, _ importance: UnsafePointer<Float>, _ count: Int, _ candidates: [GroupParameters]
-    ) -> [Float] {
-        [Float](unsafeUninitializedCapacity: candidates.count) { errors, initialized in
-            initialized = candidates.count
-            withUnsafeTemporaryAllocation(of: Float.self, capacity: max(1, 2 * candidates.count)) { parameters in
-                guard let scales = parameters.baseAddress else { return }
-                let biases = scales + candidates.count
-                for (index, candidate) in candidates.enumerated() { (scales[index], biases[index]) = (candidate.scale, bias(candidate)) }
-                ck_grid_errors(
-                    KernelLevel.active.rawValue, values, importance, count, scales, biases, candidates.count, greatest, errors.baseAddress)
+    /// The three tried parameters of least error, of equals the earlier.
+    private struct Starts {
+        typealias Start = (error: Float, group: GroupParameters)
+        var first, second, third: Start?
+
+        mutating func add(_ error: Float, _ group: GroupParameters) {
+            func isBetter(than held: Start?) -> Bool { held.map { error < $0.error } ?? true }
+            if isBetter(than: first) {
+                (first, second, third) = ((error, group), first, second)
+            } else if isBetter(than: second) {
+                (second, third) = ((error, group), second)
+            } else if isBetter(than: third) {
+                third = (error, group)
             }
+        }
+    }
+
+    /// Calls `body` with the error of each of some parameters.
+    private func withErrors(
+        _ values: UnsafePointer<Float>, _ importance: UnsafePointer<Float>, _ count: Int, _ candidates: UnsafeBufferPointer<GroupParameters>,
+        _ body: (UnsafePointer<Float>) -> Void
+    ) {
+        withUnsafeTemporaryAllocation(of: Float.self, capacity: max(1, 3 * candidates.count)) { room in
+            guard let scales = room.baseAddress else { return }
+            let biases = scales + candidates.count, errors = biases + candidates.count
+            for index in candidates.indices { (scales[index], biases[index]) = (candidates[index].scale, bias(candidates[index])) }
+            ck_grid_errors(KernelLevel.active.rawValue, values, importance, count, scales, biases, candidates.count, greatest, errors)
+            body(errors)
         }
     }
 
@@ -91,13 +110,14 @@ extension IntegerGrid {
     private func regression(
         _ values: UnsafePointer<Float>, _ importance: UnsafePointer<Float>, _ count: Int, _ group: GroupParameters, _ s: Sums
     ) -> GroupParameters? {
-        if zeroPoints == .middle { return rescaled(group, s) }
+        if case .middle = zeroPoints { return rescaled(group, s) }
         let determinant = s.total * s.codeSquare - s.code * s.code
         guard determinant > 0, s.total > 0 else { return nil }
         let scale = (s.total * s.codeWeight - s.code * s.weight) / determinant
         let bias = (s.weight - scale * s.code) / s.total
         guard let stored = stored(scale: Float(scale), bias: Float(bias)) else { return nil }
-        return zeroPoints == .bias ? stored : rescaled(stored, sums(values, importance, count, stored.scale, self.bias(stored)))
+        if case .bias = zeroPoints { return stored }
+        return rescaled(stored, sums(values, importance, count, stored.scale, self.bias(stored)))
     }
 
     /// The best scale for the codes and the zero point that `group` gives, whose sums are `s`.

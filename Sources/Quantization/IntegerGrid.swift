@@ -30,7 +30,9 @@ package struct IntegerGrid: Sendable, Equatable {
     func groupCount(_ columns: Int) -> Int { groupSize.map { ceilingDivide(columns, $0) } ?? 1 }
 
     /// What is added to scale * code.
-    package func bias(_ group: GroupParameters) -> Float { zeroPoints == .bias ? group.bias : -group.zero * group.scale }
+    package func bias(_ group: GroupParameters) -> Float {
+        if case .bias = zeroPoints { group.bias } else { -group.zero * group.scale }
+    }
 
     /// Calls `choose` for the parameters of every group and rounds the group's weights with them.
     func quantize(
@@ -113,7 +115,7 @@ package struct IntegerGrid: Sendable, Equatable {
 
     /// Scale and bias that spread the codes over [low, high] times `share`.
     func spread(_ range: (low: Float, high: Float), share: Float) -> (scale: Float, bias: Float) {
-        if zeroPoints == .middle {
+        if case .middle = zeroPoints {
             let scale = max(range.high / (middle - 1), -range.low / middle) * share
             return (scale, -middle * scale)
         }

@@ -428,7 +428,7 @@ struct PlanDraft {
             switch planned.road {
             case .quantize: return true
             case .cast, .dequantize:
-                guard let stored = weight.layout, let type = planned.layout?.denseType else { return true }
+                guard let stored = weight.layout, let type = (planned.layout as? any NumberLayout)?.type else { return true }
                 switch type {
                 case .f64: return false
                 case .f32: return stored.denseType == .f64

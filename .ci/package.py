@@ -27,7 +27,7 @@ audited, bit-identical with the reference implementations.
 LIBRARIES = {'libc.so.6': 'libc6', 'libm.so.6': 'libc6', 'ld-linux-x86-64.so.2': 'libc6', 'ld-linux-aarch64.so.1': 'libc6', 'libstdc++.so.6': 'libstdc++6',
              'libgcc_s.so.1': 'libgcc-s1', 'libz.so.1': 'zlib1g', 'libzstd.so.1': 'libzstd1', 'libdl.so.2': 'libc6', 'libpthread.so.0': 'libc6'}
 DEBIAN = {'x86_64': 'amd64', 'aarch64': 'arm64'}
-# Files of a package are as old as ELF's first year in zip files, not as this run.
+# Not when this ran, so that the bytes are the same: 1980, with which the years of zip files begin.
 TIME = 315532800
 
 
@@ -45,8 +45,8 @@ def needs(binary):
     return sorted({LIBRARIES[name] for name in libraries}), max((int(a), int(b)) for a, b in versions)
 
 
-def archive(files, mode='w:gz', prefix=''):
-    """A tar archive of (name, bytes, permissions), owned by root."""
+def archive(files, prefix):
+    """A compressed tar archive of (name, bytes, permissions), owned by root."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode='w', format=tarfile.GNU_FORMAT) as tar:
         folders = set()
@@ -63,7 +63,7 @@ def archive(files, mode='w:gz', prefix=''):
             entry.size, entry.mode, entry.mtime = len(content), permissions, TIME
             entry.uname = entry.gname = 'root'
             tar.addfile(entry, io.BytesIO(content))
-    return gzip.compress(data.getvalue(), 9, mtime=0) if mode == 'w:gz' else data.getvalue()
+    return gzip.compress(data.getvalue(), 9, mtime=0)
 
 
 def debian(folder, version, machine, packages, glibc, binary, texts):

@@ -6,11 +6,7 @@
 
 // Newer libraries keep 1.10's calls under this name.
 #define H5_USE_110_API 1
-#if __has_include(<hdf5.h>)
-#include <hdf5.h>
-#else
-#include <hdf5/serial/hdf5.h>
-#endif
+#include "../CHDF5/shim.h"
 
 #define CH5_FUNCTIONS(X) \
     X(H5Aclose) X(H5Acreate2) X(H5Aexists) X(H5Aget_space) X(H5Aget_type) X(H5Aopen) X(H5Aread) X(H5Awrite) X(H5Dclose) \

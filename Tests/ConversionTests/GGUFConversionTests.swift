@@ -199,6 +199,20 @@ import Testing
         #expect(try await Conversion.plan(recipe).run().value().audit.roads[.cast] ?? 0 > 0)
     }
 
+    /// A copy of blocks in F32 that was rounded to BF16 on the way is not what they mean, and F16 of FP8 rounds.
+    @Test func roundedCopiesOfBlocksAreTold() async throws {
+        let folder = try TemporaryDirectory()
+        try await write(Fixtures.fp8Model, folder.file("one.gguf"), "Q8_0")
+        try await write(folder.file("one.gguf"), folder.file("narrow"), "bf16")
+        try await write(folder.file("narrow"), folder.file("saved"), "f32")
+        let audit = try WeightAudit(
+            reference: try Checkpoint(opening: folder.file("one.gguf")), candidate: try Checkpoint(opening: folder.file("saved")))
+        #expect(audit.weights.contains { !$0.isIdentical })
+        var request = ConversionRequest(Fixtures.fp8Model, to: folder.file("half"), layout: "f16")
+        request.requiresExact = true
+        #expect(throws: ConversionFailure.self) { _ = try Conversion.plan(request) }
+    }
+
     /// FP8 in F32 is code x scale, which BF16 would round.
     @Test func productsAreNotRoundedForWideTargets() async throws {
         let folder = try TemporaryDirectory()

@@ -428,13 +428,14 @@ struct PlanDraft {
             switch planned.road {
             case .quantize: return true
             case .cast, .dequantize:
+                let isF64 = weight.stored.contains { $0.type == .f64 }
                 guard let stored = weight.layout, let type = (planned.layout as? any NumberLayout)?.type else { return true }
                 switch type {
                 case .f64: return false
-                case .f32: return stored.denseType == .f64
+                case .f32: return isF64
                 // The values of a layout are BF16 by definition, but for those whose programs take them for F32.
                 case .bf16 where !stored.exceedsBF16 || (stored as? any WideLayout)?.staysWideForCodes == false: return false
-                default: return try !holds(weight, as: type)
+                default: return try isF64 || !holds(weight, stored, as: type)
                 }
             case .passthrough, .repack, .fold: return false
             }
@@ -446,9 +447,13 @@ struct PlanDraft {
     }
 
     /// Whether a weight of few values has none that a narrower type would round.
-    private func holds(_ weight: Weight, as type: ScalarType) throws -> Bool {
-        guard weight.layout?.denseType != .f64, weight.count <= 1 << 20 else { return false }
-        return try checkpoint.floats(of: weight, rows: 0..<weight.shape.rows).allSatisfy { type.rounded($0) == $0 }
+    private func holds(_ weight: Weight, _ stored: any WeightLayout, as type: ScalarType) throws -> Bool {
+        guard weight.count <= 1 << 20 else { return false }
+        // What does not go straight to the type goes by way of BF16.
+        let goesStraight = !stored.exceedsBF16 || (stored as? any WideLayout)?.staysWideForCodes == true
+        return try checkpoint.floats(of: weight, rows: 0..<weight.shape.rows).allSatisfy {
+            type.rounded($0) == $0 && (goesStraight || ScalarType.bf16.rounded($0) == $0)
+        }
     }
 
     // MARK: Tensors

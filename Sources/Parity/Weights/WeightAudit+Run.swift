@@ -249,7 +249,9 @@ private struct PairComparer: Sendable {
                 if wide {
                     let pointers = values.map { $0.assumingMemoryBound(to: Float.self).baseAddress! + row * columns }
                     // Who dequantizes to BF16 and saves that in a wider type has rounded as a reference does.
-                    if left.isDense != right.isDense, Self.holdsBF16(pointers[left.isDense ? 0 : 1], columns) {
+                    if left.isDense != right.isDense, !Self.isWideAlways(left.isDense ? right : left),
+                        Self.holdsBF16(pointers[left.isDense ? 0 : 1], columns)
+                    {
                         ck_round_to_bf16(pointers[left.isDense ? 1 : 0], columns)
                     }
                     ck_f32_error(pointers[0], pointers[1], columns, &sums)
@@ -269,6 +271,9 @@ private struct PairComparer: Sendable {
             }
         }
     }
+
+    /// Whether no reference rounds a layout's values to BF16: ggml's programs never do.
+    private static func isWideAlways(_ layout: any WeightLayout) -> Bool { (layout as? any WideLayout)?.staysWideForCodes == true }
 
     /// Whether all values are BF16 numbers.
     private static func holdsBF16(_ values: UnsafePointer<Float>, _ count: Int) -> Bool {

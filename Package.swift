@@ -54,6 +54,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-crypto", from: "4.5.0"),
         .package(url: "https://github.com/apple/swift-system", from: "1.8.0"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.0"),
+        .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
     ],
     targets: [
         .target(name: "CKernels"),
@@ -74,7 +75,15 @@ let package = Package(
             ],
             path: "Formats",
             exclude: formatFolders.map { $0 + "/FORMAT.md" }, swiftSettings: strict),
-        .target(name: "Checkpoints", dependencies: ["Architectures", "Formats", "Runtime", "StrictJSON", "Tensors"], swiftSettings: strict),
+        .target(
+            name: "Remote",
+            dependencies: [
+                "Runtime", "StrictJSON", "Tensors", .product(name: "AsyncHTTPClient", package: "async-http-client"),
+                .product(name: "Crypto", package: "swift-crypto"),
+            ],
+            swiftSettings: strict),
+        .target(
+            name: "Checkpoints", dependencies: ["Architectures", "Formats", "Remote", "Runtime", "StrictJSON", "Tensors"], swiftSettings: strict),
         .target(
             name: "Quantization", dependencies: ["Architectures", "CKernels", "Formats", "Runtime", "Tensors"], exclude: ["QUANTIZERS.md"],
             swiftSettings: strict),

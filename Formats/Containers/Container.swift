@@ -86,7 +86,7 @@ package protocol Container: Sendable {
     /// Whether a file that begins with `start` (64 bytes, or the whole file) is of this kind.
     static func recognises(_ start: [UInt8]) -> Bool
 
-    static func open(_ file: PositionedFile) throws -> TensorFile
+    static func open(_ file: any SourceFile) throws -> TensorFile
 
     /// The name of file `number` among `count`, both as text of five digits; nil for a file of its own.
     static func fileName(_ place: (number: String, count: String)?) -> String
@@ -222,11 +222,13 @@ package enum ContainerRegistry {
     package static func candidates(for name: String) -> [String] { [name] + ZstdArchive.endings.map { name + $0.dropFirst(".safetensors".count) } }
 
     /// Opens a tensor file of any container.
-    package static func open(_ path: String) throws -> TensorFile? {
-        let file = try PositionedFile.openForReading(path)
+    package static func open(_ path: String) throws -> TensorFile? { try open(PositionedFile.openForReading(path)) }
+
+    /// Opens a tensor file of any container, wherever it lies.
+    package static func open(_ file: any SourceFile) throws -> TensorFile? {
         let start = try file.read(min(64, file.size()), at: 0)
-        if let disguise = Disguise(start) { throw SafetensorsFailure(path, disguise.fault) }
-        return try container(of: path, start: start)?.open(file)
+        if let disguise = Disguise(start) { throw SafetensorsFailure(file.path, disguise.fault) }
+        return try container(of: file.path, start: start)?.open(file)
     }
 }
 

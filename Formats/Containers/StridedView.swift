@@ -4,7 +4,7 @@ import Tensors
 ///
 /// All of them lie inside the file: whoever makes a view has checked it.
 struct StridedView: ByteSegment {
-    var file: PositionedFile
+    var file: any SourceFile
     /// First byte of the first element.
     var start: Int
     var shape: [Int]

@@ -1,12 +1,13 @@
 import Architectures
 import Formats
+import Runtime
 import StrictJSON
 import Tensors
 
 /// An opened checkpoint: every weight with its layout and the places of its bytes. Headers are read, data are not.
 package struct Checkpoint: Sendable {
-    /// The directory that holds the files.
-    package var directory: String
+    /// What holds the files.
+    package let source: any SourceDirectory
     /// Tensor files, in the order of the index or of their names; tensors that are put together from several files have one of
     /// their own behind these.
     package var files: [any ByteSource]
@@ -55,19 +56,25 @@ package struct Checkpoint: Sendable {
         }
     }
 
-    /// Opens a directory, a tensor file of any container, or an index file.
+    /// What opens it again.
+    package let address: String
+    /// The directory that holds the files, for messages.
+    package var directory: String { source.path }
+
+    /// Opens a directory, a tensor file of any container, or an index file, of this machine or elsewhere.
     /// - Parameter isUnstacked: whether stacks of experts are taken apart, so that every expert is a weight. A copy leaves them as
     ///   they are stored.
     package init(opening path: String, isUnstacked: Bool = true) throws {
-        let path = path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path
-        var source = try CheckpointFiles(at: path)
-        directory = source.directory
+        let place = try SourcePlace(path)
+        var found = try CheckpointFiles(at: place)
+        source = found.source
+        address = place.address
         files = []
-        fileNames = source.files
+        fileNames = []
         safetensors = []
         metadata = []
         weights = []
-        findings = source.findings
+        findings = []
         unpaired = []
         sideFiles = []
         config = .object([:])
@@ -75,12 +82,12 @@ package struct Checkpoint: Sendable {
         var held: [[StoredTensor]] = []
         var attachments: [SideFile] = []
         var described: [(name: String, entries: [GGUFEntry], tensors: Int)] = []
-        try source.takePromisedModule()
-        fileNames = source.files
-        findings = source.findings
+        try found.takePromisedModule()
+        fileNames = found.files
+        let opened = Self.open(fileNames, in: source)
+        findings = found.findings
         for (index, name) in fileNames.enumerated() {
-            let path = directory + "/" + name
-            guard var file = try ContainerRegistry.open(path) else { throw CheckpointFailure.notACheckpointFile(path: path) }
+            guard var file = try opened[index].get() else { throw CheckpointFailure.notACheckpointFile(path: source.path(of: name)) }
             for place in file.tensors.indices { file.tensors[place].file = index }
             files.append(file.bytes)
             safetensors.append(file.safetensorsDataOffset.map { ($0, file.tensors.count) })
@@ -97,12 +104,12 @@ package struct Checkpoint: Sendable {
         } else {
             joined = held.flatMap { $0 }
             try Self.checkNames(
-                of: joined, against: source.index, path: directory, fileNames: fileNames, addedFiles: source.added, findings: &findings)
+                of: joined, against: found.index, path: directory, fileNames: fileNames, addedFiles: found.added, findings: &findings)
         }
 
         // What travels inside a file belongs to it more than what lies beside it.
-        for name in source.sideFiles where !attachments.contains(where: { $0.name == name }) {
-            let file = try PositionedFile.openForReading(directory + "/" + name)
+        for name in found.sideFiles where !attachments.contains(where: { $0.name == name }) {
+            let file = try source.open(name)
             sideFiles.append(SideFile(name: name, bytes: file, range: 0..<(try file.size())))
         }
         for attachment in attachments where attachment.name != "config.json" {
@@ -124,10 +131,10 @@ package struct Checkpoint: Sendable {
             config = try Self.readConfig(directory + "/" + fileNames[0] + ":config.json", attachment.range.count) {
                 try attachment.bytes.read(attachment.range.count, at: attachment.range.lowerBound)
             }
-        } else if try FileTree.list(directory).contains("config.json"), try FileTree.entry(directory + "/config.json") == nil {
+        } else if try source.names().contains("config.json"), try source.entry("config.json") == nil {
             throw CheckpointFailure.missing(path: directory + "/config.json")
-        } else if case .file(let size)? = try FileTree.entry(directory + "/config.json") {
-            config = try Self.readConfig(directory + "/config.json", size) { try FileTree.read(directory + "/config.json", limit: Self.configLimit) }
+        } else if case .file(let size)? = try source.entry("config.json") {
+            config = try Self.readConfig(directory + "/config.json", size) { try source.read("config.json", limit: Self.configLimit) }
         }
         if isUnstacked, Mistral.isNative(joined) { joined = try takeNative(joined) }
         roles = ModelRoles(Architecture.named(config["model_type"]?.string), layers: languageConfig["num_hidden_layers"]?.int)
@@ -147,6 +154,18 @@ package struct Checkpoint: Sendable {
         try recogniseWeights(tensors)
         try requireUniqueNames()
         checkMTP()
+    }
+
+    /// Opens files side by side: over the network each is a matter of waiting. What is wrong with the first is said first.
+    private static func open(_ names: [String], in source: any SourceDirectory) -> [Result<TensorFile?, any Error>] {
+        let opened = Lock([Result<TensorFile?, any Error>](repeating: .success(nil), count: names.count))
+        let workers = source.isRemote ? 16 : ProcessFigures.processorCount
+        try? ParallelLoop.run(count: names.count, workers: workers) {
+        } body: { index, _ in
+            let result = Result { try ContainerRegistry.open(source.open(names[index])) }
+            opened.withLock { $0[index] = result }
+        }
+        return opened.withLock { $0 }
     }
 
     /// Tensors of which some have rows in another order than the model: those have a file of their own behind the others.

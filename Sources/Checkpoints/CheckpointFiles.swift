@@ -5,7 +5,7 @@ import Tensors
 
 /// Which files a path means: the tensor files, their index, and what lies beside them.
 struct CheckpointFiles {
-    var directory: String
+    var source: any SourceDirectory
     var files: [String]
     var index: SafetensorsIndex?
     var sideFiles: [String] = []
@@ -15,67 +15,64 @@ struct CheckpointFiles {
     /// Those of them that are taken all the same.
     private(set) var added: [String] = []
 
-    /// - Parameter path: a directory, a tensor file of any container, or an index file.
-    init(at path: String) throws {
-        switch try FileTree.entry(path) {
-        case nil: throw CheckpointFailure.missing(path: path)
-        case .directory?: try self.init(directory: path)
-        case .file?, .other?:
-            let slash = path.lastIndex(of: "/")
-            let directory = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
-            let name = slash.map { String(path[path.index(after: $0)...]) } ?? path
-            let file = try PositionedFile.openForReading(path)
-            let start = try file.read(min(64, file.size()), at: 0)
-            if start.first == UInt8(ascii: "{") {
-                try self.init(index: name, in: directory)
-                return
-            }
-            guard ContainerRegistry.container(of: name, start: start) != nil else { throw CheckpointFailure.notACheckpointFile(path: path) }
-            self.init(directory: directory, files: [name])
-            sideFiles = try takeSideFiles(besides: [name])
+    /// - Parameter place: a directory; or one and the name of a tensor file of any container, or of an index file.
+    init(at place: SourcePlace) throws {
+        guard let name = place.name else {
+            try self.init(place.directory)
+            return
         }
+        let start = try place.directory.open(name).read(64, at: 0)
+        if start.first == UInt8(ascii: "{") {
+            try self.init(index: name, in: place.directory)
+            return
+        }
+        guard ContainerRegistry.container(of: name, start: start) != nil else {
+            throw CheckpointFailure.notACheckpointFile(path: place.directory.path(of: name))
+        }
+        self.init(place.directory, files: [name])
+        sideFiles = try takeSideFiles(besides: [name])
     }
 
-    private init(directory: String, files: [String]) {
-        self.directory = directory
+    private init(_ source: any SourceDirectory, files: [String]) {
+        self.source = source
         self.files = files
     }
 
-    private init(directory: String) throws {
-        let names = try FileTree.list(directory)
-        guard let found = ContainerRegistry.choose(among: names) else { throw CheckpointFailure.noTensorFiles(path: directory) }
+    private init(_ source: any SourceDirectory) throws {
+        let names = try source.names()
+        guard let found = ContainerRegistry.choose(among: names) else { throw CheckpointFailure.noTensorFiles(path: source.path) }
         if let index = found.index {
-            try self.init(index: index, in: directory)
+            try self.init(index: index, in: source)
             return
         }
-        let choice = try ModelFiles(among: found.files, in: directory)
-        self.init(directory: directory, files: choice.files)
+        let choice = try ModelFiles(among: found.files, in: source.path)
+        self.init(source, files: choice.files)
         sideFiles = try takeSideFiles(besides: choice.files)
         // Other containers' files are other forms of the model.
         let foreign = names.filter { !$0.hasPrefix(".") && ContainerRegistry.isTensorFile($0) && !found.files.contains($0) }
         strays = choice.others + foreign
     }
 
-    private init(index name: String, in directory: String) throws {
-        var index = try SafetensorsIndex(reading: directory + "/" + name)
+    private init(index name: String, in source: any SourceDirectory) throws {
+        var index = try SafetensorsIndex(source.read(name, limit: SafetensorsIndex.sizeLimit), path: source.path(of: name))
         // An archive stands for the file that it restores.
         for place in index.files.indices {
             let file = index.files[place]
             let found = try ContainerRegistry.candidates(for: file).first {
-                if case .file? = try FileTree.entry(directory + "/" + $0) { true } else { false }
+                if case .file? = try source.entry($0) { true } else { false }
             }
             guard let found else {
                 let tensor = index.fileOfTensor.filter { $0.value == place }.keys.min() ?? ""
-                throw SafetensorsFailure(directory + "/" + name, .indexMissingFile(file: file, tensor: tensor))
+                throw SafetensorsFailure(source.path(of: name), .indexMissingFile(file: file, tensor: tensor))
             }
             index.files[place] = found
         }
         let files = index.files.sorted { $0.isBefore($1) }
-        guard !files.isEmpty else { throw CheckpointFailure.noTensorFiles(path: directory) }
-        self.init(directory: directory, files: files)
+        guard !files.isEmpty else { throw CheckpointFailure.noTensorFiles(path: source.path) }
+        self.init(source, files: files)
         self.index = index
         sideFiles = try takeSideFiles(besides: files + [name])
-        strays = try FileTree.list(directory).filter { ContainerRegistry.isTensorFile($0) && !$0.hasPrefix(".") && !files.contains($0) && $0 != name }
+        strays = try source.names().filter { ContainerRegistry.isTensorFile($0) && !$0.hasPrefix(".") && !files.contains($0) && $0 != name }
             .filter { !ContainerRegistry.isIndex($0) }
     }
 
@@ -84,8 +81,8 @@ struct CheckpointFiles {
     mutating func takePromisedModule() throws {
         guard !strays.isEmpty else { return }
         let config: JSONValue
-        if case .file(let size)? = try FileTree.entry(directory + "/config.json"), size <= Checkpoint.configLimit {
-            config = (try? JSONValue(parsing: FileTree.read(directory + "/config.json", limit: Checkpoint.configLimit))) ?? .null
+        if case .file(let size)? = try source.entry("config.json"), size <= Checkpoint.configLimit {
+            config = (try? JSONValue(parsing: source.read("config.json", limit: Checkpoint.configLimit))) ?? .null
         } else {
             config = .null
         }
@@ -99,13 +96,13 @@ struct CheckpointFiles {
             present = Set(index.fileOfTensor.keys.compactMap { WeightName.layer($0) })
         } else if promised > 0 {
             for name in files {
-                for tensor in try ContainerRegistry.open(directory + "/" + name)?.tensors ?? [] {
+                for tensor in try ContainerRegistry.open(source.open(name))?.tensors ?? [] {
                     WeightName.layer(tensor.name).map { _ = present.insert($0) }
                 }
             }
         }
         for name in strays {
-            if promised > 0, !present.isEmpty, let file = try? ContainerRegistry.open(directory + "/" + name), !file.tensors.isEmpty,
+            if promised > 0, !present.isEmpty, let file = try? ContainerRegistry.open(source.open(name)), !file.tensors.isEmpty,
                 file.tensors.allSatisfy({ WeightName.layer($0.name).map { $0 < promised && !present.contains($0) } ?? false })
             {
                 added.append(name)
@@ -128,12 +125,11 @@ struct CheckpointFiles {
     private mutating func takeSideFiles(besides used: [String]) throws -> [String] {
         let used = Set(used)
         var taken: [String] = []
-        for name in try FileTree.list(directory) {
+        for name in try source.names() {
             guard !name.hasPrefix("."), !used.contains(name), !ContainerRegistry.isTensorFile(name), name != "config.json",
                 !name.hasSuffix("recast.manifest.json")
             else { continue }
-            let path = directory + "/" + name
-            switch try FileTree.entry(path) {
+            switch try source.entry(name) {
             case .directory?: continue
             case nil:
                 findings.append(Finding(name, "is a link to nothing and is left out"))
@@ -145,7 +141,7 @@ struct CheckpointFiles {
             }
             if SideFiles.isForeign(name) {
                 findings.append(Finding(name, "is another form of the model, or belongs to its training, and is left out"))
-            } else if try FileTree.leavesDirectory(path) {
+            } else if try source.leaves(name) {
                 findings.append(Finding(name, "is a link out of the directory and is left out"))
             } else {
                 taken.append(name)

@@ -81,7 +81,7 @@ public struct Inventory: Sendable {
         count(checkpoint)
         largest = checkpoint.weights.sorted { ($0.storedBytes, $1.name) > ($1.storedBytes, $0.name) }.prefix(5)
             .map { ($0.name, $0.dimensions, $0.layoutName, $0.storedBytes) }
-        findings = checkpoint.unpaired.prefix(8).map(\.description) + checkpoint.findings.map(\.description)
+        findings = checkpoint.source.notes + checkpoint.unpaired.prefix(8).map(\.description) + checkpoint.findings.map(\.description)
         if checkpoint.unpaired.count > 8 { findings.append("\(checkpoint.unpaired.count - 8) more tensors without their scales") }
     }
 

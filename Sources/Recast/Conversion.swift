@@ -155,7 +155,7 @@ public struct Conversion: Sendable {
     }
 
     /// What a user should know: exceptions, odd ranges, missing layers.
-    public var notes: [String] { plan.notes.map { "\($0)" } }
+    public var notes: [String] { checkpoint.source.notes + plan.notes.map { "\($0)" } + (ScaleCheck.omission(in: checkpoint).map { [$0] } ?? []) }
 
     /// What a user must know before relying on the output.
     public var warnings: [String] { plan.warnings.map { "\($0)" } }
@@ -212,7 +212,7 @@ public struct Conversion: Sendable {
             finished: { report in QuantizationEvidence.notes(report).forEach { tell(.note($0)) } })
         let run = ConversionRun(
             plan: plan, checkpoint: checkpoint, destination: request.destination, statistics: statistics, calibration: stage,
-            part: request.part, request: request.part.map { _ in DividedRequest.document(request) }, options: request.options)
+            part: request.part, request: request.part.map { _ in DividedRequest.document(request, source: checkpoint.address) }, options: request.options)
         return try run.execute(stop: stop) { tell(.progress(.run($0))) }
     }
 }

@@ -4,9 +4,10 @@ import StrictJSON
 
 /// A conversion's request as the parts of a divided run leave it for the one that joins them: all that the plan depends on.
 enum DividedRequest {
-    static func document(_ request: ConversionRequest) -> JSONValue {
+    /// - Parameter address: of the source, with its commit where it has one.
+    static func document(_ request: ConversionRequest, source address: String) -> JSONValue {
         var document: JSONObject = [
-            "source": .string(absolute(request.source)), "to": .string(request.layout), "quantizer": .string(request.quantizer),
+            "source": .string(address.contains("://") ? address : absolute(request.source)), "to": .string(request.layout), "quantizer": .string(request.quantizer),
             "keeps_byte_order": .bool(request.keepsByteOrder), "requires_exact": .bool(request.requiresExact),
             "allows_non_finite": .bool(request.options.allowsNonFinite),
         ]

@@ -14,7 +14,7 @@ struct ArchiveBenchmark: ParsableCommand {
         /// Invariant: written by one thread before anybody reads.
         var count = 0
         let path = "memory"
-        let files: [PositionedFile] = []
+        let files: [any SourceFile] = []
 
         init(capacity: Int) throws { memory = try AlignedBuffer(byteCount: capacity) }
 

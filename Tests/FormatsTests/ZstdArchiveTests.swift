@@ -65,7 +65,7 @@ import Testing
         init(_ file: PositionedFile) { self.file = file }
 
         var path: String { file.path }
-        var files: [PositionedFile] { [file] }
+        var files: [any SourceFile] { [file] }
         func size() throws -> Int { try file.size() }
         func stored(_ count: Int, at offset: Int) -> (file: PositionedFile, offset: Int, count: Int)? { nil }
 

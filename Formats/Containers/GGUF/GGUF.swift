@@ -16,7 +16,7 @@ package enum GGUF: PlacedContainer {
 
     package static func recognises(_ start: [UInt8]) -> Bool { start.starts(with: magic) }
 
-    package static func open(_ file: PositionedFile) throws -> TensorFile {
+    package static func open(_ file: any SourceFile) throws -> TensorFile {
         var reader = try GGUFReader(file)
         return try reader.read()
     }

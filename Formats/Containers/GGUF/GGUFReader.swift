@@ -3,7 +3,7 @@ import Tensors
 /// Reads the head of a GGUF file, at least as strictly as `gguf_init_from_file`: nothing in it leads outside of the file, onto other tensors, or
 /// into more memory than the file has bytes.
 struct GGUFReader {
-    private let file: PositionedFile
+    private let file: any SourceFile
     private let size: Int
     /// A window of the file, so that a head of many small fields takes few reads.
     private var window: [UInt8] = []
@@ -15,7 +15,7 @@ struct GGUFReader {
     static let keyLimit = 65_535
     static let countLimit = 1 << 24
 
-    init(_ file: PositionedFile) throws {
+    init(_ file: any SourceFile) throws {
         self.file = file
         size = try file.size()
     }

@@ -35,9 +35,12 @@ package enum HDF5: PackedContainer {
 
     package static func recognises(_ start: [UInt8]) -> Bool { start.starts(with: [0x89, 0x48, 0x44, 0x46, 0x0D, 0x0A, 0x1A, 0x0A]) }
 
-    package static func open(_ file: PositionedFile) throws -> TensorFile {
+    package static func open(_ file: any SourceFile) throws -> TensorFile {
         guard recognises(try file.read(8, at: 0)) else {
             throw ContainerFailure(file.path, "this is no HDF5 file: its signature is missing; copy it again")
+        }
+        guard file is PositionedFile else {
+            throw ContainerFailure(file.path, "libhdf5 reads files of this machine only; download it and give its path")
         }
         let index = try HDF5Index(of: file)
         let size = try file.size()

@@ -7,7 +7,7 @@ import Tensors
 struct HDF5ChunkedData: ByteSegment {
     let byteCount: Int
     private let path: String
-    private let file: PositionedFile
+    private let file: any SourceFile
     private let number: FileNumber
     private let width: Int
     private let swap: Int
@@ -26,7 +26,7 @@ struct HDF5ChunkedData: ByteSegment {
     }
 
     init(
-        _ dataset: HDF5Dataset, chunk: [Int], filters: [HDF5Dataset.Filter], chunks: [HDF5Dataset.Chunk], file: PositionedFile, size: Int,
+        _ dataset: HDF5Dataset, chunk: [Int], filters: [HDF5Dataset.Filter], chunks: [HDF5Dataset.Chunk], file: any SourceFile, size: Int,
         refuse: (String) -> ContainerFailure
     ) throws {
         let shape = dataset.shape

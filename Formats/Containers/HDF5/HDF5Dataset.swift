@@ -49,7 +49,7 @@ struct HDF5Dataset {
     static let chunkLimit = 256 << 20
 
     /// The tensor that the dataset holds, its bytes among those of `file` or behind them in `bytes`.
-    func place(in file: PositionedFile, size: Int, _ bytes: inout SegmentedBytes.Builder) throws -> StoredTensor {
+    func place(in file: any SourceFile, size: Int, _ bytes: inout SegmentedBytes.Builder) throws -> StoredTensor {
         func refuse(_ reason: String) -> ContainerFailure { ContainerFailure(file.path, "dataset \(path) \(reason)") }
         guard let stored = Shape.count(shape), stored <= Int.max / 8, let type = scalarType else {
             throw refuse("has elements that are no numbers of a tensor: \(element.dtype.isEmpty ? "\(element.size) bytes" : element.dtype) \(shape)")

@@ -20,7 +20,7 @@ struct HDF5Index {
 
     var datasets: [HDF5Dataset] = []
 
-    init(of file: PositionedFile) throws {
+    init(of file: any SourceFile) throws {
         let bytes = try Self.run(file.path, seconds: Self.childSeconds(for: try file.size()))
         var reader = Reader(bytes: bytes, path: file.path)
         while let dataset = try reader.next() { datasets.append(dataset) }

@@ -12,7 +12,7 @@ package enum Safetensors: PlacedContainer {
         start.count >= 9 && start[8] == UInt8(ascii: "{") && start[4..<8].allSatisfy { $0 == 0 }
     }
 
-    package static func open(_ file: PositionedFile) throws -> TensorFile { try open(bytes: file) }
+    package static func open(_ file: any SourceFile) throws -> TensorFile { try open(bytes: file) }
 
     /// Opens a safetensors file that lies in any source of bytes.
     package static func open(bytes: any ByteSource) throws -> TensorFile {

@@ -13,8 +13,10 @@ package struct SafetensorsIndex: Sendable {
     package var fileOfTensor: [String: Int] = [:]
 
     /// Reads an index. Unknown members are skipped; a file name must be a plain name beside the index.
-    package init(reading path: String) throws {
-        let bytes = try FileTree.read(path, limit: Self.sizeLimit)
+    package init(reading path: String) throws { try self.init(FileTree.read(path, limit: Self.sizeLimit), path: path) }
+
+    /// - Parameter path: the name for messages.
+    package init(_ bytes: [UInt8], path: String) throws {
         if bytes.starts(with: "version https://git-lfs".utf8) { throw SafetensorsFailure(path, .gitLFSPointer) }
         do {
             try parse(bytes, path: path)

@@ -9,7 +9,7 @@ package enum TorchArchive: PlacedContainer {
 
     package static func recognises(_ start: [UInt8]) -> Bool { start.starts(with: [0x50, 0x4B, 3, 4]) }
 
-    package static func open(_ file: PositionedFile) throws -> TensorFile {
+    package static func open(_ file: any SourceFile) throws -> TensorFile {
         let start = try file.read(8, at: 0)
         guard recognises(start) else {
             let isPickle = start.first == 0x80 && start.count > 1 && (2...5).contains(start[1])
@@ -54,14 +54,14 @@ package enum TorchArchive: PlacedContainer {
 
 /// Finds the tensors of an archive.
 private struct TorchReader {
-    let file: PositionedFile
+    let file: any SourceFile
     let entries: [String: ZipDirectory.Entry]
     /// The directory inside the zip, with its slash.
     let root: String
     let isBigEndian: Bool
     let pickle: [UInt8]
 
-    init(_ file: PositionedFile) throws {
+    init(_ file: any SourceFile) throws {
         self.file = file
         let directory = try ZipDirectory(reading: file)
         entries = Dictionary(directory.entries.map { ($0.name, $0) }) { first, _ in first }

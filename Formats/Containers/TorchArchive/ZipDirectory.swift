@@ -28,7 +28,7 @@ struct ZipDirectory: Sendable {
         var checksum: UInt32
     }
 
-    init(reading file: PositionedFile) throws {
+    init(reading file: any SourceFile) throws {
         let size = try file.size()
         let (count, start, length) = try Self.end(of: file, size)
         let directory = try file.read(length, at: start)
@@ -57,12 +57,12 @@ struct ZipDirectory: Sendable {
         }
     }
 
-    private static func damaged(_ file: PositionedFile, _ reason: String) -> ContainerFailure {
+    private static func damaged(_ file: any SourceFile, _ reason: String) -> ContainerFailure {
         ContainerFailure(file.path, "not a zip file to trust: \(reason); save it again with torch.save, or get it from its source")
     }
 
     /// Finds the end record, which only a comment of at most 65,535 bytes may follow.
-    private static func end(of file: PositionedFile, _ size: Int) throws -> (count: Int, start: Int, length: Int) {
+    private static func end(of file: any SourceFile, _ size: Int) throws -> (count: Int, start: Int, length: Int) {
         let tailSize = min(size, 22 + 0xFFFF)
         let tail = try file.read(tailSize, at: size - tailSize)
         guard tail.count == tailSize, tailSize >= 22,
@@ -89,7 +89,7 @@ struct ZipDirectory: Sendable {
         return (count, start, length)
     }
 
-    private static func place(_ directory: [UInt8], _ at: Int, _ nameSize: Int, _ extraSize: Int, _ file: PositionedFile) throws -> Place {
+    private static func place(_ directory: [UInt8], _ at: Int, _ nameSize: Int, _ extraSize: Int, _ file: any SourceFile) throws -> Place {
         let name = Array(directory[(at + 46)..<(at + 46 + nameSize)])
         let text = String(decoding: name, as: UTF8.self)
         guard !text.isEmpty, !text.hasPrefix("/"), !text.contains("\\"), !text.utf8.contains(0), !text.split(separator: "/").contains("..") else {
@@ -121,7 +121,7 @@ struct ZipDirectory: Sendable {
         return Place(name: name, header: Int(sizes[2]), byteCount: Int(sizes[1]), checksum: directory.word(at: at + 16))
     }
 
-    private static func entry(_ place: Place, _ file: PositionedFile, size: Int) throws -> Entry {
+    private static func entry(_ place: Place, _ file: any SourceFile, size: Int) throws -> Entry {
         let text = String(decoding: place.name, as: UTF8.self)
         let header = place.header < size ? try file.read(30, at: place.header) : []
         guard header.count == 30, header.word(at: 0) == localMagic, header.half(at: 8) == 0 else {

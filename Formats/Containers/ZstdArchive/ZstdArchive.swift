@@ -17,7 +17,7 @@ package enum ZstdArchive: PackedContainer {
     }
 
     /// Opens an archive. Its bytes are those of the safetensors file that it restores.
-    package static func open(_ file: PositionedFile) throws -> TensorFile { try open(bytes: file) }
+    package static func open(_ file: any SourceFile) throws -> TensorFile { try open(bytes: file) }
 
     /// Opens an archive that lies in any source of bytes.
     package static func open(bytes: any ByteSource) throws -> TensorFile { try Safetensors.open(bytes: SeekableZstd(bytes)) }
@@ -58,7 +58,7 @@ final class SeekableZstd: ByteSource {
     private let number = DecodedChunks.shared.newFile()
 
     var path: String { file.path }
-    var files: [PositionedFile] { file.files }
+    var files: [any SourceFile] { file.files }
 
     init(_ file: any ByteSource) throws {
         self.file = file

@@ -223,7 +223,7 @@ extension ConversionPlan {
     ) throws -> [FileMetadata] {
         let model = DescribedModel(
             config: checkpoint.languageConfig, roles: checkpoint.roles,
-            name: checkpoint.directory.split(separator: "/").last.map(String.init) ?? "model", tensors: tensors,
+            name: checkpoint.source.modelName, tensors: tensors,
             sideFile: { try checkpoint.sideFile($0, limit: 64 << 20) })
         return try dialect.descriptions(of: model, files: files)
     }

@@ -20,7 +20,22 @@ package enum ScaleCheck {
         var largest: Float
     }
 
+    /// Over the network a read is a request: more scales are not looked at to warn.
+    private static let remoteLimit = 512
+
+    private static func isOmitted(in checkpoint: Checkpoint) -> Bool {
+        checkpoint.source.isRemote && checkpoint.weights.lazy.filter { !($0.layout?.isDense ?? true) }.count > remoteLimit
+    }
+
+    /// What is said where the check is left out.
+    package static func omission(in checkpoint: Checkpoint) -> String? {
+        isOmitted(in: checkpoint)
+            ? "scales are not compared with their siblings before the run, as the source lies elsewhere; the run itself refuses those that are no numbers"
+            : nil
+    }
+
     package static func findings(in checkpoint: Checkpoint) throws -> [Finding] {
+        if isOmitted(in: checkpoint) { return [] }
         // A stretch of neighbouring weights at a time; what each finds is put together in their order.
         let stretch = 512
         let found = Lock<[Int: [(kind: String, range: Range)]]>([:])

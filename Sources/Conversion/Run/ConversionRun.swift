@@ -130,6 +130,13 @@ package struct ConversionRun: Sendable {
             plan: plan, checkpoint: checkpoint, records: work.records, calibrated: Set(state.calibrated.keys), part: part,
             alreadyFinished: false)
         report.note(lock.notice)
+        do {
+            for text in try checkpoint.source.conclude() { report.note(text) }
+        } catch {
+            // What was made of a damaged file cannot be told from the rest: nothing of it is continued.
+            try? destination.forget()
+            throw error
+        }
         let mended = counters.weightsMended.load(ordering: .relaxed)
         report.note(
             mended == 0
@@ -230,7 +237,7 @@ package struct ConversionRun: Sendable {
 
     /// The plan and the state of the source files, so that a changed source is not continued.
     private func identity() throws -> String {
-        try Digest.of(([plan.fingerprint] + checkpoint.files.flatMap(\.files).map { "\(try $0.modificationTime())" }).joined(separator: "\n"))
+        try Digest.of(([plan.fingerprint] + checkpoint.files.flatMap(\.files).map { try $0.version() }).joined(separator: "\n"))
     }
 
     private func snapshot(_ counters: RunCounters) -> RunProgress {

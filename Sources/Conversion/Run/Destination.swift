@@ -200,6 +200,9 @@ struct Destination {
         try FileTree.remove(workFile(DividedRun.fileName))
     }
 
+    /// Leaves no run that could be continued.
+    func forget() throws { try FileTree.remove(journalPath) }
+
     /// Removes a part's folder, unless the part is at work.
     private func removePart(_ path: String) throws {
         guard let lock = try RunLock(path) else { throw ConversionFailure.destinationBusy(path: path) }

@@ -16,13 +16,12 @@ struct SourceDigests: Sendable {
 
     /// Reads `recast.manifest.json` of `checkpoint`; without one there is nothing to check.
     init(of checkpoint: Checkpoint) throws {
-        let beside = checkpoint.directory + "/" + Destination.manifestName
         // A checkpoint that is one file has its manifest under its own name.
-        let own = checkpoint.directory + "/" + checkpoint.fileNames[0] + "." + Destination.manifestName
-        let path = checkpoint.files.count == 1 && ContainerRegistry.singleFile(checkpoint.fileNames[0]) != nil ? own : beside
-        guard case .file(let size)? = try FileTree.entry(path) else { return }
-        guard size <= Self.limit else { throw FileFailure(.read, path, reason: .fileTooLarge) }
-        let bytes = try PositionedFile.openForReading(path).read(size, at: 0)
+        let isOne = checkpoint.files.count == 1 && ContainerRegistry.singleFile(checkpoint.fileNames[0]) != nil
+        let name = isOne ? checkpoint.fileNames[0] + "." + Destination.manifestName : Destination.manifestName
+        guard case .file? = try checkpoint.source.entry(name) else { return }
+        let path = checkpoint.source.path(of: name)
+        let bytes = try checkpoint.source.read(name, limit: Self.limit)
         do {
             var scanner = JSONScanner(bytes)
             try scanner.beginObject()

@@ -33,19 +33,17 @@ struct VerificationCard {
     private static func identity(_ path: String) throws -> JSONObject {
         var object: JSONObject = ["name": .string(path.split(separator: "/").last.map(String.init) ?? path)]
         var digests = JSONObject()
-        let isFile = if case .file = try FileTree.entry(path) { true } else { false }
-        for name in isFile ? [""] : try FileTree.list(path).sorted() {
-            let file = isFile ? path : path + "/" + name
-            guard case .file(let size) = try FileTree.entry(file) else { continue }
-            let label = isFile ? object["name"]?.string ?? path : name
-            if file.hasSuffix(".safetensors") {
-                let source = try PositionedFile.openForReading(file)
+        let place = try SourcePlace(path)
+        for name in try place.name.map({ [$0] }) ?? place.directory.names().sorted() {
+            guard case .file(let size) = try place.directory.entry(name) else { continue }
+            if name.hasSuffix(".safetensors") {
+                let source = try place.directory.open(name)
                 let length = try source.read(8, at: 0).reversed().reduce(0) { $0 << 8 | UInt64($1) }
                 guard length <= 100_000_000 else { continue }
                 let header = try source.read(Int(length) + 8, at: 0)
-                digests[label] = .string("header sha256 \(digest(header)), \(size) bytes")
+                digests[name] = .string("header sha256 \(digest(header)), \(size) bytes")
             } else if size <= 64 << 20 {
-                digests[label] = .string("sha256 \(digest(try FileTree.read(file, limit: 64 << 20)))")
+                digests[name] = .string("sha256 \(digest(try place.directory.read(name, limit: 64 << 20)))")
             }
         }
         object["files"] = .object(digests)

@@ -7,7 +7,7 @@ package protocol ByteSource: Sendable {
     var path: String { get }
 
     /// The files behind the bytes.
-    var files: [PositionedFile] { get }
+    var files: [any SourceFile] { get }
 
     /// How many bytes there are.
     func size() throws -> Int
@@ -45,8 +45,10 @@ extension ByteSource {
     }
 }
 
-extension PositionedFile: ByteSource {
-    package var files: [PositionedFile] { [self] }
+extension PositionedFile: SourceFile {
+    package var files: [any SourceFile] { [self] }
+
+    package func version() throws -> String { "\(try modificationTime())" }
 
     package func stored(_ count: Int, at offset: Int) -> (file: PositionedFile, offset: Int, count: Int)? { (self, offset, count) }
 }

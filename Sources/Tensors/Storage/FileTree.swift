@@ -82,6 +82,14 @@ package enum FileTree {
         throw FileFailure(.create, path, reason: reason)
     }
 
+    /// Makes a directory and those above it.
+    package static func createDirectories(_ path: String) throws(FileFailure) {
+        if try entry(path) == .directory { return }
+        let above = directory(of: path)
+        if above != path, above != "." { try createDirectories(above) }
+        try createDirectory(path)
+    }
+
     package static func rename(_ path: String, to target: String) throws(FileFailure) {
         guard systemRename(path, target) == 0 else { throw FileFailure(.rename, path, reason: Errno(rawValue: errno)) }
     }

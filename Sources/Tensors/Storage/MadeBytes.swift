@@ -9,7 +9,7 @@ package struct MadeBytes: ByteSource {
         self.path = path
     }
 
-    package var files: [PositionedFile] { [] }
+    package var files: [any SourceFile] { [] }
 
     package func size() -> Int { bytes.count }
 

@@ -9,22 +9,22 @@ package protocol ByteSegment: Sendable {
 /// A file's own bytes, and behind its end the segments that are made of them.
 package final class SegmentedBytes: ByteSource {
     package let path: String
-    package let files: [PositionedFile]
+    package let files: [any SourceFile]
     /// The file whose bytes come first; nil if there are segments only.
-    private let base: PositionedFile?
+    private let base: (any SourceFile)?
     private let baseSize: Int
     private let segments: [(offset: Int, segment: any ByteSegment)]
     private let end: Int
 
     /// Collects segments and says where each will be.
     package struct Builder {
-        private let base: PositionedFile?
+        private let base: (any SourceFile)?
         private let baseSize: Int
         private var segments: [(offset: Int, segment: any ByteSegment)] = []
         private var end: Int
 
         /// - Parameter size: of `file`, or 0 without one.
-        package init(_ file: PositionedFile? = nil, size: Int = 0) {
+        package init(_ file: (any SourceFile)? = nil, size: Int = 0) {
             base = file
             baseSize = size
             end = size
@@ -37,13 +37,13 @@ package final class SegmentedBytes: ByteSource {
             return end
         }
 
-        package func finish(path: String, files: [PositionedFile]) -> SegmentedBytes {
+        package func finish(path: String, files: [any SourceFile]) -> SegmentedBytes {
             SegmentedBytes(path: path, files: files, base: base, baseSize: baseSize, segments: segments, end: end)
         }
     }
 
     private init(
-        path: String, files: [PositionedFile], base: PositionedFile?, baseSize: Int, segments: [(offset: Int, segment: any ByteSegment)], end: Int
+        path: String, files: [any SourceFile], base: (any SourceFile)?, baseSize: Int, segments: [(offset: Int, segment: any ByteSegment)], end: Int
     ) {
         self.path = path
         self.files = files
@@ -57,7 +57,7 @@ package final class SegmentedBytes: ByteSource {
 
     package func stored(_ count: Int, at offset: Int) -> (file: PositionedFile, offset: Int, count: Int)? {
         guard let base, offset + count <= baseSize else { return nil }
-        return (base, offset, count)
+        return base.stored(count, at: offset)
     }
 
     /// A read that begins in a segment ends with it: tensors do not cross from one to the next.

@@ -1,0 +1,95 @@
+import Crypto
+import Foundation
+import Runtime
+import Tensors
+
+/// What was read over the network, kept on disk: headers above all, so that planning again asks for nothing.
+///
+/// Every entry carries the SHA-256 of its bytes; a damaged one is none. Processes share the directory without locks: entries appear by rename, and
+/// whoever takes one away takes nothing that another needs. It may be deleted at any time.
+package final class BlockCache: Sendable {
+    private let directory: String
+    private let limit: Int
+    /// Bytes in the directory as far as this process knows; nil before it looked.
+    private let held = Lock<Int?>(nil)
+
+    /// All that is kept, unless `RECAST_CACHE_LIMIT` says otherwise.
+    private static let usualLimit = 1 << 30
+
+    /// - Returns: nil where the environment wants none.
+    package convenience init?(_ environment: RemoteEnvironment) {
+        guard let directory = environment.blockCache else { return nil }
+        self.init(directory, limit: environment["RECAST_CACHE_LIMIT"].flatMap { ByteSize(parsing: $0)?.bytes } ?? Self.usualLimit)
+    }
+
+    package init(_ directory: String, limit: Int) {
+        self.directory = directory + "/blocks"
+        self.limit = limit
+    }
+
+    /// Whether a file is small enough to be kept altogether.
+    func holdsWhole(_ byteCount: Int) -> Bool { byteCount <= limit / 8 }
+
+    private func path(_ name: String) -> String {
+        let digest = SHA256.hash(data: Array(name.utf8)).map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+        return directory + "/" + digest.prefix(2) + "/" + digest
+    }
+
+    func bytes(_ name: String) -> [UInt8]? {
+        let path = path(name)
+        guard let file = try? PositionedFile.openForReading(path), let size = try? file.size(), size > 32, size <= 1 << 26,
+            let content = try? file.read(size, at: 0), content.count == size
+        else { return nil }
+        let bytes = Array(content[32...])
+        guard SHA256.hash(data: bytes).elementsEqual(content[..<32]) else { return nil }
+        // The time of the last use.
+        file.touch()
+        return bytes
+    }
+
+    /// Keeps some bytes; where that cannot be done it is not.
+    func keep(_ bytes: [UInt8], _ name: String) {
+        let size = bytes.count + 32
+        guard size <= limit / 8 else { return }
+        let path = path(name)
+        do {
+            try FileTree.createDirectories(FileTree.directory(of: path))
+            let temporary = path + ".\(ProcessInfo.processInfo.processIdentifier).\(UInt32.random(in: 0...UInt32.max))"
+            // Not flushed: what a power cut leaves of it fails its checksum.
+            try PositionedFile.openForWriting(temporary, truncate: true).write(Array(SHA256.hash(data: bytes)) + bytes, at: 0)
+            try FileTree.rename(temporary, to: path)
+        } catch {
+            return
+        }
+        let isFull = held.withLock { held in
+            held = (held ?? Self.size(directory)) + size
+            return held ?? 0 > limit
+        }
+        if isFull { shrink() }
+    }
+
+    private static func entries(_ directory: String) -> [(path: String, size: Int, time: Int)] {
+        ((try? FileTree.list(directory)) ?? []).flatMap { folder in
+            ((try? FileTree.list(directory + "/" + folder)) ?? []).compactMap { name in
+                let path = directory + "/" + folder + "/" + name
+                guard case .file(let size)? = try? FileTree.entry(path), let time = FileTree.modificationTime(path) else { return nil }
+                return (path, size, time)
+            }
+        }
+    }
+
+    private static func size(_ directory: String) -> Int { entries(directory).reduce(0) { $0 + $1.size } }
+
+    /// Takes away what was not used for longest, down to three quarters.
+    private func shrink() {
+        held.withLock { held in
+            let entries = Self.entries(directory).sorted { $0.time < $1.time }
+            var size = entries.reduce(0) { $0 + $1.size }
+            for entry in entries where size > limit / 4 * 3 {
+                try? FileTree.remove(entry.path)
+                size -= entry.size
+            }
+            held = size
+        }
+    }
+}

@@ -1,0 +1,131 @@
+import Foundation
+import Runtime
+import StrictJSON
+import Tensors
+
+/// A directory of a web server that has an index or a single tensor file. There is no listing: names are those that the index says and those that
+/// checkpoints usually have, as far as the server has them.
+package struct WebDirectory: SourceDirectory {
+    package let path: String
+    private let files: [String: RemoteFile]
+
+    /// Small files of a checkpoint; beside them every tensor file that an index names.
+    private static let usual = [
+        "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model",
+        "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja", "chat_template.json", "preprocessor_config.json",
+        "hf_quant_config.json", "quantize_config.json", "quant_config.json", "params.json", "model.safetensors", "consolidated.safetensors",
+    ]
+    private static let indexes = ["model.safetensors.index.json", "consolidated.safetensors.index.json"]
+
+    /// - Parameter url: of a directory, of an index, or of a tensor file.
+    package static func find(_ url: String, pool: @autoclosure () -> BlockPool = .shared) throws -> (directory: any SourceDirectory, name: String?) {
+        let bare = String(url.prefix { $0 != "#" })
+        guard let origin = URLText.origin(bare) else { throw RemoteFailure.address(url, reason: "this URL has no host") }
+        guard !bare.contains("?") else {
+            throw RemoteFailure.address(String(bare.prefix { $0 != "?" }), reason: "a URL with a query names one file for one use; give the directory's, or download it")
+        }
+        let last = bare.dropFirst(origin.count).split(separator: "/").last.map(String.init) ?? ""
+        let isFile = !bare.hasSuffix("/") && last.contains(".") && [".safetensors", ".gguf", ".json", ".bin", ".pt", ".pth", ".zst"].contains { last.hasSuffix($0) }
+        var base = isFile ? String(bare.dropLast(last.count)) : bare
+        while base.hasSuffix("/") { base.removeLast() }
+        let shared = pool()
+        var files: [String: RemoteFile] = [:]
+        func look(_ names: [String]) throws {
+            let found = Lock<[String: RemoteFile]>([:])
+            let base = base
+            try ParallelLoop.run(count: names.count, workers: 16) {
+            } body: { index, _ in
+                let name = names[index]
+                guard let file = try Self.file(base + "/" + URLText.encoded(name, keepingSlashes: true), path: base + "/" + name, shared) else { return }
+                found.withLock { $0[name] = file }
+            }
+            files.merge(found.withLock { $0 }) { $1 }
+        }
+        try look(usual + indexes + (isFile ? [last.removingPercentEncoding ?? last] : []))
+        let index = isFile && last.hasSuffix(".json") ? last : indexes.first { files[$0] != nil }
+        if let index, let file = files[index] {
+            guard file.byteCount <= 512 << 20 else { throw RemoteFailure.answer(file.path, reason: "an index of \(file.byteCount) bytes is none") }
+            let map = (try? JSONValue(parsing: file.read(file.byteCount, at: 0)))?["weight_map"]?.object
+            let names = Set(map?.members.compactMap(\.value.string) ?? []).filter { !$0.contains("/") && files[$0] == nil }
+            try look(names.sorted())
+        }
+        let directory = WebDirectory(path: base, files: files)
+        guard isFile else {
+            guard !files.isEmpty else { throw RemoteFailure.missing(base, reason: "there is neither an index nor a model.safetensors") }
+            return (directory, nil)
+        }
+        guard files[last.removingPercentEncoding ?? last] != nil else { throw RemoteFailure.missing(bare, reason: "there is no such file") }
+        return (directory, last.removingPercentEncoding ?? last)
+    }
+
+    private static let redirectLimit = 8
+
+    /// Size and identity of a file; nil if the server has none.
+    private static func file(_ url: String, path: String, _ pool: BlockPool) throws -> RemoteFile? {
+        var place = url
+        for _ in 0..<redirectLimit {
+            let answer = try Transport.shared.ask(Exchange(url: place, method: "HEAD"))
+            switch answer.status {
+            case 200:
+                guard let size = answer.header("content-length").flatMap(Int.init), size >= 0 else {
+                    throw RemoteFailure.answer(path, reason: "the server does not say how long the file is")
+                }
+                let tag = answer.header("etag")
+                guard let identity = tag ?? answer.header("last-modified") else {
+                    throw RemoteFailure.answer(path, reason: "the server names neither an ETag nor a date, so that a replaced file could not be told")
+                }
+                return RemoteFile(path, byteCount: size, identity: identity, location: WebLocation(url: url, tag: tag), pool: pool)
+            case 301, 302, 303, 307, 308:
+                guard let next = answer.header("location").flatMap({ URLText.joined(place, $0) }) else {
+                    throw RemoteFailure.answer(path, reason: "the server redirects nowhere")
+                }
+                place = next
+            case 404, 410, 403: return nil
+            case 401: throw RemoteFailure.missing(path, reason: "the server wants to know who asks; download it first")
+            default: throw RemoteFailure.answer(path, reason: "the server answered \(answer.status)\(answer.requestNumber)")
+            }
+        }
+        throw RemoteFailure.answer(path, reason: "the server redirects in circles")
+    }
+
+    package var isRemote: Bool { true }
+    package var notes: [String] { [] }
+    package func names() -> [String] { files.keys.sorted { Array($0.utf8).lexicographicallyPrecedes(Array($1.utf8)) } }
+    package func entry(_ name: String) -> FileTree.Entry? { files[name].map { .file(size: $0.byteCount) } }
+    package func leaves(_ name: String) -> Bool { false }
+
+    package func open(_ name: String) throws -> any SourceFile {
+        guard let file = files[name] else { throw RemoteFailure.missing(path(of: name), reason: "there is no such file") }
+        return file
+    }
+
+    package func conclude() -> [String] { ["\(path): the server publishes no checksums; what was read has the right lengths"] }
+}
+
+/// A file under its own URL. Redirects are followed anew whenever the last place is refused.
+private final class WebLocation: RemoteLocation {
+    private let url: String
+    private let tag: String?
+    private let place = Lock<String?>(nil)
+
+    init(url: String, tag: String?) {
+        self.url = url
+        self.tag = tag
+    }
+
+    func request(renew: Bool) throws -> (url: String, headers: [(name: String, value: String)]) {
+        let target = try place.withLock { place in
+            if let place, !renew { return place }
+            var target = url
+            for _ in 0..<8 {
+                let answer = try Transport.shared.ask(Exchange(url: target, method: "HEAD"))
+                guard (300..<400).contains(answer.status), let next = answer.header("location").flatMap({ URLText.joined(target, $0) }) else { break }
+                target = next
+            }
+            place = target
+            return target
+        }
+        // A replaced file gives 412 instead of bytes of another one. Weak tags cannot be compared so.
+        return (target, tag.map { $0.hasPrefix("W/") ? [] : [("If-Match", $0)] } ?? [])
+    }
+}

@@ -1,0 +1,80 @@
+/// A file that a checkpoint is read from: of this machine, or one elsewhere.
+package protocol SourceFile: ByteSource {
+    /// Another text once the contents are others. Only compared.
+    func version() throws -> String
+}
+
+/// Where the files of a checkpoint lie: a directory of this machine, or a place elsewhere that is read like one.
+package protocol SourceDirectory: Sendable {
+    /// The directory to name in messages.
+    var path: String { get }
+
+    /// What opens it again, on any machine that reaches it, with the same contents even where they have been replaced since.
+    var address: String { get }
+
+    /// What the model is called.
+    var modelName: String { get }
+
+    /// The names in it, sorted by their bytes.
+    func names() throws -> [String]
+
+    /// What has this name, links followed; nil if nothing does.
+    func entry(_ name: String) throws -> FileTree.Entry?
+
+    func open(_ name: String) throws -> any SourceFile
+
+    /// Whether a name is a link to what is no part of the checkpoint.
+    func leaves(_ name: String) throws -> Bool
+
+    /// Whether a read costs a request: what is only looked at to warn is not looked at a thousand times.
+    var isRemote: Bool { get }
+
+    /// What a user should know of the way the files come here.
+    var notes: [String] { get }
+
+    /// Says, once all that was wanted has been read, how far its bytes are known to be those that were published.
+    /// - Throws: if they are known not to be.
+    func conclude() throws -> [String]
+}
+
+extension SourceDirectory {
+    package var modelName: String { path.split(separator: "/").last.map(String.init) ?? "model" }
+
+    package var address: String { path }
+
+    package func path(of name: String) -> String { FileTree.path(path, name) }
+
+    package func conclude() throws -> [String] { [] }
+
+    /// A whole small file.
+    package func read(_ name: String, limit: Int) throws -> [UInt8] {
+        let file = try open(name)
+        let size = try file.size()
+        guard size <= limit else { throw FileFailure(.read, file.path, reason: .fileTooLarge) }
+        return try file.read(size, at: 0)
+    }
+}
+
+/// A directory of this machine.
+package struct LocalDirectory: SourceDirectory {
+    package var path: String
+    package var address: String
+    package var notes: [String]
+
+    /// - Parameter address: where the files came from, if they are a copy of what others reach elsewhere.
+    package init(_ path: String, address: String? = nil, notes: [String] = []) {
+        self.path = path
+        self.address = address ?? path
+        self.notes = notes
+    }
+
+    package var isRemote: Bool { false }
+
+    package func names() throws -> [String] { try FileTree.list(path) }
+
+    package func entry(_ name: String) throws -> FileTree.Entry? { try FileTree.entry(path(of: name)) }
+
+    package func open(_ name: String) throws -> any SourceFile { try PositionedFile.openForReading(path(of: name)) }
+
+    package func leaves(_ name: String) throws -> Bool { try FileTree.leavesDirectory(path(of: name)) }
+}

@@ -3,7 +3,8 @@ import Foundation
 import Runtime
 import Tensors
 
-/// What was read over the network, kept on disk: headers above all, so that planning again asks for nothing.
+/// What was read over the network, kept on disk: a conversion reads its source twice, to write and to audit, and what was planned once is
+/// planned again without asking.
 ///
 /// Every entry carries the SHA-256 of its bytes; a damaged one is none. Processes share the directory without locks: entries appear by rename, and
 /// whoever takes one away takes nothing that another needs. It may be deleted at any time.
@@ -13,13 +14,14 @@ package final class BlockCache: Sendable {
     /// Bytes in the directory as far as this process knows; nil before it looked.
     private let held = Lock<Int?>(nil)
 
-    /// All that is kept, unless `RECAST_CACHE_LIMIT` says otherwise.
-    private static let usualLimit = 1 << 30
+    /// All that is kept, unless `RECAST_CACHE_LIMIT` says otherwise: some shards, and never more than half of what is free.
+    private static let usualLimit = 16 << 30
 
     /// - Returns: nil where the environment wants none.
     package convenience init?(_ environment: RemoteEnvironment) {
         guard let directory = environment.blockCache else { return nil }
-        self.init(directory, limit: environment["RECAST_CACHE_LIMIT"].flatMap { ByteSize(parsing: $0)?.bytes } ?? Self.usualLimit)
+        let given = environment["RECAST_CACHE_LIMIT"].flatMap { ByteSize(parsing: $0)?.bytes }
+        self.init(directory, limit: given ?? min(Self.usualLimit, (FileTree.freeSpace(directory) ?? 0) / 2))
     }
 
     package init(_ directory: String, limit: Int) {
@@ -27,13 +29,12 @@ package final class BlockCache: Sendable {
         self.limit = limit
     }
 
-    /// Whether a file is small enough to be kept altogether.
-    func holdsWhole(_ byteCount: Int) -> Bool { byteCount <= limit / 8 }
-
     private func path(_ name: String) -> String {
         let digest = SHA256.hash(data: Array(name.utf8)).map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
         return directory + "/" + digest.prefix(2) + "/" + digest
     }
+
+    func holds(_ name: String) -> Bool { (try? FileTree.entry(path(name))) != nil }
 
     func bytes(_ name: String) -> [UInt8]? {
         let path = path(name)
@@ -50,7 +51,7 @@ package final class BlockCache: Sendable {
     /// Keeps some bytes; where that cannot be done it is not.
     func keep(_ bytes: [UInt8], _ name: String) {
         let size = bytes.count + 32
-        guard size <= limit / 8 else { return }
+        guard size <= limit / 4 else { return }
         let path = path(name)
         do {
             try FileTree.createDirectories(FileTree.directory(of: path))

@@ -75,6 +75,8 @@ package final class BlockPool: @unchecked Sendable {
         var key = isStream || slots[whole] != nil ? whole : small
         // What is here as a piece need not come again, unless it begins a stream.
         if isStream, slots[whole] == nil, case .ready(let block)? = slots[small]?.state, offset - block.offset < block.bytes.count { key = small }
+        // What the disk has as a block need not come as a piece.
+        if key.isPiece, slots[small] == nil, cache?.holds(name(of: whole, file)) == true { key = whole }
         clock += 1
         if slots[key] == nil { enqueue(key, file, first: true) }
         if isStream, !key.isPiece {
@@ -128,6 +130,8 @@ package final class BlockPool: @unchecked Sendable {
             condition.lock()
             switch result {
             case .success(let block):
+                // Whoever waits for it has yet to see it.
+                slots[key]?.use = clock
                 slots[key]?.state = .ready(block)
                 prove(file)
             case .failure(let error):
@@ -138,32 +142,46 @@ package final class BlockPool: @unchecked Sendable {
         }
     }
 
+    private func range(of key: Key, _ file: RemoteFile) -> Range<Int> {
+        key.offset..<min(file.byteCount, key.offset + (key.isPiece ? Self.piece : Self.block))
+    }
+
+    private func name(of key: Key, _ file: RemoteFile) -> String {
+        let range = range(of: key, file)
+        return "\(file.path)\n\(file.version())\n\(range.lowerBound)\n\(range.count)"
+    }
+
     private func load(_ key: Key, _ file: RemoteFile) throws -> Block {
-        let size = key.isPiece ? Self.piece : Self.block
-        let range = key.offset..<min(file.byteCount, key.offset + size)
-        let name = "\(file.path)\n\(file.version())\n\(range.lowerBound)\n\(range.count)"
-        // Headers are looked at again and again; data as a rule once.
-        let isKept = key.isPiece || cache?.holdsWhole(file.byteCount) == true
-        if isKept, let bytes = cache?.bytes(name), bytes.count == range.count { return Block(offset: key.offset, bytes: bytes) }
+        let range = range(of: key, file), name = name(of: key, file)
+        if let bytes = cache?.bytes(name), bytes.count == range.count { return Block(offset: key.offset, bytes: bytes) }
         let bytes = try file.fetch(range)
-        if isKept { cache?.keep(bytes, name) }
+        cache?.keep(bytes, name)
         return Block(offset: key.offset, bytes: bytes)
     }
 
-    /// Leaves the blocks that were used last. What nobody has waited for yet counts from when it was asked for.
+    /// Leaves what was used last; what waits for its turn in a hash stays as long as anything else can go.
     private func evict() {
-        let ready = slots.filter {
-            switch $0.value.state {
-            case .ready, .failed: true
-            case .waiting, .loading: false
+        var held = 0
+        var candidates: [(key: Key, size: Int, waits: Bool, use: Int)] = []
+        for (key, slot) in slots {
+            let size: Int
+            switch slot.state {
+            case .ready(let block): size = block.bytes.count
+            case .failed: size = 0
+            case .waiting, .loading: continue
             }
+            let waits =
+                !key.isPiece && slot.file.published != nil && !slot.isHashed
+                && slot.file.proof.withLock { !$0.isBroken && $0.blocks * Self.block <= key.offset }
+            held += size
+            candidates.append((key, size, waits, slot.use))
         }
-        guard ready.count > capacity else { return }
-        for (key, slot) in ready.sorted(by: { $0.value.use < $1.value.use }).prefix(ready.count - capacity) {
-            if !key.isPiece, slot.file.published != nil, !slot.isHashed {
-                slot.file.proof.withLock { if $0.blocks * Self.block <= key.offset { $0.isBroken = true } }
-            }
-            slots[key] = nil
+        guard held > capacity * Self.block else { return }
+        candidates.sort { ($0.waits ? 1 : 0, $0.use) < ($1.waits ? 1 : 0, $1.use) }
+        for candidate in candidates where held > capacity * Self.block {
+            if candidate.waits { slots[candidate.key]?.file.proof.withLock { $0.isBroken = true } }
+            slots[candidate.key] = nil
+            held -= candidate.size
         }
     }
 

@@ -18,8 +18,9 @@ package final class RemoteFile: SourceFile {
     private let identity: String
     private let location: any RemoteLocation
     private let pool: BlockPool
-    /// Where the last small read ended: reads that follow one another are a stream.
-    private let streamEnd = Lock(0)
+    /// Where the last reads ended, of several workers: one that begins there goes on with a stream.
+    private let ends = Lock<[Int]>([])
+    private static let streams = 64
     let proof = Lock(Proof())
 
     /// What was seen of the whole.
@@ -56,9 +57,12 @@ package final class RemoteFile: SourceFile {
         guard offset >= 0 else { return 0 }
         let end = min(byteCount, offset.addingReportingOverflow(buffer.count).partialValue)
         // A header, some scales: not worth a block. A stream of small reads is.
-        let isStream = streamEnd.withLock { last in
-            defer { last = end }
-            return end - offset >= BlockPool.smallRead || (last == offset && offset >= BlockPool.piece)
+        let isStream = ends.withLock { ends in
+            let goesOn = offset >= BlockPool.piece && ends.contains(offset)
+            ends.removeAll { $0 == offset }
+            ends.append(end)
+            if ends.count > Self.streams { ends.removeFirst() }
+            return goesOn || end - offset >= BlockPool.smallRead
         }
         var at = offset
         while at < end {
@@ -90,8 +94,6 @@ package final class RemoteFile: SourceFile {
             let answer: Answer
             do {
                 answer = try Transport.shared.ask(exchange) { self.flaw($0, range) }
-            } catch RemoteFailure.answer(_, let reason) {
-                throw RemoteFailure.answer(path, reason: "\(reason) (bytes \(range.lowerBound) to \(range.upperBound - 1))")
             } catch RemoteFailure.unreachable(_, let reason) {
                 throw RemoteFailure.unreachable(path, reason: "bytes \(range.lowerBound) to \(range.upperBound - 1): \(reason)")
             }

@@ -91,7 +91,7 @@ package final class Transport: Sendable {
             } catch let error as HTTPClientError where Self.isFinal(error) {
                 throw RemoteFailure.address(exchange.name, reason: "this is no URL that can be asked for (\(error))")
             } catch let error as ResponseAccumulator.ResponseTooBigError {
-                throw RemoteFailure.answer(exchange.name, reason: "the answer is longer than the \(error.maxBodySize) bytes that were asked for")
+                reason = "the answer is longer than the \(error.maxBodySize) bytes that it may have"
             } catch {
                 reason = "no answer (\(Self.sentence(error)))"
             }

@@ -237,7 +237,16 @@ class StoreHandler(Handler):
         url = urllib.parse.urlsplit(self.path)
         query = urllib.parse.parse_qs(url.query)
         parts = urllib.parse.unquote(url.path).strip("/").split("/")
+        if parts[0] == "plain":
+            # A web server that knows nothing of hubs.
+            repository = outer.repositories["/".join(parts[1:3])]
+            file = repository.commits[repository.head].get("/".join(parts[3:]))
+            if not file:
+                return self.reply(404)
+            return ranged(self, file, {"ETag": f'"{file["oid"]}"'}, None)
         repository, commit, name = "/".join(parts[1:3]), parts[3], "/".join(parts[4:])
+        if "Expires" not in query:
+            return self.reply(404, {}, b"no such page")
         expires = int(query["Expires"][0])
         if self.path.split("?")[1] != outer_query(outer, repository, commit, name, expires):
             return self.reply(403, {}, b"<Error>SignatureDoesNotMatch</Error>")
@@ -258,6 +267,8 @@ def outer_query(outer, repository, commit, name, expires):
 def ranged(handler, file, headers, kind, corrupt=False):
     """A file or a range of it; `kind` is the fault to have."""
     size = file["size"]
+    if handler.headers.get("If-Match") not in (None, headers.get("ETag")):
+        return handler.reply(412)
     text = handler.headers.get("Range")
     start, end = 0, size - 1
     if text and kind != "whole":

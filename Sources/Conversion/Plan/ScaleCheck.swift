@@ -21,7 +21,7 @@ package enum ScaleCheck {
     }
 
     /// Over the network a read is a request: more scales are not looked at to warn.
-    private static let remoteLimit = 512
+    private static let remoteLimit = 128
 
     private static func isOmitted(in checkpoint: Checkpoint) -> Bool {
         checkpoint.source.isRemote && checkpoint.weights.lazy.filter { !($0.layout?.isDense ?? true) }.count > remoteLimit

@@ -28,10 +28,14 @@ final class RunSchedule: @unchecked Sendable {
     private var failure: (any Error)?
     private var workers = 0
 
+    /// Whether all workers write one shard: what of a source elsewhere was read for it is at hand when it is audited.
+    private let isFocused: Bool
+
     /// - Parameters:
     ///   - writes: weights still to be written; `audits`: weights still to be audited, the former included.
     ///   - shards: for each shard whether it still needs its final name.
-    init(plan: ConversionPlan, writes: Set<Int>, audits: Set<Int>, unfinished: Set<Int>) {
+    init(plan: ConversionPlan, writes: Set<Int>, audits: Set<Int>, unfinished: Set<Int>, isFocused: Bool = false) {
+        self.isFocused = isFocused
         shardOfWeight = plan.weights.map(\.shard)
         var written = [[Int]](repeating: [], count: plan.shards.count)
         for weight in plan.weights.indices.reversed() where writes.contains(weight) { written[shardOfWeight[weight]].append(weight) }
@@ -69,7 +73,7 @@ final class RunSchedule: @unchecked Sendable {
         if let own = shard, let weight = writes[own].popLast() { return weight }
         while untouched < writes.count, writes[untouched].isEmpty { untouched += 1 }
         shard = untouched < writes.count ? untouched : writes.indices.max { writes[$0].count < writes[$1].count }
-        untouched += 1
+        if !isFocused { untouched += 1 }
         return shard.flatMap { writes[$0].popLast() }
     }
 

@@ -78,7 +78,7 @@ final class RunWork: Sendable {
         bytesToWrite = toWrite
         recorded = Lock(kept)
         inherited = audits.subtracting(writes)
-        schedule = RunSchedule(plan: plan, writes: writes, audits: audits, unfinished: unfinished)
+        schedule = RunSchedule(plan: plan, writes: writes, audits: audits, unfinished: unfinished, isFocused: run.checkpoint.source.isRemote)
     }
 
     /// One worker: takes steps until there are none.

@@ -33,14 +33,16 @@ package enum FileTree {
     }
 
     /// Whether `path` is a link whose target lies outside its directory. The cache of a hub is no other place: its snapshots are links to
-    /// `../../blobs` (huggingface_hub: file_download.py).
+    /// `../../blobs`, which may be links to the `blobs` of all repositories (huggingface_hub: file_download.py, _shared_blobs.py).
     package static func leavesDirectory(_ path: String) throws(FileFailure) -> Bool {
         var status = stat()
         guard lstat(path, &status) == 0 else { throw FileFailure(.inspect, path, reason: Errno(rawValue: errno)) }
         guard status.st_mode & S_IFMT == S_IFLNK else { return false }
         guard let target = real(path), let home = real(directory(of: path)) else { return true }
-        let blobs = directory(of: directory(of: home)) + "/blobs/"
-        return !target.hasPrefix(home + "/") && !target.hasPrefix(blobs)
+        let repository = directory(of: directory(of: home))
+        let isOfHub = repository.split(separator: "/").last?.hasPrefix("models--") ?? false
+        return !target.hasPrefix(home + "/") && !target.hasPrefix(repository + "/blobs/")
+            && !(isOfHub && target.hasPrefix(directory(of: repository) + "/blobs/"))
     }
 
     /// What a path stands for once all links have been followed.

@@ -145,6 +145,7 @@ let package = Package(
         .testTarget(name: "QuantizationTests", dependencies: ["CKernels", "Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "CalibrationTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "SweepsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
+        .testTarget(name: "RemoteTests", dependencies: ["Remote", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "CheckpointsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "ConversionTests", dependencies: ["Parity", "Recast", "TestSupport"], swiftSettings: strict),
         .testTarget(name: "ReferenceModelsTests", dependencies: ["Recast", "TestSupport"], swiftSettings: strict),

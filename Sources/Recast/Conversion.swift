@@ -154,6 +154,9 @@ public struct Conversion: Sendable {
         return Conversion(request: request, plan: plan, checkpoint: checkpoint, evidence: evidence)
     }
 
+    /// The address that opens the same source again: of a hub's repository the commit is part of it.
+    public var source: String { checkpoint.address }
+
     /// What a user should know: exceptions, odd ranges, missing layers.
     public var notes: [String] { checkpoint.source.notes + plan.notes.map { "\($0)" } + (ScaleCheck.omission(in: checkpoint).map { [$0] } ?? []) }
 
@@ -212,7 +215,8 @@ public struct Conversion: Sendable {
             finished: { report in QuantizationEvidence.notes(report).forEach { tell(.note($0)) } })
         let run = ConversionRun(
             plan: plan, checkpoint: checkpoint, destination: request.destination, statistics: statistics, calibration: stage,
-            part: request.part, request: request.part.map { _ in DividedRequest.document(request, source: checkpoint.address) }, options: request.options)
+            part: request.part, request: request.part.map { _ in DividedRequest.document(request, source: checkpoint.address) },
+            options: request.options)
         return try run.execute(stop: stop) { tell(.progress(.run($0))) }
     }
 }

@@ -7,7 +7,8 @@ enum DividedRequest {
     /// - Parameter address: of the source, with its commit where it has one.
     static func document(_ request: ConversionRequest, source address: String) -> JSONValue {
         var document: JSONObject = [
-            "source": .string(address.contains("://") ? address : absolute(request.source)), "to": .string(request.layout), "quantizer": .string(request.quantizer),
+            "source": .string(address.contains("://") ? address : absolute(request.source)), "to": .string(request.layout),
+            "quantizer": .string(request.quantizer),
             "keeps_byte_order": .bool(request.keepsByteOrder), "requires_exact": .bool(request.requiresExact),
             "allows_non_finite": .bool(request.options.allowsNonFinite),
         ]

@@ -68,6 +68,7 @@ public enum ForwardEvaluation {
                 file?.discard()
                 throw error
             }
+            _ = try source.source.conclude()
             if let path = request.saveReference { try recorder?.write(to: path) }
             report.seconds = ProcessFigures.now - started
             return report

@@ -119,6 +119,7 @@ public enum LayoutSweep {
                 checkpoint, sweep, evaluation: evaluation, calibration: learning, statistics: statistics, evidence: evidence.summary,
                 options: request.options, stop: stop, progress: { tell(.progress($0)) }
             ).run(journalPath: request.report + ".journal")
+            _ = try checkpoint.source.conclude()
             let output = SweepOutput(
                 result, subject: ParitySubject(reference: request.source, candidate: "", command: request.command), tokens: evaluation.count)
             try output.write(stem: String(request.report.dropLast(".html".count)))

@@ -50,6 +50,7 @@ public enum StatisticsCollection {
             let statistics = try StatisticsPass.statistics(of: checkpoint, tokens: tokens, options: request.options, stop: stop) {
                 tell(.progress(LayerProgress(layer: $0, layers: $1)))
             }
+            _ = try checkpoint.source.conclude()
             if request.output.hasSuffix(".gguf") {
                 let dataset = request.tokens.path.split(separator: "/").last.map(String.init) ?? ""
                 try ImportanceMatrix.write(

@@ -126,11 +126,20 @@ public enum Verification {
                 options: request.options, stop: stop, progress: progress)
             if let saveReference = request.saveReference { try recorder?.write(to: saveReference) }
         }
+        // Bytes that are known to be wrong prove nothing.
+        _ = try left.checkpoint?.source.conclude()
+        _ = try right.source.conclude()
         let claims = (asked ?? rules?.claim).map { ParityClaims($0) } ?? left.checkpoint.map { ParityClaims(from: $0, to: right) }
         let verdict = ParityVerdict(
             weights: audit, forward: trial, consumer: consumer.map { ConsumerContract($0, right).report() }, bounds: bounds, claims: claims)
-        let subject = ParitySubject(reference: request.reference, candidate: request.candidate, command: request.command)
+        let subject = ParitySubject(
+            reference: Self.name(request.reference, left.checkpoint), candidate: Self.name(request.candidate, right), command: request.command)
         return VerificationReport(verdict: verdict, subject: subject)
+    }
+
+    /// A source elsewhere is named with the commit that was read.
+    private static func name(_ given: String, _ checkpoint: Checkpoint?) -> String {
+        checkpoint.map { $0.address.contains("://") ? $0.address : given } ?? given
     }
 
     /// Bounds and options that ask for what is not there are mistakes.

@@ -32,17 +32,20 @@ struct PlanCommand: AsyncParsableCommand {
             return try await shown.run()
         }
         var request = conversion.request()
+        var source = conversion.source
         // Kubernetes' paths are those inside the pods; elsewhere what cannot be planned or divided is refused here.
         if emit != .kubernetes {
             request.part = try Part(1, of: parts)
-            _ = try Conversion.plan(request)
+            source = try Conversion.plan(request).source
         }
         let settings = JobFile.Settings(parts: parts, memory: conversion.resources.memory.bytes, image: image, claim: claim, mount: mount)
         let program = emit == .kubernetes ? "recast" : Self.program
         var finish = [program, "finish", conversion.destination]
         if let memory = Self.value(of: "--memory", among: CommandLine.arguments) { finish += ["--memory", memory] }
+        // All parts read the commit that was planned.
+        let words = Self.words(CommandLine.arguments).map { $0 == conversion.source && source.contains("://") ? source : $0 }
         Console.print(
-            String(try emit.text(convert: [program, "convert"] + Self.words(CommandLine.arguments), finish: finish, settings).dropLast()))
+            String(try emit.text(convert: [program, "convert"] + words, finish: finish, settings).dropLast()))
     }
 
     /// This program, as a shell elsewhere finds it.

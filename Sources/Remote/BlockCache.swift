@@ -36,7 +36,7 @@ package final class BlockCache: Sendable {
 
     func holds(_ name: String) -> Bool { (try? FileTree.entry(path(name))) != nil }
 
-    func bytes(_ name: String) -> [UInt8]? {
+    package func bytes(_ name: String) -> [UInt8]? {
         let path = path(name)
         guard let file = try? PositionedFile.openForReading(path), let size = try? file.size(), size > 32, size <= 1 << 26,
             let content = try? file.read(size, at: 0), content.count == size
@@ -49,7 +49,7 @@ package final class BlockCache: Sendable {
     }
 
     /// Keeps some bytes; where that cannot be done it is not.
-    func keep(_ bytes: [UInt8], _ name: String) {
+    package func keep(_ bytes: [UInt8], _ name: String) {
         let size = bytes.count + 32
         guard size <= limit / 4 else { return }
         let path = path(name)

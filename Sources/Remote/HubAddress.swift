@@ -22,7 +22,9 @@ package struct HubAddress: Sendable, Equatable {
     }
 
     /// Where pasted addresses come from (huggingface_hub: utils/_hf_uris.py).
-    private static let hosts: Set<String> = ["https://huggingface.co", "https://hf.co", "https://hub-ci.huggingface.co", "https://www.huggingface.co"]
+    private static let hosts: Set<String> = [
+        "https://huggingface.co", "https://hf.co", "https://hub-ci.huggingface.co", "https://www.huggingface.co",
+    ]
 
     private init(uri text: String) throws(RemoteFailure) {
         var rest = text.dropFirst(Self.scheme.count)
@@ -95,4 +97,6 @@ package struct HubAddress: Sendable, Equatable {
 }
 
 /// Forty digits: a commit by its whole name.
-func isCommit(_ text: String) -> Bool { text.utf8.count == 40 && text.utf8.allSatisfy { ("0"..."9").contains(Character(.init($0))) || ("a"..."f").contains(Character(.init($0))) } }
+func isCommit(_ text: String) -> Bool {
+    text.utf8.count == 40 && text.utf8.allSatisfy { ("0"..."9").contains(Character(.init($0))) || ("a"..."f").contains(Character(.init($0))) }
+}

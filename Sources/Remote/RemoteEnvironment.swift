@@ -68,5 +68,5 @@ package struct RemoteEnvironment: Sendable {
     }
 
     /// More certificates to trust, in PEM.
-    package var certificates: String? { self["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"] }
+    package var certificates: String? { self["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE"] }
 }

@@ -5,8 +5,8 @@ import Tensors
 /// How one file is asked for.
 package protocol RemoteLocation: Sendable {
     /// The URL of the file's bytes and the headers to send with it.
-    /// - Parameter renew: the last one was refused, so it must not be given again.
-    func request(renew: Bool) throws -> (url: String, headers: [(name: String, value: String)])
+    /// - Parameter refused: a URL that was given before and does not hold any more.
+    func request(insteadOf refused: String?) throws -> (url: String, headers: [(name: String, value: String)])
 }
 
 /// A file that is read over the network by ranges, as far as it is needed.
@@ -81,14 +81,14 @@ package final class RemoteFile: SourceFile {
     // MARK: Asking
 
     /// Refusals of a signed URL after which a new one is not asked for.
-    private static let renewals = 4
+    private static let renewals = 8
 
     /// The bytes of a range inside the file, and nothing else.
     func fetch(_ range: Range<Int>) throws -> [UInt8] {
         guard !range.isEmpty else { return [] }
-        var renew = false
+        var refused: String?
         for _ in 0..<Self.renewals {
-            let (url, headers) = try location.request(renew: renew)
+            let (url, headers) = try location.request(insteadOf: refused)
             var exchange = Exchange(url: url, headers: headers, limit: range.count)
             exchange.headers.append(("Range", "bytes=\(range.lowerBound)-\(range.upperBound - 1)"))
             let answer: Answer
@@ -99,14 +99,14 @@ package final class RemoteFile: SourceFile {
             }
             switch answer.status {
             case 200, 206: return answer.body
-            case 400, 401, 403, 410: renew = true
+            case 400, 401, 403, 410: refused = url
             case 404: throw RemoteFailure.missing(path, reason: "there is no such file any more")
             case 412, 416: throw RemoteFailure.changed(path, reason: "the server answered \(answer.status) to bytes of it")
             default:
                 throw RemoteFailure.answer(path, reason: "the server answered \(answer.status) where bytes were asked for\(answer.requestNumber)")
             }
         }
-        throw RemoteFailure.missing(path, reason: "its bytes are refused, even by a fresh URL; is the token (HF_TOKEN) allowed to read it?")
+        throw RemoteFailure.missing(path, reason: "its bytes are refused, even to a fresh request; may the token or the key that is set read it?")
     }
 
     /// Why an answer is not the range that was asked for.

@@ -1,16 +1,15 @@
 import AsyncHTTPClient
 import Foundation
 import NIOCore
-import NIOHTTP1
 import NIOSSL
 import Runtime
 
 /// A request that may be sent again.
 package struct Exchange: Sendable {
     package var url: String
-    package var method = "GET"
+    /// Whether only the headers of the answer are wanted.
+    package var isHead = false
     package var headers: [(name: String, value: String)] = []
-    package var body: [UInt8] = []
     /// A longer answer is refused.
     package var limit = 64 << 20
 
@@ -21,21 +20,30 @@ package struct Exchange: Sendable {
 /// What came back.
 package struct Answer: Sendable {
     package var status: Int
-    package var headers: HTTPHeaders
+    /// Names in small letters.
+    package var headers: [(name: String, value: String)]
     package var body: [UInt8]
 
-    package func header(_ name: String) -> String? { headers.first(name: name) }
+    package init(status: Int, headers: [(name: String, value: String)], body: [UInt8]) {
+        self.status = status
+        self.headers = headers.map { ($0.name.lowercased(), $0.value) }
+        self.body = body
+    }
+
+    /// - Parameter name: in small letters.
+    package func header(_ name: String) -> String? { headers.first { $0.name == name }?.value }
 
     /// What a server's support asks for.
     package var requestNumber: String {
-        ["x-request-id", "x-amzn-trace-id", "x-amz-request-id", "x-amz-cf-id"].lazy.compactMap { self.header($0) }.first.map { " (request \($0))" } ?? ""
+        ["x-request-id", "x-amzn-trace-id", "x-amz-request-id", "x-amz-cf-id"].lazy.compactMap { self.header($0) }.first.map { " (request \($0))" }
+            ?? ""
     }
 
     /// Statuses that another attempt may not meet (huggingface_hub: http_backoff).
     var isPassing: Bool { [408, 429, 500, 502, 503, 504].contains(status) }
 
     /// Seconds until the server wants to be asked again: `RateLimit: "resolvers";r=0;t=123`, or `Retry-After` as a number or a date.
-    func wait(now: Date = Date()) -> Double? {
+    package func wait(now: Date = Date()) -> Double? {
         if let limit = header("ratelimit") {
             var fields: [Substring: Double] = [:]
             for field in limit.split(separator: ";") {
@@ -120,17 +128,17 @@ package final class Transport: Sendable {
     }
 
     private func askOnce(_ exchange: Exchange) throws -> Answer {
-        var request = try HTTPClient.Request(url: exchange.url, method: .RAW(value: exchange.method))
+        var request = try HTTPClient.Request(url: exchange.url, method: exchange.isHead ? .HEAD : .GET)
         request.headers.add(name: "User-Agent", value: "recast")
         // Compressed answers hide lengths.
         request.headers.add(name: "Accept-Encoding", value: "identity")
         for (name, value) in exchange.headers { request.headers.replaceOrAdd(name: name, value: value) }
-        if !exchange.body.isEmpty { request.body = .bytes(exchange.body) }
         let client = try client(for: request)
         let accumulator = ResponseAccumulator(request: request, maxBodySize: exchange.limit)
         let response = try client.execute(request: request, delegate: accumulator, deadline: .now() + .minutes(10)).wait()
         return Answer(
-            status: Int(response.status.code), headers: response.headers, body: response.body.map { Array($0.readableBytesView) } ?? [])
+            status: Int(response.status.code), headers: response.headers.map { ($0.name, $0.value) },
+            body: response.body.map { Array($0.readableBytesView) } ?? [])
     }
 
     private func client(for request: HTTPClient.Request) throws -> HTTPClient {

@@ -22,10 +22,13 @@ package struct WebDirectory: SourceDirectory {
         let bare = String(url.prefix { $0 != "#" })
         guard let origin = URLText.origin(bare) else { throw RemoteFailure.address(url, reason: "this URL has no host") }
         guard !bare.contains("?") else {
-            throw RemoteFailure.address(String(bare.prefix { $0 != "?" }), reason: "a URL with a query names one file for one use; give the directory's, or download it")
+            throw RemoteFailure.address(
+                String(bare.prefix { $0 != "?" }), reason: "a URL with a query names one file for one use; give the directory's, or download it")
         }
         let last = bare.dropFirst(origin.count).split(separator: "/").last.map(String.init) ?? ""
-        let isFile = !bare.hasSuffix("/") && last.contains(".") && [".safetensors", ".gguf", ".json", ".bin", ".pt", ".pth", ".zst"].contains { last.hasSuffix($0) }
+        let isFile =
+            !bare.hasSuffix("/") && last.contains(".")
+            && [".safetensors", ".gguf", ".json", ".bin", ".pt", ".pth", ".zst"].contains { last.hasSuffix($0) }
         var base = isFile ? String(bare.dropLast(last.count)) : bare
         while base.hasSuffix("/") { base.removeLast() }
         let shared = pool()
@@ -36,7 +39,9 @@ package struct WebDirectory: SourceDirectory {
             try ParallelLoop.run(count: names.count, workers: 16) {
             } body: { index, _ in
                 let name = names[index]
-                guard let file = try Self.file(base + "/" + URLText.encoded(name, keepingSlashes: true), path: base + "/" + name, shared) else { return }
+                guard let file = try Self.file(base + "/" + URLText.encoded(name, keepingSlashes: true), path: base + "/" + name, shared) else {
+                    return
+                }
                 found.withLock { $0[name] = file }
             }
             files.merge(found.withLock { $0 }) { $1 }
@@ -64,7 +69,7 @@ package struct WebDirectory: SourceDirectory {
     private static func file(_ url: String, path: String, _ pool: BlockPool) throws -> RemoteFile? {
         var place = url
         for _ in 0..<redirectLimit {
-            let answer = try Transport.shared.ask(Exchange(url: place, method: "HEAD"))
+            let answer = try Transport.shared.ask(Exchange(url: place, isHead: true))
             switch answer.status {
             case 200:
                 guard let size = answer.header("content-length").flatMap(Int.init), size >= 0 else {
@@ -113,12 +118,12 @@ private final class WebLocation: RemoteLocation {
         self.tag = tag
     }
 
-    func request(renew: Bool) throws -> (url: String, headers: [(name: String, value: String)]) {
+    func request(insteadOf refused: String?) throws -> (url: String, headers: [(name: String, value: String)]) {
         let target = try place.withLock { place in
-            if let place, !renew { return place }
+            if let place, place != refused { return place }
             var target = url
             for _ in 0..<8 {
-                let answer = try Transport.shared.ask(Exchange(url: target, method: "HEAD"))
+                let answer = try Transport.shared.ask(Exchange(url: target, isHead: true))
                 guard (300..<400).contains(answer.status), let next = answer.header("location").flatMap({ URLText.joined(target, $0) }) else { break }
                 target = next
             }

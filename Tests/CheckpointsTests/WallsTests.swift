@@ -43,7 +43,8 @@ import Testing
 
     /// From the ground up; a floor imports only what stands before it.
     static let floors = [
-        "CKernels", "StrictJSON", "Runtime", "Tensors", "Tokenizers", "Architectures", "Formats", "Checkpoints", "Quantization", "Conversion",
+        "CKernels", "StrictJSON", "Runtime", "Tensors", "Remote", "Tokenizers", "Architectures", "Formats", "Checkpoints", "Quantization",
+        "Conversion",
         "ReferenceModels",
         "Calibration", "Consumers", "Parity", "Sweeps", "Recast", "RecastCLI",
     ]

@@ -9,6 +9,7 @@ import os
 import random
 import socket
 import struct
+import sys
 import threading
 import time
 import urllib.parse
@@ -63,9 +64,7 @@ class Lookalike:
         self.store_endpoint = f"http://localhost:{self.store.server_port}"
 
     def _server(self, handler):
-        server = ThreadingHTTPServer(("127.0.0.1", 0), type(handler.__name__, (handler,), {"outer": self}))
-        server.daemon_threads = True
-        server.request_queue_size = 256
+        server = Server(("127.0.0.1", 0), type(handler.__name__, (handler,), {"outer": self}))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return server
 
@@ -87,6 +86,16 @@ class Lookalike:
         key = hashlib.sha256(f"{repository}{commit}{name}{expires}".encode()).hexdigest()[:32]
         path = urllib.parse.quote(f"/xet-bridge/{repository}/{commit}/{name}")
         return f"{self.store_endpoint}{path}?response-content-disposition=inline%3B%20filename%3D%22a%2Bb%22&Expires={expires}&Signature={key}~&Key-Pair-Id=K1"
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+    def handle_error(self, request, client_address):
+        # Clients are killed here, and that is no news.
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -294,3 +303,54 @@ def ranged(handler, file, headers, kind, corrupt=False):
         handler.reply(status, headers, body[:len(body) // 2], length=len(body))
         return handler.reset()
     handler.reply(status, headers, body)
+
+
+class Proxy:
+    """A proxy (CONNECT) that refuses some tunnels and cuts others after a random number of bytes."""
+
+    def __init__(self, loss=0.0, seed=0):
+        self.loss, self.random, self.lock = loss, random.Random(seed), threading.Lock()
+        self.tunnels = self.cut = 0
+        proxy = self
+
+        class ProxyHandler(Handler):
+            def do_CONNECT(self):
+                with proxy.lock:
+                    proxy.tunnels += 1
+                    fails, length = proxy.random.random() < proxy.loss, proxy.random.choice((0, 100, 50_000, 3_000_000))
+                    proxy.cut += fails
+                if fails and not length:
+                    return self.reply(503)
+                host, _, port = self.path.rpartition(":")
+                with socket.create_connection((host, int(port))) as upstream:
+                    self.send_response(200)
+                    self.end_headers()
+                    back = threading.Thread(target=self.relay, args=(self.connection, upstream, None), daemon=True)
+                    back.start()
+                    self.relay(upstream, self.connection, length if fails else None)
+                    # Another thread reads there: closing alone would wait for it.
+                    try:
+                        self.connection.shutdown(socket.SHUT_RDWR)
+                    except OSError:
+                        pass
+                    self.close_connection = True
+
+            @staticmethod
+            def relay(source, target, limit):
+                try:
+                    while data := source.recv(1 << 16):
+                        if limit is not None:
+                            data = data[:limit]
+                            limit -= len(data)
+                        target.sendall(data)
+                        if limit == 0:
+                            return
+                except OSError:
+                    pass
+
+        self.server = Server(("127.0.0.1", 0), ProxyHandler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def close(self):
+        self.server.shutdown()

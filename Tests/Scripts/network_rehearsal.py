@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 
-from hub_lookalike import Lookalike, Repository
+from hub_lookalike import Lookalike, Proxy, Repository
 
 recast, fixtures = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
 model = os.path.join(fixtures, "tiny-deepseek-v3-fp8")
@@ -334,6 +334,58 @@ expect("offline, what is missing is named", result.returncode in (65, 66) and "m
 result = run(hub, "inspect", "hf://org/other", HF_HUB_OFFLINE="1")
 expect("offline, what is not there is not asked for", result.returncode == 66 and "HF_HUB_OFFLINE" in result.stderr, said(result))
 hub.close()
+
+# A store that speaks S3, straight and through a proxy that loses one answer in ten.
+import logging
+
+import boto3
+from moto.server import ThreadedMotoServer
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+store = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+store.start()
+port = store.get_host_and_port()[1]
+account = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "eu-west-1"}
+client = boto3.client("s3", endpoint_url=account["AWS_ENDPOINT_URL"], aws_access_key_id="AKIAEXAMPLE", aws_secret_access_key="secret", region_name="eu-west-1")
+client.create_bucket(Bucket="models", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+for source, prefix in ((model, "a b/tiny+1"), (large, "large")):
+    for name in os.listdir(source):
+        client.upload_file(f"{source}/{name}", "models", f"{prefix}/{name}")
+client.upload_file(gguf, "models", "single/tiny.gguf")
+for number in range(1100):
+    client.put_object(Bucket="models", Key=f"paged/{number:04}.txt", Body=b"")
+client.upload_file(gguf, "models", "paged/tiny.gguf")
+for loss in (0, 0.3):
+    proxy = Proxy(loss, seed=5)
+    more = account | ({"http_proxy": proxy.url} if loss else {})
+    for name, prefix in (("tiny", "a b/tiny+1/"), ("large", "large")):
+        forget()
+        out = fresh("out")
+        result = run(quiet, "convert", f"s3://models/{prefix}", out, "--to", "bf16", **more)
+        expect(f"s3, {name}, {proxy.cut} of {proxy.tunnels} connections were cut", result.returncode == 0 and same(references[name, "bf16"], out), said(result))
+    expect("a proxy is used" if loss else "no proxy is used", (proxy.tunnels > 0) == bool(loss))
+    proxy.close()
+result = run(quiet, "inspect", "s3://models/single/tiny.gguf", **account)
+expect("one object", result.returncode == 0, said(result))
+proxy = Proxy()
+result = run(quiet, "inspect", "s3://models/single/tiny.gguf", http_proxy=proxy.url, no_proxy="127.0.0.1", **account)
+expect("no_proxy", result.returncode == 0 and proxy.tunnels == 0, said(result))
+proxy.close()
+for address, code, word in (("s3://models/none", 66, "nothing lies"), ("s3://absent/x", 66, "bucket"), ("s3://B/x", 64, "BUCKET"), ("gs://models/x", 64, "none of them")):
+    result = run(quiet, "inspect", address, **account)
+    expect(address, result.returncode == code and word in result.stderr, said(result))
+result = run(quiet, "inspect", "s3://models/paged", **account)
+expect("a listing of two pages", result.returncode == 0, said(result))
+# An object that is replaced while it is read.
+forget()
+process = subprocess.Popen([recast, "convert", "s3://models/large", fresh("out"), "--to", "int4-g32", "--quantizer", "mse", "--jobs", "1", "--memory", "32MiB"],
+                           env=environment(quiet, **account, RECAST_CACHE="off"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+time.sleep(0.7)
+began = process.poll() is None
+client.upload_file(f"{changed}/model-00002-of-00003.safetensors", "models", "large/model-00003-of-00003.safetensors")
+_, errors = process.communicate()
+expect("an object that is replaced is no other", began and process.returncode == 65 and "replaced" in errors, f"exit {process.returncode}: {errors.strip()[-150:]}")
+store.stop()
 quiet.close()
 
 shutil.rmtree(scratch, ignore_errors=True)

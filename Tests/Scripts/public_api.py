@@ -10,10 +10,12 @@ import glob, json, os, re, subprocess, sys, tempfile
 LIMIT = 400
 BUILD = '.build/release'
 FLAGS = ['-I', BUILD + '/Modules', '-I', 'Sources/CZstd', '-I', 'Sources/CZlib', '-I', 'Sources/CHDF5']
-for name in ['CKernels', 'CHDF5Files', 'CCryptoBoringSSL', 'CCryptoBoringSSLShims', 'CYaml', 'CSystem']:
-    for found in glob.glob(f'{BUILD}/{name}.build/module.modulemap') + glob.glob(f'.build/checkouts/*/Sources/{name}/include/module.modulemap'):
-        FLAGS += ['-Xcc', '-fmodule-map-file=' + found]
-        break
+# C modules of ours and of the packages: their own maps, or else those that the build made.
+maps = {}
+for found in glob.glob(f'{BUILD}/*.build/module.modulemap') + glob.glob('.build/checkouts/*/Sources/*/include/module.modulemap'):
+    name = found.split('/')[-2][:-len('.build')] if '.build/module' in found else found.split('/')[-3]
+    maps.setdefault(name, found)
+FLAGS += [flag for found in maps.values() for flag in ('-Xcc', '-fmodule-map-file=' + found)]
 hdf5 = subprocess.run(['pkg-config', '--cflags', 'hdf5'], capture_output=True, text=True).stdout.split()
 for flag in hdf5: FLAGS += ['-Xcc', flag]
 

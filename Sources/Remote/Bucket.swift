@@ -1,0 +1,65 @@
+import Foundation
+import Runtime
+import Tensors
+
+/// `s3://BUCKET/PREFIX`: what lies under a prefix of a store that speaks S3, read like a directory.
+///
+/// Every read asks for the version that was listed (`If-Match`), so that an object that was replaced gives an error instead of bytes of another.
+package struct Bucket: SourceDirectory {
+    package let path: String
+    private let files: [String: RemoteFile]
+
+    package static let scheme = "s3://"
+
+    package static func find(
+        _ text: String, _ environment: RemoteEnvironment, pool: @autoclosure () -> BlockPool = .shared
+    ) throws -> (directory: any SourceDirectory, name: String?) {
+        let rest = text.dropFirst(scheme.count)
+        let bucket = String(rest.prefix { $0 != "/" })
+        var key = String(rest.dropFirst(bucket.count + 1))
+        while key.hasSuffix("/") { key.removeLast() }
+        guard (3...63).contains(bucket.utf8.count),
+            bucket.utf8.allSatisfy({ $0 == 0x2D || $0 == 0x2E || (0x30...0x39).contains($0) || (0x61...0x7A).contains($0) })
+        else {
+            throw RemoteFailure.address(
+                text, reason: "a source in a store is s3://BUCKET/PREFIX, and the bucket's name has small letters, digits, dots and dashes")
+        }
+        let store = BucketStore(environment, bucket)
+        let shared = pool()
+        let folder = key.isEmpty ? "" : key + "/"
+        let objects = try store.list(folder, path: text)
+        if objects.isEmpty, !key.isEmpty, let object = try store.list(key, path: text).first(where: { $0.key == key }) {
+            let directory = FileTree.directory(of: key)
+            let name = String(key.split(separator: "/").last ?? "")
+            let beside = try store.list(directory == "." ? "" : directory + "/", path: text)
+            return (Bucket(store, directory == "." ? "" : directory + "/", beside.isEmpty ? [object] : beside, shared), name)
+        }
+        guard !objects.isEmpty else { throw RemoteFailure.missing(text, reason: "nothing lies under this prefix") }
+        return (Bucket(store, folder, objects, shared), nil)
+    }
+
+    private init(_ store: BucketStore, _ folder: String, _ objects: [BucketStore.Object], _ pool: BlockPool) {
+        let path = Self.scheme + store.bucket + (folder.isEmpty ? "" : "/" + folder.dropLast())
+        var files: [String: RemoteFile] = [:]
+        for object in objects {
+            let name = String(object.key.dropFirst(folder.count))
+            files[name] = RemoteFile(
+                path + "/" + name, byteCount: object.size, identity: object.tag, location: BucketLocation(store: store, object: object), pool: pool)
+        }
+        self.path = path
+        self.files = files
+    }
+
+    package var isRemote: Bool { true }
+    package var notes: [String] { [] }
+    package func names() -> [String] { files.keys.sorted { Array($0.utf8).lexicographicallyPrecedes(Array($1.utf8)) } }
+    package func entry(_ name: String) -> FileTree.Entry? { files[name].map { .file(size: $0.byteCount) } }
+    package func leaves(_ name: String) -> Bool { false }
+
+    package func open(_ name: String) throws -> any SourceFile {
+        guard let file = files[name] else { throw RemoteFailure.missing(path(of: name), reason: "there is no such object") }
+        return file
+    }
+
+    package func conclude() -> [String] { ["\(path): objects are known by their ETags and lengths; the store gives no checksum of parts of them"] }
+}

@@ -125,7 +125,7 @@ let package = Package(
             name: "Recast",
             dependencies: [
                 "Architectures", "Calibration", "Checkpoints", "Consumers", "Conversion", "Formats", "Parity", "Quantization",
-                "ReferenceModels", "Runtime", "StrictJSON", "Sweeps", "Tensors",
+                "ReferenceModels", "Remote", "Runtime", "StrictJSON", "Sweeps", "Tensors",
                 "Tokenizers",
             ],
             swiftSettings: strict),

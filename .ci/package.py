@@ -18,6 +18,8 @@ import tarfile
 import tempfile
 import zipfile
 
+import manual
+
 SUMMARY = 'Converts, quantizes and verifies checkpoints of DeepSeek-V3 class between BF16, FP8, int4, FP4 and GGUF'
 DESCRIPTION = """\
 One binary for CPU machines: no GPU, no Python, bounded memory, resumable,
@@ -66,13 +68,21 @@ def archive(files, prefix):
     return gzip.compress(data.getvalue(), 9, mtime=0)
 
 
-def debian(folder, version, machine, packages, glibc, binary, texts):
+def extras(recast, version):
+    """What shells and man read: (place below /usr/share, bytes)."""
+    page = manual.page(output(recast, '--experimental-dump-help'), version).encode()
+    places = {'bash': 'bash-completion/completions/recast', 'zsh': 'zsh/vendor-completions/_recast', 'fish': 'fish/vendor_completions.d/recast.fish'}
+    made = [(place, output(recast, '--generate-completion-script', shell).encode()) for shell, place in places.items()]
+    return [('man/man1/recast.1.gz', gzip.compress(page, 9, mtime=0)), *made]
+
+
+def debian(folder, version, machine, packages, glibc, binary, texts, shared):
     depends = [f'{name} (>= {glibc[0]}.{glibc[1]})' if name == 'libc6' else name for name in packages]
     texts = [(f'usr/share/doc/recast/{"copyright" if name == "LICENSE" else name}', content, 0o644) for name, content in texts]
-    files = [('usr/bin/recast', binary, 0o755), *texts]
+    files = [('usr/bin/recast', binary, 0o755), *texts, *(('usr/share/' + name, content, 0o644) for name, content in shared)]
     control = (f'Package: recast\nVersion: {version}\nArchitecture: {DEBIAN[machine]}\nMaintainer: Recast <recast@localhost>\nSection: science\n'
                f'Priority: optional\nInstalled-Size: {sum(len(content) for _, content, _ in files) // 1024 + 1}\nDepends: {", ".join(depends)}\n'
-               'Suggests: libhdf5-103-1 | libhdf5-103 | libhdf5-310\n'
+               'Recommends: ca-certificates\nSuggests: libhdf5-103-1 | libhdf5-103 | libhdf5-310\n'
                f'Description: {SUMMARY}\n' + ''.join(f' {line}\n' for line in DESCRIPTION.splitlines()))
     sums = ''.join(f'{hashlib.md5(content).hexdigest()}  {name}\n' for name, content, _ in files)
     members = [('debian-binary', b'2.0\n'),
@@ -86,14 +96,15 @@ def debian(folder, version, machine, packages, glibc, binary, texts):
     return path
 
 
-def wheel(folder, version, machine, glibc, binary, texts):
+def wheel(folder, version, machine, glibc, binary, texts, shared):
     tag = f'py3-none-manylinux_{glibc[0]}_{glibc[1]}_{machine}'
     info = f'recast_checkpoints-{version}.dist-info'
     files = [(f'recast_checkpoints-{version}.data/scripts/recast', binary, 0o755),
              (f'{info}/METADATA', (f'Metadata-Version: 2.1\nName: recast-checkpoints\nVersion: {version}\nSummary: {SUMMARY}\n'
                                    'Description-Content-Type: text/markdown\n\n').encode() + dict(texts)['README.md'], 0o644),
              (f'{info}/WHEEL', f'Wheel-Version: 1.0\nGenerator: recast\nRoot-Is-Purelib: false\nTag: {tag}\n'.encode(), 0o644),
-             (f'{info}/licenses/LICENSE', dict(texts)['LICENSE'], 0o644)]
+             (f'{info}/licenses/LICENSE', dict(texts)['LICENSE'], 0o644),
+             *((f'recast_checkpoints-{version}.data/data/share/{name}', content, 0o644) for name, content in shared)]
     record = ''.join(
         f'{name},sha256={base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()},{len(content)}\n' for name, content, _ in files)
     files.append((f'{info}/RECORD', (record + f'{info}/RECORD,,\n').encode(), 0o644))
@@ -122,6 +133,11 @@ def check(tarball, deb, pip, version):
             said = output(binary, 'convert', model, path('out'), '--to', 'bf16', '--overwrite')
             if ' 0 differences' not in said:
                 sys.exit(f'FAILED: {binary}: {said}')
+        subprocess.run(['bash', '-n', path('deb/usr/share/bash-completion/completions/recast')], check=True)
+        shown = output('zcat', path('deb/usr/share/man/man1/recast.1.gz'))
+        for command in 'convert', 'verify', 'doctor':
+            if f'.SS recast {command}' not in shown or not os.path.exists(path('venv/share/man/man1/recast.1.gz')):
+                sys.exit(f'FAILED: the manual page does not know {command}, or is not there')
         print('each of them converts the bundled model')
 
 
@@ -137,15 +153,17 @@ def main():
         stripped = os.path.join(scratch, 'recast')
         subprocess.run(['strip', '--strip-all', '-o', stripped, options.recast], check=True)
         packages, glibc = needs(stripped)
+        shared = extras(options.recast, version)
         binary = open(stripped, 'rb').read()
     top = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..')
     texts = [(name, open(os.path.join(top, name), 'rb').read()) for name in ('README.md', 'LICENSE')]
     name = f'recast-{version}-linux-{machine}'
     tarball = os.path.join(options.folder, name + '.tar.gz')
     with open(tarball, 'wb') as file:
-        file.write(archive([('recast', binary, 0o755), *((text, content, 0o644) for text, content in texts)], prefix=name + '/'))
-    made = [tarball, debian(options.folder, version, machine, packages, glibc, binary, texts),
-            wheel(options.folder, version, machine, glibc, binary, texts)]
+        file.write(archive([('recast', binary, 0o755), *((text, content, 0o644) for text, content in texts),
+                            *(('share/' + place, content, 0o644) for place, content in shared)], prefix=name + '/'))
+    made = [tarball, debian(options.folder, version, machine, packages, glibc, binary, texts, shared),
+            wheel(options.folder, version, machine, glibc, binary, texts, shared)]
     with open(os.path.join(options.folder, 'SHA256SUMS'), 'w') as sums:
         for path in made:
             sums.write(f'{hashlib.sha256(open(path, "rb").read()).hexdigest()}  {os.path.basename(path)}\n')

@@ -44,3 +44,9 @@ int ch5_load(char *reason, size_t size) {
     }
     return -1;
 }
+
+void ch5_version(char *text, size_t size) {
+    unsigned numbers[3] = {0, 0, 0};
+    ch5.H5get_libversion(&numbers[0], &numbers[1], &numbers[2]);
+    snprintf(text, size, "%u.%u.%u", numbers[0], numbers[1], numbers[2]);
+}

@@ -11,7 +11,7 @@ struct ConvertCommand: AsyncParsableCommand {
             A run that was stopped or killed continues when the same command is given again.
             """)
 
-    @Argument(help: "A directory, a tensor file, or an index file.") var source: String
+    @Argument(help: "A directory, a tensor file, an index file, or an hf://, s3:// or https:// address.") var source: String
     @Argument(help: "The directory to write; it is created if it is missing. A path that ends in .gguf or .h5 is that file.") var destination: String
     @Option(help: "The layout of the weights.") var to: String
     @Option(help: ArgumentHelp("Rules that override the layout by pattern (YAML).", valueName: "file")) var recipe: String?

@@ -27,7 +27,25 @@ package enum ProcessFigures {
     /// Has all threads take memory from one place, so that what one freed serves the others. For a program's own use, before its first thread.
     package static func shareFreedMemory() { ck_share_freed_memory() }
 
-    package static var processorCount: Int { max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))) }
+    /// Processors that the process may use: fewer than the machine has where a scheduler or a container says so.
+    package static let processorCount = Int(ck_processor_count())
+
+    /// Files that the process may have open at once.
+    package static var openFileLimit: Int {
+        var limit = rlimit()
+        #if canImport(Glibc)
+            guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return 0 }
+        #else
+            guard getrlimit(RLIMIT_NOFILE, &limit) == 0 else { return 0 }
+        #endif
+        return Int(clamping: limit.rlim_cur)
+    }
+
+    /// Bytes that the process' container grants it; nil for no such limit.
+    package static var memoryLimit: Int? {
+        let bytes = ck_memory_limit()
+        return bytes > 0 ? Int(bytes) : nil
+    }
 
     /// Seconds of a clock that only goes forward.
     package static var now: Double {

@@ -33,6 +33,14 @@ package enum HDF5: PackedContainer {
         return "HDF5 files need libhdf5 (apt-get install libhdf5-dev, or brew install hdf5): \(text)"
     }
 
+    /// The version of libhdf5, or why there is none.
+    package static func libraryVersion() -> Result<String, ContainerFailure> {
+        if let missing = missingLibrary() { return .failure(ContainerFailure("libhdf5", missing)) }
+        var text = [CChar](repeating: 0, count: 64)
+        library.withLock { _ in ch5_version(&text, text.count) }
+        return .success(String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))
+    }
+
     package static func recognises(_ start: [UInt8]) -> Bool { start.starts(with: [0x89, 0x48, 0x44, 0x46, 0x0D, 0x0A, 0x1A, 0x0A]) }
 
     package static func open(_ file: any SourceFile) throws -> TensorFile {

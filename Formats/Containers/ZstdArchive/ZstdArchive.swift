@@ -1,3 +1,4 @@
+import CZstd
 import Tensors
 
 /// Safetensors shards compressed losslessly, in zstd's seekable format: any tensor is read without unpacking the rest.
@@ -17,6 +18,9 @@ package enum ZstdArchive: PackedContainer {
     }
 
     /// Opens an archive. Its bytes are those of the safetensors file that it restores.
+    /// The version of libzstd.
+    package static var libraryVersion: String { String(cString: ZSTD_versionString()) }
+
     package static func open(_ file: any SourceFile) throws -> TensorFile { try open(bytes: file) }
 
     /// Opens an archive that lies in any source of bytes.

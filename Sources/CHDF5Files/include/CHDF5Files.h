@@ -9,6 +9,9 @@
 /// Loads libhdf5, which all the others need; once is enough. -1 with a reason if there is none that can be used.
 int ch5_load(char *reason, size_t size);
 
+/// Writes the library's version, "1.14.0", once it is loaded.
+void ch5_version(char *text, size_t size);
+
 /// Starts a child that writes the index of `path` to the returned descriptor and exits. -1 if none could be started.
 /// `memory` bounds what the child may allocate, `seconds` its processor time.
 int ch5_open_index(const char *path, size_t memory, unsigned seconds, int *child);

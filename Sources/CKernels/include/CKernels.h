@@ -207,6 +207,12 @@ void ck_keep_freed_memory(void);
 /// One arena for all threads: what one freed serves the others. Before the first thread begins.
 void ck_share_freed_memory(void);
 
+/// Processors that this process may use: by affinity and by the quota of its container.
+int ck_processor_count(void);
+
+/// Bytes of memory that the quota of the container grants; 0 for no limit.
+int64_t ck_memory_limit(void);
+
 /// Copies bytes between files inside the kernel (copy_file_range, which Glibc's Swift module does not show).
 /// Returns how many were copied, 0 at the end of the file, or -1 where the system or the file system cannot.
 int64_t ck_copy_range(int from, int64_t from_offset, int to, int64_t to_offset, size_t count);

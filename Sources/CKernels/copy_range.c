@@ -5,6 +5,7 @@
 #if defined(__linux__)
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/vfs.h>
 #endif
 
 int64_t ck_copy_range(int from, int64_t from_offset, int to, int64_t to_offset, size_t count) {
@@ -23,6 +24,16 @@ int ck_clone_file(int from, int to) {
 #else
     (void)from; (void)to;
     return -1;
+#endif
+}
+
+uint32_t ck_file_system_type(const char *path) {
+#if defined(__linux__)
+    struct statfs status;
+    return statfs(path, &status) == 0 ? (uint32_t)status.f_type : 0;
+#else
+    (void)path;
+    return 0;
 #endif
 }
 

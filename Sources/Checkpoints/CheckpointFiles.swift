@@ -82,7 +82,8 @@ struct CheckpointFiles {
         guard !strays.isEmpty else { return }
         let config: JSONValue
         if case .file(let size)? = try source.entry("config.json"), size <= Checkpoint.configLimit {
-            config = (try? JSONValue(parsing: source.read("config.json", limit: Checkpoint.configLimit))) ?? .null
+            let bytes = try source.read("config.json", limit: Checkpoint.configLimit)
+            config = (try? JSONValue(parsing: bytes)) ?? .null
         } else {
             config = .null
         }
@@ -102,7 +103,7 @@ struct CheckpointFiles {
             }
         }
         for name in strays {
-            if promised > 0, !present.isEmpty, let file = try? ContainerRegistry.open(source.open(name)), !file.tensors.isEmpty,
+            if promised > 0, !present.isEmpty, let file = try Self.readable(name, in: source), !file.tensors.isEmpty,
                 file.tensors.allSatisfy({ WeightName.layer($0.name).map { $0 < promised && !present.contains($0) } ?? false })
             {
                 added.append(name)
@@ -118,6 +119,14 @@ struct CheckpointFiles {
             }
         }
         files += added
+    }
+
+    /// A tensor file, or nil if it is none. That it does not come is no reason to do without it.
+    private static func readable(_ name: String, in source: any SourceDirectory) throws -> TensorFile? {
+        do { return try ContainerRegistry.open(source.open(name)) } catch {
+            if source.isRemote, !(error is SafetensorsFailure), !(error is ContainerFailure) { throw error }
+            return nil
+        }
     }
 
     /// Plain files that belong to a model but hold no tensors. Hidden files, other tensor files, other forms of the model and what belongs to

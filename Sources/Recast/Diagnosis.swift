@@ -1,6 +1,6 @@
 import Conversion
-import Foundation
 import Formats
+import Foundation
 import Remote
 import Runtime
 import StrictJSON
@@ -156,7 +156,8 @@ public struct Diagnosis: Sendable {
         }
         let probe = try FileSystemProbe(directory)
         let abilities = [
-            ("locks", probe.locks), ("fsync", probe.synchronizes), ("holes", probe.holes), ("reflinks", probe.clones), ("kernel copies", probe.copies),
+            ("locks", probe.locks), ("fsync", probe.synchronizes), ("holes", probe.holes), ("reflinks", probe.clones),
+            ("kernel copies", probe.copies),
         ]
         let can = abilities.filter(\.1).map(\.0), cannot = abilities.filter { !$0.1 }.map(\.0)
         var object: JSONObject = ["path": .string(directory), "type": .string(probe.type)]

@@ -36,20 +36,23 @@ package final class BlockCache: Sendable {
 
     func holds(_ name: String) -> Bool { (try? FileTree.entry(path(name))) != nil }
 
-    package func bytes(_ name: String) -> [UInt8]? {
+    package func content(_ name: String) -> (bytes: [UInt8], digest: BlockDigest)? {
         let path = path(name)
         guard let file = try? PositionedFile.openForReading(path), let size = try? file.size(), size > 32, size <= 1 << 26,
             let content = try? file.read(size, at: 0), content.count == size
         else { return nil }
         let bytes = Array(content[32...])
-        guard SHA256.hash(data: bytes).elementsEqual(content[..<32]) else { return nil }
+        let digest = BlockDigest(bytes)
+        guard digest == BlockDigest(stored: content[..<32]) else { return nil }
         // The time of the last use.
         file.touch()
-        return bytes
+        return (bytes, digest)
     }
 
+    package func forget(_ name: String) { try? FileTree.remove(path(name)) }
+
     /// Keeps some bytes; where that cannot be done it is not.
-    package func keep(_ bytes: [UInt8], _ name: String) {
+    package func keep(_ bytes: [UInt8], _ digest: BlockDigest, _ name: String) {
         let size = bytes.count + 32
         guard size <= limit / 4 else { return }
         let path = path(name)
@@ -57,7 +60,7 @@ package final class BlockCache: Sendable {
             try FileTree.createDirectories(FileTree.directory(of: path))
             let temporary = path + ".\(ProcessInfo.processInfo.processIdentifier).\(UInt32.random(in: 0...UInt32.max))"
             // Not flushed: what a power cut leaves of it fails its checksum.
-            try PositionedFile.openForWriting(temporary, truncate: true).write(Array(SHA256.hash(data: bytes)) + bytes, at: 0)
+            try PositionedFile.openForWriting(temporary, truncate: true).write(digest.bytes + bytes, at: 0)
             try FileTree.rename(temporary, to: path)
         } catch {
             return

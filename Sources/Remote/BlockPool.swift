@@ -5,7 +5,8 @@ import Runtime
 /// The bytes of files elsewhere that are in memory: blocks that were asked for, and those that a stream will ask for next.
 ///
 /// A few threads fetch; who reads waits for a block, and two who want the same wait for one fetch. Memory is `capacity` blocks, whatever the
-/// files' sizes.
+/// files' sizes. Every part that is handed out is remembered by its digest: what comes again must be the same, and what is hashed as a whole must
+/// be what was used.
 package final class BlockPool: @unchecked Sendable {
     // Invariant: all that varies is touched while `condition` is locked.
 
@@ -19,6 +20,8 @@ package final class BlockPool: @unchecked Sendable {
     struct Block: Sendable {
         var offset: Int
         var bytes: [UInt8]
+
+        var range: Range<Int> { offset..<offset + bytes.count }
     }
 
     private struct Key: Hashable {
@@ -38,6 +41,8 @@ package final class BlockPool: @unchecked Sendable {
         var file: RemoteFile
         var state: State
         var use: Int
+        /// Readers that have yet to see what came of it.
+        var readers = 0
         var isHashed = false
     }
 
@@ -68,36 +73,48 @@ package final class BlockPool: @unchecked Sendable {
 
     /// The block or piece that holds a byte, fetched if it is not here.
     func block(of file: RemoteFile, holding offset: Int, isStream: Bool) throws -> Block {
-        let whole = Key(file: ObjectIdentifier(file), offset: offset / Self.block * Self.block, isPiece: false)
-        let small = Key(file: whole.file, offset: offset / Self.piece * Self.piece, isPiece: true)
         condition.lock()
         defer { condition.unlock() }
-        var key = isStream || slots[whole] != nil ? whole : small
-        // What is here as a piece need not come again, unless it begins a stream.
-        if isStream, slots[whole] == nil, case .ready(let block)? = slots[small]?.state, offset - block.offset < block.bytes.count { key = small }
-        // What the disk has as a block need not come as a piece.
-        if key.isPiece, slots[small] == nil, cache?.holds(name(of: whole, file)) == true { key = whole }
+        let key = key(for: file, offset, isStream)
         clock += 1
         if slots[key] == nil { enqueue(key, file, first: true) }
         if isStream, !key.isPiece {
-            for step in 1...max(1, ahead) {
-                let next = Key(file: key.file, offset: key.offset + step * Self.block, isPiece: false)
-                if next.offset < file.byteCount, step <= ahead, slots[next] == nil { enqueue(next, file, first: false) }
+            for step in 0..<ahead {
+                let next = Key(file: key.file, offset: key.offset + (step + 1) * Self.block, isPiece: false)
+                if next.offset < file.byteCount, slots[next] == nil { enqueue(next, file, first: false) }
             }
         }
+        slots[key]?.readers += 1
+        defer { release(key) }
         while true {
+            if let damage = file.proof.withLock({ $0.damage }) { throw damage }
             switch slots[key]?.state {
             case .ready(let block):
                 slots[key]?.use = clock
                 return block
-            case .failed(let error):
-                slots[key] = nil
-                throw error
-            case nil: enqueue(key, file, first: true)
-            case .waiting?, .loading?: break
+            case .failed(let error): throw error
+            case .waiting?, .loading?: condition.wait()
+            case nil: preconditionFailure("a block that somebody waits for is not given away")
             }
-            condition.wait()
         }
+    }
+
+    private func key(for file: RemoteFile, _ offset: Int, _ isStream: Bool) -> Key {
+        let whole = Key(file: ObjectIdentifier(file), offset: offset / Self.block * Self.block, isPiece: false)
+        let small = Key(file: whole.file, offset: offset / Self.piece * Self.piece, isPiece: true)
+        if slots[whole] != nil || file.byteCount <= Self.piece { return whole }
+        // What is here as a piece need not come again.
+        if case .ready? = slots[small]?.state { return small }
+        if isStream { return whole }
+        // A piece of a block that was hashed could not be compared with it, and what the disk has as a block need not come as a piece.
+        if file.proof.withLock({ $0.blocks * Self.block > offset }) || cache?.holds(name(of: whole, file)) == true { return whole }
+        return small
+    }
+
+    /// One reader less; the last one takes a failure away, so that the next asks again.
+    private func release(_ key: Key) {
+        slots[key]?.readers -= 1
+        if slots[key]?.readers == 0, case .failed? = slots[key]?.state { slots[key] = nil }
     }
 
     private func enqueue(_ key: Key, _ file: RemoteFile, first: Bool) {
@@ -128,14 +145,16 @@ package final class BlockPool: @unchecked Sendable {
             condition.unlock()
             let result = Result { try load(key, file) }
             condition.lock()
+            // Whoever waits for it has yet to see it.
+            slots[key]?.use = clock
             switch result {
             case .success(let block):
-                // Whoever waits for it has yet to see it.
-                slots[key]?.use = clock
                 slots[key]?.state = .ready(block)
                 prove(file)
-            case .failure(let error):
-                slots[key]?.state = .failed(error)
+            case .failure where slots[key]?.readers == 0:
+                // Nobody asked: who will, asks anew.
+                slots[key] = nil
+            case .failure(let error): slots[key]?.state = .failed(error)
             }
             evict()
             condition.broadcast()
@@ -143,38 +162,43 @@ package final class BlockPool: @unchecked Sendable {
     }
 
     private func range(of key: Key, _ file: RemoteFile) -> Range<Int> {
-        key.offset..<min(file.byteCount, key.offset + (key.isPiece ? Self.piece : Self.block))
+        key.offset..<key.offset + min(key.isPiece ? Self.piece : Self.block, file.byteCount - key.offset)
     }
 
-    private func name(of key: Key, _ file: RemoteFile) -> String {
-        let range = range(of: key, file)
-        return "\(file.path)\n\(file.version())\n\(range.lowerBound)\n\(range.count)"
+    private func name(of key: Key, _ file: RemoteFile) -> String { name(of: range(of: key, file), file) }
+
+    private func name(of range: Range<Int>, _ file: RemoteFile) -> String {
+        "\(file.server)\n\(file.path)\n\(file.version())\n\(range.lowerBound)\n\(range.count)"
     }
 
     private func load(_ key: Key, _ file: RemoteFile) throws -> Block {
         let range = range(of: key, file), name = name(of: key, file)
-        if let bytes = cache?.bytes(name), bytes.count == range.count { return Block(offset: key.offset, bytes: bytes) }
-        let bytes = try file.fetch(range)
-        cache?.keep(bytes, name)
+        let bytes: [UInt8], digest: BlockDigest
+        if let kept = cache?.content(name), kept.bytes.count == range.count {
+            (bytes, digest) = kept
+        } else {
+            bytes = try file.fetch(range)
+            digest = BlockDigest(bytes)
+            cache?.keep(bytes, digest, name)
+        }
+        guard file.proof.withLock({ $0.saw(.init(range), digest) }) else {
+            throw RemoteFailure.changed(file.path, reason: "bytes \(range.lowerBound) to \(range.upperBound - 1) came twice, and differ")
+        }
         return Block(offset: key.offset, bytes: bytes)
     }
 
-    /// Leaves what was used last; what waits for its turn in a hash stays as long as anything else can go.
+    /// Leaves what was used last; what waits for its turn in a hash stays as long as anything else can go, and what a reader waits for in any case.
     private func evict() {
         var held = 0
         var candidates: [(key: Key, size: Int, waits: Bool, use: Int)] = []
         for (key, slot) in slots {
-            let size: Int
-            switch slot.state {
-            case .ready(let block): size = block.bytes.count
-            case .failed: size = 0
-            case .waiting, .loading: continue
-            }
+            guard case .ready(let block) = slot.state else { continue }
+            held += block.bytes.count
+            guard slot.readers == 0 else { continue }
             let waits =
                 !key.isPiece && slot.file.published != nil && !slot.isHashed
                 && slot.file.proof.withLock { !$0.isBroken && $0.blocks * Self.block <= key.offset }
-            held += size
-            candidates.append((key, size, waits, slot.use))
+            candidates.append((key, block.bytes.count, waits, slot.use))
         }
         guard held > capacity * Self.block else { return }
         candidates.sort { ($0.waits ? 1 : 0, $0.use) < ($1.waits ? 1 : 0, $1.use) }
@@ -189,49 +213,60 @@ package final class BlockPool: @unchecked Sendable {
 
     /// Takes into the hash of a file the blocks whose turn it is. Called while locked; unlocks while it hashes.
     private func prove(_ file: RemoteFile) {
-        guard file.published != nil else { return }
+        guard let published = file.published else { return }
         while true {
             let next: Int? = file.proof.withLock { proof in
-                guard !proof.isBusy, !proof.isBroken, proof.found == nil else { return nil }
+                guard !proof.isBusy, !proof.isBroken, proof.damage == nil else { return nil }
                 return proof.blocks * Self.block
             }
             guard let next, next < file.byteCount else { return }
             let key = Key(file: ObjectIdentifier(file), offset: next, isPiece: false)
             guard case .ready(let block)? = slots[key]?.state else { return }
-            var hash = file.proof.withLock { proof in
+            var (hash, pieces) = file.proof.withLock { proof in
                 proof.isBusy = true
-                return proof.hash
+                return (proof.hash, proof.parts(in: block.range, of: Self.piece))
             }
             hashing += 1
             condition.unlock()
             block.bytes.withUnsafeBytes { hash.update(bufferPointer: $0) }
-            let isLast = next + block.bytes.count >= file.byteCount
-            let digest = isLast ? hash.finalize().map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined() : nil
+            let differs = pieces.contains { part, digest in
+                digest != BlockDigest(block.bytes[(part.offset - next)..<(part.offset - next + part.count)])
+            }
+            let isLast = block.range.upperBound >= file.byteCount
+            let found = isLast ? hash.finalize().map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined() : nil
+            var damage: RemoteFailure?
+            if differs { damage = .changed(file.path, reason: "a part of it came twice, and differs") }
+            if let found, found != published { damage = .digest(file.path, published: published, found: found) }
+            if damage != nil { forget(file) }
             condition.lock()
             hashing -= 1
             slots[key]?.isHashed = true
-            file.proof.withLock { proof in
-                proof.hash = hash
-                proof.blocks += 1
-                proof.isBusy = false
-                proof.found = digest
-            }
+            file.proof.withLock { $0.advance(hash, isWhole: isLast && damage == nil, damage: damage) }
             condition.broadcast()
         }
     }
 
-    /// Waits until nothing of some files is being fetched or hashed, and says which of them were seen whole.
+    /// Takes what is wrong off the disk, or it would be wrong for ever.
+    private func forget(_ file: RemoteFile) {
+        for start in stride(from: 0, to: file.byteCount, by: Self.block) {
+            let block = start..<start + min(Self.block, file.byteCount - start)
+            cache?.forget(name(of: block, file))
+            for offset in stride(from: start, to: block.upperBound, by: Self.piece) {
+                cache?.forget(name(of: offset..<offset + min(Self.piece, file.byteCount - offset), file))
+            }
+        }
+    }
+
+    /// Waits until nothing is being hashed, and says how many of some files were seen whole.
     /// - Throws: ``RemoteFailure/digest(_:published:found:)`` if one is not what was published.
     func proven(_ files: [RemoteFile]) throws -> Int {
         condition.lock()
         while hashing > 0 { condition.wait() }
         condition.unlock()
-        var count = 0
-        for file in files {
-            guard let published = file.published, let found = file.proof.withLock({ $0.found }) else { continue }
-            guard found == published else { throw RemoteFailure.digest(file.path, published: published, found: found) }
-            count += 1
+        return try files.count { file in
+            let (damage, isWhole) = file.proof.withLock { ($0.damage, $0.isWhole) }
+            if let damage { throw damage }
+            return isWhole
         }
-        return count
     }
 }

@@ -18,13 +18,13 @@ package struct Bucket: SourceDirectory {
         let bucket = String(rest.prefix { $0 != "/" })
         var key = String(rest.dropFirst(bucket.count + 1))
         while key.hasSuffix("/") { key.removeLast() }
-        guard (3...63).contains(bucket.utf8.count),
-            bucket.utf8.allSatisfy({ $0 == 0x2D || $0 == 0x2E || (0x30...0x39).contains($0) || (0x61...0x7A).contains($0) })
-        else {
+        // Stores that are not AWS take more names than it does.
+        let isName = (3...255).contains(bucket.utf8.count) && bucket.wholeMatch(of: /[A-Za-z0-9][A-Za-z0-9._-]*/) != nil
+        guard isName else {
             throw RemoteFailure.address(
-                text, reason: "a source in a store is s3://BUCKET/PREFIX, and the bucket's name has small letters, digits, dots and dashes")
+                text, reason: "a source in a store is s3://BUCKET/PREFIX, and a bucket's name has letters, digits, dots and dashes")
         }
-        let store = BucketStore(environment, bucket)
+        let store = try BucketStore(environment, bucket)
         let shared = pool()
         let folder = key.isEmpty ? "" : key + "/"
         let objects = try store.list(folder, path: text)
@@ -44,7 +44,8 @@ package struct Bucket: SourceDirectory {
         for object in objects {
             let name = String(object.key.dropFirst(folder.count))
             files[name] = RemoteFile(
-                path + "/" + name, byteCount: object.size, identity: object.tag, location: BucketLocation(store: store, object: object), pool: pool)
+                path + "/" + name, byteCount: object.size, identity: object.tag, isTagged: true, server: store.base(),
+                location: BucketLocation(store: store, object: object), pool: pool)
         }
         self.path = path
         self.files = files

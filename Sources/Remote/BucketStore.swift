@@ -15,17 +15,18 @@ final class BucketStore: Sendable {
     /// The bucket's own, once a refusal has named it.
     private let region: Lock<String>
 
-    init(_ environment: RemoteEnvironment, _ bucket: String) {
+    init(_ environment: RemoteEnvironment, _ bucket: String) throws {
         self.bucket = bucket
-        account = BucketAccount(environment)
+        account = try BucketAccount(environment)
         region = Lock(account.region)
     }
 
     /// Where the bucket is: by path at other stores, by host name at AWS, whose certificate does not cover names with dots.
-    private func base() -> String {
+    func base() -> String {
         if let endpoint = account.endpoint { return endpoint + "/" + bucket }
         let region = region.withLock { $0 }
-        return bucket.contains(".") ? "https://s3.\(region).amazonaws.com/\(bucket)" : "https://\(bucket).s3.\(region).amazonaws.com"
+        let host = "s3.\(region).amazonaws.com" + (region.hasPrefix("cn-") ? ".cn" : "")
+        return bucket.contains(".") ? "https://\(host)/\(bucket)" : "https://\(bucket).\(host)"
     }
 
     func request(_ method: String, _ key: String, query: String = "") -> (url: String, headers: [(name: String, value: String)]) {
@@ -58,8 +59,8 @@ final class BucketStore: Sendable {
             }
             for entry in Self.elements("Contents", of: text) {
                 guard let key = Self.elements("Key", of: entry).first, let size = Self.elements("Size", of: entry).first.flatMap({ Int($0) }),
-                    size >= 0,
-                    let tag = Self.elements("ETag", of: entry).first
+                    size >= 0, size <= RemoteFile.sizeLimit,
+                    let tag = Self.elements("ETag", of: entry).first, !tag.isEmpty
                 else { throw RemoteFailure.answer(path, reason: "the listing has an object without name, size or ETag") }
                 let name = Self.plain(key)
                 guard name.hasPrefix(prefix), !name.dropFirst(prefix.count).contains("/"), name != prefix || !prefix.hasSuffix("/") else { continue }
@@ -75,8 +76,7 @@ final class BucketStore: Sendable {
     }
 
     private func refusal(_ answer: Answer, _ path: String) -> RemoteFailure {
-        let text = String(decoding: answer.body.prefix(4096), as: UTF8.self)
-        let code = Self.elements("Code", of: text).first.map(String.init) ?? "\(answer.status)"
+        let code = Self.code(of: answer) ?? "\(answer.status)"
         let advice =
             account.isAnonymous
             ? "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (`aws configure export-credentials --format env` prints them)"
@@ -86,6 +86,12 @@ final class BucketStore: Sendable {
         case 301, 400, 401, 403: return .missing(path, reason: "the store refuses (\(code)); \(advice)")
         default: return .answer(path, reason: "the store answered \(answer.status) (\(code))\(answer.requestNumber)")
         }
+    }
+
+    /// What a store calls the reason of a refusal: `InvalidObjectState` of an archived object, `RequestTimeTooSkewed`, ...
+    static func code(of answer: Answer) -> String? {
+        let text = String(decoding: answer.body.prefix(4096), as: UTF8.self)
+        return elements("Code", of: text).first.map { String($0.prefix(60)) }
     }
 
     /// The contents of every `<name>...</name>`, none of which holds another of its name. S3's answers have no attributes but the namespace.

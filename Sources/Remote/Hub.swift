@@ -5,7 +5,7 @@ import StrictJSON
 /// The part of a hub's interface that reading needs.
 struct Hub: Sendable {
     private let environment: RemoteEnvironment
-    private let endpoint: String
+    let endpoint: String
 
     init(_ environment: RemoteEnvironment) {
         self.environment = environment
@@ -18,27 +18,46 @@ struct Hub: Sendable {
         "\(endpoint)/\(URLText.encoded(id, keepingSlashes: true))/resolve/\(commit)/\(URLText.encoded(file, keepingSlashes: true))"
     }
 
-    /// Who asks; for the hub's own host only.
+    /// Whether a URL is the hub's own, and not of the store behind it: a mirror sends on to the hub that it mirrors.
+    func isOwn(_ url: String) -> Bool {
+        guard let origin = URLText.origin(url) else { return false }
+        return origin == URLText.origin(endpoint) || HubAddress.hosts.contains(origin)
+    }
+
+    /// Who asks; for the hub's own hosts only.
     func authorization(for url: String) -> [(name: String, value: String)] {
-        guard URLText.origin(url) == URLText.origin(endpoint), let token = environment.hubToken else { return [] }
+        guard isOwn(url), let token = environment.hubToken else { return [] }
         return [("Authorization", "Bearer " + token)]
     }
 
     private func ask(_ url: String, _ path: String) throws -> Answer {
-        let answer: Answer
-        do {
-            answer = try Transport.shared.ask(Exchange(url: url, headers: authorization(for: url)))
-        } catch RemoteFailure.unreachable(_, let reason) {
-            throw RemoteFailure.unreachable(path, reason: "\(endpoint): \(reason)")
+        var place = url
+        // A repository that was renamed is found under its new name.
+        for _ in 0..<Self.redirectLimit {
+            let answer: Answer
+            do {
+                answer = try Transport.shared.ask(Exchange(url: place, headers: authorization(for: place)))
+            } catch RemoteFailure.unreachable(_, let reason) {
+                throw RemoteFailure.unreachable(path, reason: "\(endpoint): \(reason)")
+            }
+            if answer.status == 200 { return answer }
+            guard (300..<400).contains(answer.status), let next = answer.header("location").flatMap({ URLText.joined(place, $0) }) else {
+                throw refusal(answer, path)
+            }
+            place = next
         }
-        guard answer.status == 200 else { throw refusal(answer, path) }
-        return answer
+        throw RemoteFailure.answer(path, reason: "\(endpoint) redirects in circles")
     }
+
+    static let redirectLimit = 8
 
     /// What the hub's refusal means (huggingface_hub: hf_raise_for_status).
     func refusal(_ answer: Answer, _ path: String) -> RemoteFailure {
         let said = answer.header("x-error-message").map { " (\"\($0.prefix(200))\")" } ?? ""
         let token = environment.hubToken == nil ? "set HF_TOKEN to a token that may read it" : "the token that is set may not read it"
+        if answer.status == 401, said.contains("Invalid credentials") {
+            return .missing(path, reason: "the token that is set is no good\(said): log in again, or unset HF_TOKEN for what anyone may read")
+        }
         switch (answer.header("x-error-code"), answer.status) {
         case ("GatedRepo", _): return .missing(path, reason: "the repository is gated: accept its terms on its page, and \(token)\(said)")
         case ("RevisionNotFound", _): return .missing(path, reason: "the repository has no such revision\(said)")
@@ -73,7 +92,7 @@ struct Hub: Sendable {
             }
             for entry in entries where entry["type"]?.string == "file" {
                 guard let name = entry["path"]?.string, let oid = entry["oid"]?.string, let size = entry["lfs"]?["size"]?.int ?? entry["size"]?.int,
-                    size >= 0,
+                    size >= 0, size <= RemoteFile.sizeLimit,
                     !name.split(separator: "/", omittingEmptySubsequences: false).contains(where: { $0.isEmpty || $0 == "." || $0 == ".." })
                 else { throw RemoteFailure.answer(path, reason: "the listing of \(endpoint) has an entry without name, size or hash") }
                 let sha256 = entry["lfs"]?["oid"]?.string.map { $0.hasPrefix("sha256:") ? String($0.dropFirst(7)) : $0 }

@@ -14,15 +14,17 @@ package struct HubAddress: Sendable, Equatable {
     package init?(_ text: String, environment: RemoteEnvironment) throws(RemoteFailure) {
         if text.hasPrefix(Self.scheme) {
             try self.init(uri: text)
-        } else if let origin = URLText.origin(text), Self.hosts.contains(origin) || origin == URLText.origin(environment.hubEndpoint) {
-            try self.init(page: text, origin: origin)
+        } else if text.hasPrefix(environment.hubEndpoint + "/") {
+            try self.init(page: text, below: environment.hubEndpoint)
+        } else if let origin = URLText.origin(text), Self.hosts.contains(origin.replacing(/^http:/, with: "https:")) {
+            try self.init(page: text, below: String(text.prefix(origin.count)))
         } else {
             return nil
         }
     }
 
     /// Where pasted addresses come from (huggingface_hub: utils/_hf_uris.py).
-    private static let hosts: Set<String> = [
+    static let hosts: Set<String> = [
         "https://huggingface.co", "https://hf.co", "https://hub-ci.huggingface.co", "https://www.huggingface.co",
     ]
 
@@ -56,11 +58,11 @@ package struct HubAddress: Sendable, Equatable {
     }
 
     /// `https://huggingface.co/ORG/NAME[/(tree|blob|resolve|raw|blame)/REVISION[/PATH]]`.
-    private init(page text: String, origin: String) throws(RemoteFailure) {
-        let form = "of a hub's pages only those of models and their files can be read: \(origin)/ORG/NAME[/tree/REVISION[/PATH]]"
-        guard let start = text.range(of: "://") else { throw .address(text, reason: form) }
-        let parts = text[start.upperBound...].prefix { $0 != "?" && $0 != "#" }.split(separator: "/", omittingEmptySubsequences: true).dropFirst()
-            .compactMap { String($0).removingPercentEncoding }
+    private init(page text: String, below endpoint: String) throws(RemoteFailure) {
+        let form = "of a hub's pages only those of models and their files can be read: \(endpoint)/ORG/NAME[/tree/REVISION[/PATH]]"
+        let parts = text.dropFirst(endpoint.count).prefix { $0 != "?" && $0 != "#" }.split(separator: "/").compactMap {
+            String($0).removingPercentEncoding
+        }
         guard parts.count >= 2, !["datasets", "spaces", "api", "docs", "models", "collections", "papers", "blog"].contains(parts[0]) else {
             throw .address(text, reason: form)
         }

@@ -40,11 +40,9 @@ final class HubLocation: RemoteLocation {
         }
     }
 
-    private static let redirectLimit = 8
-
     private func resolve() throws -> Found {
         var url = hub.url(id, commit, file: file)
-        for _ in 0..<Self.redirectLimit {
+        for _ in 0..<Hub.redirectLimit {
             let answer: Answer
             do {
                 answer = try Transport.shared.ask(Exchange(url: url, isHead: true, headers: hub.authorization(for: url)))
@@ -67,7 +65,9 @@ final class HubLocation: RemoteLocation {
                 throw RemoteFailure.answer(path, reason: "the hub redirects to \"\(location.prefix(100))\"")
             }
             // Away from the hub: this is the signed URL, and no one's business but the store's.
-            if URLText.origin(next) != URLText.origin(url) { return Found(url: next, headers: [], expiry: URLText.expiry(of: next)) }
+            if URLText.origin(next) != URLText.origin(url), !hub.isOwn(next) {
+                return Found(url: next, headers: [], expiry: URLText.expiry(of: next))
+            }
             url = next
         }
         throw RemoteFailure.answer(path, reason: "the hub redirects in circles")

@@ -102,11 +102,12 @@ package struct HubRepository: SourceDirectory {
         if let found = open.withLock({ $0[name] }) { return found }
         let opened: any SourceFile
         if let snapshot, let cached = try? PositionedFile.openForReading(snapshot + "/" + folder + name), try cached.size() == file.size {
-            opened = cached
+            opened = KnownFile(cached, version: file.sha256 ?? file.oid)
         } else {
             let location = HubLocation(hub: hub, id: id, commit: commit, file: folder + name, size: file.size, sha256: file.sha256, path: place)
             let remote = RemoteFile(
-                place, byteCount: file.size, identity: file.sha256 ?? file.oid, published: file.sha256, location: location, pool: pool)
+                place, byteCount: file.size, identity: file.sha256 ?? file.oid, published: file.sha256, server: hub.endpoint,
+                location: location, pool: pool)
             opened = file.sha256 == nil && file.size <= Self.heldLimit ? try held(remote, file, name) : remote
         }
         // Two threads may have opened it: the first one's is everyone's.

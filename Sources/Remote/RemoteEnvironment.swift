@@ -14,6 +14,24 @@ package struct RemoteEnvironment: Sendable {
         names.lazy.compactMap { variables[$0]?.trimmingCharacters(in: .whitespacesAndNewlines) }.first { !$0.isEmpty }
     }
 
+    /// What is sent in a header: wrapped when it was pasted, as often as not.
+    package func secret(_ names: String...) -> String? {
+        for name in names {
+            if let text = variables[name].map(Self.unwrapped), !text.isEmpty { return text }
+        }
+        return nil
+    }
+
+    private static func unwrapped(_ text: String) -> String {
+        String(text.trimmingCharacters(in: .whitespacesAndNewlines).unicodeScalars.filter { $0.value >= 0x20 && $0.value != 0x7F })
+    }
+
+    /// A path with `~` and `$NAME` in it as the shell would have it: service managers set variables without one.
+    package func expanded(_ path: String) -> String {
+        let text = path == "~" || path.hasPrefix("~/") ? home + path.dropFirst() : path
+        return text.replacing(/\$(?:\{(\w+)\}|(\w+))/) { match in variables[String(match.1 ?? match.2 ?? "")] ?? String(match.0) }
+    }
+
     private func isSet(_ names: String...) -> Bool {
         names.contains { ["1", "ON", "YES", "TRUE"].contains(variables[$0]?.uppercased() ?? "") }
     }
@@ -32,26 +50,26 @@ package struct RemoteEnvironment: Sendable {
     /// Who asks: `HF_TOKEN`, or the file that `hf auth login` wrote. Never printed, never sent to another host than the hub's.
     package var hubToken: String? {
         if isSet("HF_HUB_DISABLE_IMPLICIT_TOKEN") { return nil }
-        if let token = self["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"] { return token }
-        let path = self["HF_TOKEN_PATH"] ?? hubHome + "/token"
+        if let token = secret("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") { return token }
+        let path = self["HF_TOKEN_PATH"].map(expanded) ?? hubHome + "/token"
         guard let bytes = try? FileTree.read(path, limit: 1 << 16) else { return nil }
-        let token = String(decoding: bytes, as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
+        let token = Self.unwrapped(String(decoding: bytes, as: UTF8.self))
         return token.isEmpty ? nil : token
     }
 
-    private var home: String { self["HOME"] ?? "." }
-    private var caches: String { self["XDG_CACHE_HOME"] ?? home + "/.cache" }
-    private var hubHome: String { self["HF_HOME"] ?? caches + "/huggingface" }
+    package var home: String { self["HOME"] ?? "." }
+    private var caches: String { self["XDG_CACHE_HOME"].map(expanded) ?? home + "/.cache" }
+    private var hubHome: String { self["HF_HOME"].map(expanded) ?? caches + "/huggingface" }
 
     /// The directory of huggingface_hub's cache.
-    package var hubCache: String { self["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"] ?? hubHome + "/hub" }
+    package var hubCache: String { self["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"].map(expanded) ?? hubHome + "/hub" }
 
     // MARK: Recast
 
     /// Where Recast keeps what it read over the network; nil for nowhere (`RECAST_CACHE=off`).
     package var blockCache: String? {
         guard let given = self["RECAST_CACHE"] else { return caches + "/recast" }
-        return ["off", "none", "0"].contains(given.lowercased()) ? nil : given
+        return ["off", "none", "0"].contains(given.lowercased()) ? nil : expanded(given)
     }
 
     // MARK: Proxies

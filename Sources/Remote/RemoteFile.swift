@@ -1,4 +1,3 @@
-import Crypto
 import Runtime
 import Tensors
 
@@ -15,35 +14,36 @@ package final class RemoteFile: SourceFile {
     package let byteCount: Int
     /// SHA-256 of the whole file as its publisher gives it.
     package let published: String?
+    /// What else than path and version tells the file from others of their names: the server.
+    let server: String
     private let identity: String
+    /// Whether every answer must say the identity: no hash does in its place.
+    private let isTagged: Bool
     private let location: any RemoteLocation
     private let pool: BlockPool
     /// Where the last reads ended, of several workers: one that begins there goes on with a stream.
     private let ends = Lock<[Int]>([])
     private static let streams = 64
-    let proof = Lock(Proof())
+    let proof = Lock(FileProof())
 
-    /// What was seen of the whole.
-    struct Proof {
-        var hash = SHA256()
-        /// Blocks that went into the hash, from the first on.
-        var blocks = 0
-        var isBusy = false
-        /// A block was gone before its turn came.
-        var isBroken = false
-        var found: String?
-    }
+    /// No file is larger, and sums of some thousands of such sizes are numbers.
+    static let sizeLimit = 1 << 48
 
     /// - Parameters:
     ///   - path: the name for messages, the same for the same contents.
+    ///   - byteCount: at most ``sizeLimit``.
     ///   - identity: changes with the contents: a hash, or what the server calls an ETag.
+    ///   - isTagged: the identity is a header (`ETag`, `Last-Modified`) that comes with every answer.
     package init(
-        _ path: String, byteCount: Int, identity: String, published: String? = nil, location: any RemoteLocation, pool: BlockPool = .shared
+        _ path: String, byteCount: Int, identity: String, published: String? = nil, isTagged: Bool = false, server: String,
+        location: any RemoteLocation, pool: BlockPool = .shared
     ) {
         self.path = path
         self.byteCount = byteCount
         self.identity = identity
         self.published = published
+        self.isTagged = isTagged
+        self.server = server
         self.location = location
         self.pool = pool
     }
@@ -54,8 +54,8 @@ package final class RemoteFile: SourceFile {
     package func stored(_ count: Int, at offset: Int) -> (file: PositionedFile, offset: Int, count: Int)? { nil }
 
     package func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws -> Int {
-        guard offset >= 0 else { return 0 }
-        let end = min(byteCount, offset.addingReportingOverflow(buffer.count).partialValue)
+        guard offset >= 0, offset < byteCount, !buffer.isEmpty else { return 0 }
+        let end = offset + min(buffer.count, byteCount - offset)
         // A header, some scales: not worth a block. A stream of small reads is.
         let isStream = ends.withLock { ends in
             let goesOn = offset >= BlockPool.piece && ends.contains(offset)
@@ -75,55 +75,83 @@ package final class RemoteFile: SourceFile {
             }
             at += count
         }
-        return max(0, end - offset)
+        return end - offset
     }
 
     // MARK: Asking
 
-    /// Refusals of a signed URL after which a new one is not asked for.
+    /// Refusals of a URL after which a new one is not asked for; redirects that are followed.
     private static let renewals = 8
 
     /// The bytes of a range inside the file, and nothing else.
     func fetch(_ range: Range<Int>) throws -> [UInt8] {
         guard !range.isEmpty else { return [] }
-        var refused: String?
-        for _ in 0..<Self.renewals {
-            let (url, headers) = try location.request(insteadOf: refused)
-            var exchange = Exchange(url: url, headers: headers, limit: range.count)
+        let place = "bytes \(range.lowerBound) to \(range.upperBound - 1)"
+        var refused: String?, redirected: String?, reason: String?
+        var refusals = 0, hops = 0
+        while refusals < Self.renewals {
+            let (url, headers) = try redirected.map { ($0, []) } ?? location.request(insteadOf: refused)
+            // Refusals have bodies of their own.
+            var exchange = Exchange(url: url, headers: headers, limit: max(range.count, 1 << 20))
             exchange.headers.append(("Range", "bytes=\(range.lowerBound)-\(range.upperBound - 1)"))
             let answer: Answer
             do {
                 answer = try Transport.shared.ask(exchange) { self.flaw($0, range) }
             } catch RemoteFailure.unreachable(_, let reason) {
-                throw RemoteFailure.unreachable(path, reason: "bytes \(range.lowerBound) to \(range.upperBound - 1): \(reason)")
+                throw RemoteFailure.unreachable(path, reason: "\(place): \(reason)")
             }
             switch answer.status {
-            case 200, 206: return answer.body
-            case 400, 401, 403, 410: refused = url
+            case 200, 206:
+                try checkIdentity(answer)
+                return answer.body
+            case 300..<400:
+                guard let next = answer.header("location").flatMap({ URLText.joined(url, $0) }), hops < Self.renewals else {
+                    throw RemoteFailure.answer(path, reason: "the server redirects in circles, or nowhere")
+                }
+                // Perhaps another host: nothing goes there but the question.
+                hops += 1
+                (redirected, refused) = (next, nil)
+            case 400, 401, 403, 410:
+                refusals += 1
+                (redirected, refused) = (nil, url)
+                reason = BucketStore.code(of: answer)
             case 404: throw RemoteFailure.missing(path, reason: "there is no such file any more")
-            case 412, 416: throw RemoteFailure.changed(path, reason: "the server answered \(answer.status) to bytes of it")
+            case 412, 416: throw RemoteFailure.changed(path, reason: "the server answered \(answer.status) to \(place)")
             default:
                 throw RemoteFailure.answer(path, reason: "the server answered \(answer.status) where bytes were asked for\(answer.requestNumber)")
             }
         }
-        throw RemoteFailure.missing(path, reason: "its bytes are refused, even to a fresh request; may the token or the key that is set read it?")
+        throw RemoteFailure.missing(
+            path,
+            reason: "its bytes are refused, even to a fresh request\(reason.map { " (\($0))" } ?? ""); may the token or the key that is set read it?")
     }
 
-    /// Why an answer is not the range that was asked for.
+    /// Why an answer is not the range that was asked for, where another attempt may give it.
     private func flaw(_ answer: Answer, _ range: Range<Int>) -> String? {
-        switch answer.status {
-        case 206:
+        guard answer.status == 200 || answer.status == 206 else { return nil }
+        if let coding = answer.header("content-encoding"), coding.lowercased() != "identity" { return "the server sent the file as \(coding)" }
+        if answer.status == 206 {
             // "bytes 0-99/1234"
             let parts = (answer.header("content-range") ?? "").split { $0 == " " || $0 == "-" || $0 == "/" }
             guard parts.count == 4, Int(parts[1]) == range.lowerBound, Int(parts[2]) == range.upperBound - 1 else {
                 return "the server sent the range \"\(answer.header("content-range") ?? "none")\""
             }
-            if let total = Int(parts[3]), total != byteCount { return "the server says that the file has \(total) bytes, not \(byteCount)" }
-        case 200:
-            guard range == 0..<byteCount else { return "the server ignores ranges" }
-        default: return nil
+        } else if range != 0..<byteCount {
+            return "the server ignores ranges"
         }
         return answer.body.count == range.count ? nil : "\(answer.body.count) bytes came where \(range.count) were asked for"
+    }
+
+    /// Refuses bytes of another version: a server may not know `If-Match`.
+    private func checkIdentity(_ answer: Answer) throws {
+        if let total = answer.header("content-range")?.split(separator: "/").last.flatMap({ Int($0) }), total != byteCount {
+            throw RemoteFailure.changed(path, reason: "it has \(total) bytes now, and had \(byteCount)")
+        }
+        guard isTagged else { return }
+        let names = ["etag", "last-modified"].compactMap { answer.header($0) }
+        guard names.contains(identity) else {
+            throw RemoteFailure.changed(path, reason: "it was \(identity) and is \(names.first ?? "without a name")")
+        }
     }
 }
 

@@ -47,7 +47,7 @@ package struct SignatureV4: Sendable {
         }
         let signature = Self.hexadecimal(HMAC<SHA256>.authenticationCode(for: Data(text.utf8), using: key))
         let credential = "AWS4-HMAC-SHA256 Credential=\(accessKey)/\(scope), SignedHeaders=\(names), Signature=\(signature)"
-        return signed.dropFirst() + [("Authorization", credential)]
+        return signed + [("Authorization", credential)]
     }
 
     /// `20130524T000000Z`.

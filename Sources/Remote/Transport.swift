@@ -96,8 +96,10 @@ package final class Transport: Sendable {
                     reason = "the server answered \(answer.status)\(answer.requestNumber)"
                     wait = answer.wait()
                 }
+            } catch let error as RemoteFailure {
+                throw error
             } catch let error as HTTPClientError where Self.isFinal(error) {
-                throw RemoteFailure.address(exchange.name, reason: "this is no URL that can be asked for (\(error))")
+                throw RemoteFailure.address(exchange.name, reason: "this cannot be asked for (\(error.shortDescription))")
             } catch let error as ResponseAccumulator.ResponseTooBigError {
                 reason = "the answer is longer than the \(error.maxBodySize) bytes that it may have"
             } catch {
@@ -109,11 +111,15 @@ package final class Transport: Sendable {
     }
 
     private static func isFinal(_ error: HTTPClientError) -> Bool {
-        [.invalidURL, .emptyHost, .emptyScheme].contains(error) || "\(error)".contains("unsupportedScheme")
+        let text = error.shortDescription
+        return ["Invalid URL", "Empty host", "Empty scheme", "Unsupported scheme", "Invalid header", "Proxy authentication"].contains {
+            text.hasPrefix($0)
+        }
     }
 
     private static func sentence(_ error: any Error) -> String {
-        let text = "\(error)"
+        // Never the description: it has the headers that it does not like.
+        let text = (error as? HTTPClientError)?.shortDescription ?? "\(error)"
         return text.count > 200 ? text.prefix(200) + "..." : text
     }
 
@@ -122,7 +128,7 @@ package final class Transport: Sendable {
 
     private func pause(_ seconds: Double, _ exchange: Exchange, _ reason: String) throws {
         guard seconds <= Self.longestWait else {
-            throw RemoteFailure.unreachable(exchange.name, reason: "\(reason) and wants to be left alone for \(Int(seconds)) s")
+            throw RemoteFailure.unreachable(exchange.name, reason: "\(reason) and wants to be left alone for \(Int(min(seconds, 1e9))) s")
         }
         Thread.sleep(forTimeInterval: seconds)
     }
@@ -152,7 +158,10 @@ package final class Transport: Sendable {
             configuration.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = 64
             if let path = environment.certificates {
                 var security = TLSConfiguration.makeClientConfiguration()
-                security.additionalTrustRoots = [.certificates(try NIOSSLCertificate.fromPEMFile(path))]
+                guard let roots = try? NIOSSLCertificate.fromPEMFile(environment.expanded(path)) else {
+                    throw RemoteFailure.address(path, reason: "the file of certificates that the environment names cannot be read as PEM")
+                }
+                security.additionalTrustRoots = [.certificates(roots)]
                 configuration.tlsConfiguration = security
             }
             if !proxy.isEmpty { configuration.proxy = try Self.proxy(proxy) }
@@ -162,10 +171,14 @@ package final class Transport: Sendable {
         }
     }
 
-    /// `http://user:password@host:port`, or without the scheme; `socks5://host:port`.
+    /// `http://user:password@host:port`, or without the scheme; `socks5://host:port`. What is wrong with it is said without it: it holds a password.
     private static func proxy(_ text: String) throws -> HTTPClient.Configuration.Proxy {
         guard let parts = URLComponents(string: text.contains("://") ? text : "http://" + text), let host = parts.host, !host.isEmpty else {
-            throw RemoteFailure.address(text, reason: "the proxy that the environment names is no URL")
+            throw RemoteFailure.address(
+                "proxy", reason: "what the environment names is no URL; are special characters of its password written as %XX?")
+        }
+        guard parts.scheme != "https" else {
+            throw RemoteFailure.address("proxy", reason: "the environment names one that is spoken to by TLS (https://), which is not known here")
         }
         if parts.scheme?.hasPrefix("socks") == true { return .socksServer(host: host, port: parts.port ?? 1080) }
         let user = parts.user.map { HTTPClient.Authorization.basic(username: $0, password: parts.password ?? "") }

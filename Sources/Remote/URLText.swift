@@ -15,13 +15,32 @@ package enum URLText {
 
     /// Where a redirect from `url` leads.
     package static func joined(_ url: String, _ location: String) -> String? {
-        if location.contains("://") { return location }
+        let location = legal(location)
+        if location.prefixMatch(of: /[A-Za-z][A-Za-z0-9+.-]*:\/\//) != nil { return location }
         guard let origin = origin(url) else { return nil }
         if location.hasPrefix("//") { return origin.prefix { $0 != ":" } + ":" + location }
         if location.hasPrefix("/") { return origin + location }
         let path = url.prefix { $0 != "?" && $0 != "#" }
         guard let slash = path.lastIndex(of: "/"), path[..<slash].count > origin.count - 1 else { return origin + "/" + location }
         return path[...slash] + location
+    }
+
+    /// A URL as a server sent it with what may not stand in one as `%XX`: one such character would have all others encoded anew, and a signature
+    /// would not hold.
+    static func legal(_ url: String) -> String {
+        let allowed = Set("!#$%&'()*+,-./:;=?@_~".utf8)
+        guard !url.utf8.allSatisfy({ allowed.contains($0) || isAlphanumeric($0) }) else { return url }
+        return url.utf8.reduce(into: "") { text, byte in
+            if allowed.contains(byte) || isAlphanumeric(byte) {
+                text.unicodeScalars.append(Unicode.Scalar(byte))
+            } else {
+                text += "%" + (byte < 16 ? "0" : "") + String(byte, radix: 16, uppercase: true)
+            }
+        }
+    }
+
+    private static func isAlphanumeric(_ byte: UInt8) -> Bool {
+        (0x30...0x39).contains(byte) || (0x41...0x5A).contains(byte) || (0x61...0x7A).contains(byte)
     }
 
     /// All but letters, digits and `-._~` as `%XX`; slashes too unless they are kept.

@@ -33,26 +33,30 @@ package struct WebDirectory: SourceDirectory {
         while base.hasSuffix("/") { base.removeLast() }
         let shared = pool()
         var files: [String: RemoteFile] = [:]
-        func look(_ names: [String]) throws {
+        func look(_ names: [String], areWanted: Bool) throws {
             let found = Lock<[String: RemoteFile]>([:])
             let base = base
             try ParallelLoop.run(count: names.count, workers: 16) {
             } body: { index, _ in
                 let name = names[index]
-                guard let file = try Self.file(base + "/" + URLText.encoded(name, keepingSlashes: true), path: base + "/" + name, shared) else {
+                guard
+                    let file = try Self.file(
+                        base + "/" + URLText.encoded(name, keepingSlashes: true), path: base + "/" + name, isWanted: areWanted, shared)
+                else {
                     return
                 }
                 found.withLock { $0[name] = file }
             }
             files.merge(found.withLock { $0 }) { $1 }
         }
-        try look(usual + indexes + (isFile ? [last.removingPercentEncoding ?? last] : []))
+        try look(usual + indexes, areWanted: false)
+        if isFile { try look([last.removingPercentEncoding ?? last], areWanted: true) }
         let index = isFile && last.hasSuffix(".json") ? last : indexes.first { files[$0] != nil }
         if let index, let file = files[index] {
             guard file.byteCount <= 512 << 20 else { throw RemoteFailure.answer(file.path, reason: "an index of \(file.byteCount) bytes is none") }
             let map = (try? JSONValue(parsing: file.read(file.byteCount, at: 0)))?["weight_map"]?.object
             let names = Set(map?.members.compactMap(\.value.string) ?? []).filter { !$0.contains("/") && files[$0] == nil }
-            try look(names.sorted())
+            try look(names.sorted(), areWanted: true)
         }
         let directory = WebDirectory(path: base, files: files)
         guard isFile else {
@@ -66,28 +70,46 @@ package struct WebDirectory: SourceDirectory {
     private static let redirectLimit = 8
 
     /// Size and identity of a file; nil if the server has none.
-    private static func file(_ url: String, path: String, _ pool: BlockPool) throws -> RemoteFile? {
+    /// - Parameter isWanted: the user or an index names it; other names are only tried.
+    private static func file(_ url: String, path: String, isWanted: Bool, _ pool: BlockPool) throws -> RemoteFile? {
         var place = url
         for _ in 0..<redirectLimit {
-            let answer = try Transport.shared.ask(Exchange(url: place, isHead: true))
+            var answer = try Transport.shared.ask(Exchange(url: place, isHead: true))
+            // A URL that was signed for GET, a server without HEAD: one byte says as much.
+            if [400, 403, 405, 501].contains(answer.status) {
+                answer = try Transport.shared.ask(Exchange(url: place, headers: [("Range", "bytes=0-0")], limit: 1 << 20))
+            }
             switch answer.status {
-            case 200:
-                guard let size = answer.header("content-length").flatMap(Int.init), size >= 0 else {
+            case 200, 206:
+                // What a server says instead of "not found".
+                if answer.header("content-type")?.lowercased().hasPrefix("text/html") == true { return nil }
+                let total =
+                    answer.status == 206
+                    ? answer.header("content-range")?.split(separator: "/").last.map(String.init) : answer.header("content-length")
+                guard let size = total.flatMap(Int.init), size >= 0, size <= RemoteFile.sizeLimit else {
+                    if !isWanted { return nil }
                     throw RemoteFailure.answer(path, reason: "the server does not say how long the file is")
                 }
                 let tag = answer.header("etag")
                 guard let identity = tag ?? answer.header("last-modified") else {
+                    if !isWanted { return nil }
                     throw RemoteFailure.answer(path, reason: "the server names neither an ETag nor a date, so that a replaced file could not be told")
                 }
-                return RemoteFile(path, byteCount: size, identity: identity, location: WebLocation(url: url, tag: tag), pool: pool)
+                return RemoteFile(
+                    path, byteCount: size, identity: identity, isTagged: true, server: "", location: WebLocation(url: url, place: place, tag: tag),
+                    pool: pool)
             case 301, 302, 303, 307, 308:
                 guard let next = answer.header("location").flatMap({ URLText.joined(place, $0) }) else {
                     throw RemoteFailure.answer(path, reason: "the server redirects nowhere")
                 }
                 place = next
-            case 404, 410, 403: return nil
-            case 401: throw RemoteFailure.missing(path, reason: "the server wants to know who asks; download it first")
-            default: throw RemoteFailure.answer(path, reason: "the server answered \(answer.status)\(answer.requestNumber)")
+            case 404, 410: return nil
+            case 401, 403:
+                if !isWanted { return nil }
+                throw RemoteFailure.missing(path, reason: "the server refuses (\(answer.status)); download it first if it wants to know who asks")
+            default:
+                if !isWanted { return nil }
+                throw RemoteFailure.answer(path, reason: "the server answered \(answer.status)\(answer.requestNumber)")
             }
         }
         throw RemoteFailure.answer(path, reason: "the server redirects in circles")
@@ -107,28 +129,22 @@ package struct WebDirectory: SourceDirectory {
     package func conclude() -> [String] { ["\(path): the server publishes no checksums; what was read has the right lengths"] }
 }
 
-/// A file under its own URL. Redirects are followed anew whenever the last place is refused.
+/// A file under its own URL. Where that leads is found out again when the last place refuses; a further redirect is followed by who reads.
 private final class WebLocation: RemoteLocation {
     private let url: String
     private let tag: String?
-    private let place = Lock<String?>(nil)
+    private let place: Lock<String>
 
-    init(url: String, tag: String?) {
+    init(url: String, place: String, tag: String?) {
         self.url = url
         self.tag = tag
+        self.place = Lock(place)
     }
 
     func request(insteadOf refused: String?) throws -> (url: String, headers: [(name: String, value: String)]) {
-        let target = try place.withLock { place in
-            if let place, place != refused { return place }
-            var target = url
-            for _ in 0..<8 {
-                let answer = try Transport.shared.ask(Exchange(url: target, isHead: true))
-                guard (300..<400).contains(answer.status), let next = answer.header("location").flatMap({ URLText.joined(target, $0) }) else { break }
-                target = next
-            }
-            place = target
-            return target
+        let target = place.withLock { place in
+            if place == refused { place = url }
+            return place
         }
         // A replaced file gives 412 instead of bytes of another one. Weak tags cannot be compared so.
         return (target, tag.map { $0.hasPrefix("W/") ? [] : [("If-Match", $0)] } ?? [])

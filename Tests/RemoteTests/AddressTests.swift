@@ -26,6 +26,10 @@ import Testing
         #expect(try hub("https://mirror.example/org/name")?.id == "org/name")
         #expect(try hub("https://elsewhere.example/org/name") == nil)
         #expect(try hub("/a/path") == nil)
+        let mirror = RemoteEnvironment(["HF_ENDPOINT": "https://corp.example/hf"])
+        #expect(try HubAddress("https://corp.example/hf/org/name", environment: mirror)?.id == "org/name")
+        #expect(try HubAddress("https://corp.example/files/org/name", environment: mirror) == nil)
+        #expect(try hub("http://huggingface.co/org/name")?.id == "org/name")
     }
 
     @Test(arguments: [
@@ -49,6 +53,9 @@ import Testing
         #expect(URLText.joined("https://a/b", "https://c/x") == "https://c/x")
         #expect(URLText.encoded("a b/ä~+", keepingSlashes: true) == "a%20b/%C3%A4~%2B")
         #expect(URLText.encoded("refs/pr/1") == "refs%2Fpr%2F1")
+        // One illegal character must not have the legal ones encoded anew.
+        #expect(URLText.joined("https://a/b", "https://c/x%2Fy?s=%2B[1] \"") == "https://c/x%2Fy?s=%2B%5B1%5D%20%22")
+        #expect(URLText.joined("https://a/b", "/login?next=https://c/d") == "https://a/login?next=https://c/d")
     }
 
     @Test func expiry() {
@@ -65,6 +72,7 @@ import Testing
         #expect(answer([("Retry-After", "3")]).wait() == 4)
         #expect(answer([("Retry-After", "nan")]).wait() == nil)
         #expect(answer([("Retry-After", "-3")]).wait() == nil)
+        #expect(answer([("Retry-After", "1e30")]).wait() ?? 0 > 1e29)
         let now = Date(timeIntervalSince1970: 784_111_770)
         #expect(answer([("Retry-After", "Sun, 06 Nov 1994 08:49:37 GMT")]).wait(now: now) == 8)
         #expect(answer([]).wait() == nil)
@@ -91,10 +99,37 @@ import Testing
         #expect(environment.hubToken == "hf_x")
         #expect(environment.hubCache == "/h/hub")
         #expect(environment.isOffline)
+        #expect(RemoteEnvironment(["HF_TOKEN": "hf_a\r\nb\u{1}"]).hubToken == "hf_ab")
+        #expect(RemoteEnvironment(["HOME": "/u", "HF_HOME": "~/hf"]).hubCache == "/u/hf/hub")
+        #expect(RemoteEnvironment(["D": "/d", "HF_HUB_CACHE": "$D/x/${D}"]).hubCache == "/d/x//d")
         #expect(RemoteEnvironment(["HF_TOKEN": "x", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"]).hubToken == nil)
         #expect(RemoteEnvironment(["HF_TOKEN": "  ", "HF_HOME": "/nowhere"]).hubToken == nil)
         #expect(RemoteEnvironment(["XDG_CACHE_HOME": "/c"]).hubCache == "/c/huggingface/hub")
         #expect(RemoteEnvironment(["XDG_CACHE_HOME": "/c"]).blockCache == "/c/recast")
         #expect(RemoteEnvironment(["RECAST_CACHE": "off"]).blockCache == nil)
+    }
+}
+
+@Suite struct INIFileTests {
+    @Test func asBotocoreReadsIt() {
+        let file = INIFile(
+            text: """
+                # comment
+                [default] ; of this machine
+                Region = eu-west-1
+                aws_access_key_id: AKIA
+                s3 =
+                    endpoint_url = http://minio:9000
+                    addressing_style = path
+                aws_secret_access_key = a=b:c
+                [profile "two words"]
+                region=us-east-2
+                """)
+        #expect(file["default"]?["region"] == "eu-west-1")
+        #expect(file["default"]?["aws_access_key_id"] == "AKIA")
+        #expect(file["default"]?["aws_secret_access_key"] == "a=b:c")
+        #expect(file["default"]?["s3.endpoint_url"] == "http://minio:9000")
+        #expect(file["profile two words"]?["region"] == "us-east-2")
+        #expect(file["none"] == nil)
     }
 }

@@ -56,7 +56,9 @@ class Lookalike:
         self.faults, self.lifetime, self.page, self.retry_after = faults or {}, lifetime, page, retry_after
         self.random, self.lock = random.Random(seed), threading.Lock()
         self.resolves, self.requests, self.sent, self.tokens_at_store, self.failed = {}, 0, 0, 0, 0
-        self.corrupt = None  # name of a file of which one byte is sent wrong
+        self.corrupt = None  # (name of a file, place from its end) of a byte that is sent wrong
+        self.renamed = {}  # old names of repositories
+        self.pages = False  # the plain web server answers with a page instead of 404
         self.on_request = None
         self.hub, self.store = self._server(HubHandler), self._server(StoreHandler)
         self.endpoint = f"http://127.0.0.1:{self.hub.server_port}"
@@ -165,6 +167,9 @@ class HubHandler(Handler):
             self.error(404, "", "no such page")
 
     def repository(self, name):
+        if name in self.outer.renamed:
+            self.reply(307, {"Location": self.path.replace(name, self.outer.renamed[name])})
+            return None
         repository = self.outer.repositories.get(name)
         given = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if repository and repository.token and given != repository.token:
@@ -251,7 +256,7 @@ class StoreHandler(Handler):
             repository = outer.repositories["/".join(parts[1:3])]
             file = repository.commits[repository.head].get("/".join(parts[3:]))
             if not file:
-                return self.reply(404)
+                return self.reply(200, {"Content-Type": "text/html; charset=utf-8", "ETag": '"page"'}, b"<html>") if outer.pages else self.reply(404)
             return ranged(self, file, {"ETag": f'"{file["oid"]}"'}, None)
         repository, commit, name = "/".join(parts[1:3]), parts[3], "/".join(parts[4:])
         if "Expires" not in query:
@@ -263,9 +268,9 @@ class StoreHandler(Handler):
         if kind in ("503", "reset"):
             return self.misbehave(kind)
         if kind == "refused" or time.time() > expires:
-            return self.reply(403, {}, b"<Error>Request has expired</Error>")
+            return self.reply(403, {}, b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>" + b" " * 5000)
         file = outer.repositories[repository].commits[commit][name]
-        ranged(self, file, {"ETag": f'"{file["sha256"]}"'}, kind, outer.corrupt == name)
+        ranged(self, file, {"ETag": f'"{file["sha256"]}"'}, kind, outer.corrupt[1] if outer.corrupt and outer.corrupt[0] == name else None)
 
 
 def outer_query(outer, repository, commit, name, expires):
@@ -273,7 +278,7 @@ def outer_query(outer, repository, commit, name, expires):
     return f"response-content-disposition=inline%3B%20filename%3D%22a%2Bb%22&Expires={expires}&Signature={key}~&Key-Pair-Id=K1"
 
 
-def ranged(handler, file, headers, kind, corrupt=False):
+def ranged(handler, file, headers, kind, corrupt=None):
     """A file or a range of it; `kind` is the fault to have."""
     size = file["size"]
     if handler.headers.get("If-Match") not in (None, headers.get("ETag")):
@@ -288,9 +293,9 @@ def ranged(handler, file, headers, kind, corrupt=False):
     with open(file["path"], "rb") as source:
         source.seek(start)
         body = source.read(end - start + 1)
-    if corrupt and start <= size - 5 <= end:
+    if corrupt is not None and start <= size - corrupt <= end:
         body = bytearray(body)
-        body[size - 5 - start] ^= 1
+        body[size - corrupt - start] ^= 1
         body = bytes(body)
     status = 206 if text and kind != "whole" else 200
     if status == 206:

@@ -263,16 +263,77 @@ for fault, codes in (("cut", (74,)), ("whole", (65, 74)), ("short", (74,)), ("re
     hub.close()
 forget()
 hub = Lookalike([Repository("org/large", large)])
-hub.corrupt = "model-00002-of-00003.safetensors"
+hub.corrupt = ("model-00002-of-00003.safetensors", 5)
 out = fresh("out")
 result = run(hub, "convert", "hf://org/large", out, "--to", "bf16")
 expect("a wrong byte: the published hash refuses it", result.returncode == 65 and "SHA-256" in result.stderr, said(result))
 hub.corrupt = None
-forget()
 result = run(hub, "convert", "hf://org/large", out, "--to", "bf16")
 expect("what was made of it is not continued", result.returncode == 73, said(result))
+# What was wrong is not kept on disk, either.
 result = run(hub, "convert", "hf://org/large", out, "--to", "bf16", "--overwrite")
 expect("and can be made anew", result.returncode == 0 and same(references["large", "bf16"], out), said(result))
+hub.close()
+
+# A side file of the large store, and a run that ends by something else.
+forget()
+hub = Lookalike([Repository("org/tiny", model)])
+hub.corrupt = ("tokenizer.json", 100)
+out = fresh("out")
+result = run(hub, "convert", "hf://org/tiny", out, "--to", "bf16")
+expect("a wrong byte of tokenizer.json", result.returncode == 65 and "SHA-256" in result.stderr and not os.path.exists(f"{out}/recast.manifest.json"), said(result))
+hub.close()
+forget()
+hub = Lookalike([Repository("org/large", large)])
+hub.corrupt = ("model-00001-of-00003.safetensors", 5)
+out = fresh("out")
+hub.on_request = None
+process = subprocess.Popen([recast, "convert", "hf://org/large", out, "--to", "int4-g32", "--quantizer", "mse", "--jobs", "1"], env=environment(hub), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+time.sleep(3)
+process.send_signal(signal.SIGINT)
+_, errors = process.communicate()
+hub.corrupt = None
+result = run(hub, "convert", "hf://org/large", out, "--to", "int4-g32", "--quantizer", "mse")
+expect("what is wrong is not continued after an interruption", process.returncode in (65, 75) and result.returncode in (0, 73), f"{process.returncode}, then {said(result)}")
+if result.returncode == 0:
+    again = fresh("again")
+    run(hub, "convert", large, again, "--to", "int4-g32", "--quantizer", "mse")
+    expect("or it was read anew", same(again, out))
+# The header comes wrong once, and right as part of its block.
+forget()
+hub.corrupt = ("model-00001-of-00003.safetensors", os.path.getsize(f"{large}/model-00001-of-00003.safetensors") - 100)
+result = run(hub, "inspect", "hf://org/large")
+wrong = result.returncode
+hub.corrupt = None
+out = fresh("out")
+result = run(hub, "convert", "hf://org/large", out, "--to", "bf16")
+expect("a header that came wrong is no part of what is proven", result.returncode == 65 or result.returncode == 0 and same(references["large", "bf16"], out), f"inspect {wrong}, then {said(result)}")
+hub.close()
+forget()
+# Servers that say silly things.
+hub = Lookalike([Repository("org/tiny", model)], faults={"429": 1.0}, retry_after="1e30")
+result = run(hub, "inspect", "hf://org/tiny")
+expect("a wait of 1e30 seconds", result.returncode == 74, said(result))
+hub.close()
+huge = Repository("org/huge", model)
+huge.commits[huge.head]["model-00001-of-000004.safetensors"]["size"] = (1 << 63) - 1
+hub = Lookalike([huge])
+result = run(hub, "inspect", "hf://org/huge")
+expect("a file of 2^63 bytes", result.returncode == 65, said(result))
+hub.close()
+hub = Lookalike([Repository("org/tiny", model)])
+hub.renamed = {"old/name": "org/tiny"}
+out = fresh("out")
+result = run(hub, "convert", "hf://old/name", out, "--to", "bf16")
+expect("a repository that was renamed", result.returncode == 0 and same(references["tiny", "bf16"], out), said(result))
+result = run(hub, "inspect", "hf://org/tiny", HF_TOKEN="hf_sec\nret\x01")
+expect("a token with a line break", result.returncode == 0 and "hf_sec" not in result.stderr, said(result))
+result = run(hub, "inspect", "hf://org/tiny", http_proxy="http://user:geheim#1@127.0.0.1:1")
+expect("the proxy's password is not printed", result.returncode == 64 and "geheim" not in result.stderr, said(result))
+hub.pages = True
+out = fresh("out")
+result = run(hub, "convert", f"{hub.store_endpoint}/plain/org/tiny", out, "--to", "bf16")
+expect("pages of a web server are no files", result.returncode == 0 and same(references["tiny", "bf16"], out), said(result))
 hub.close()
 
 # Names and single files.

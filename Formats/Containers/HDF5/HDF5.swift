@@ -47,7 +47,7 @@ package enum HDF5: PackedContainer {
         guard recognises(try file.read(8, at: 0)) else {
             throw ContainerFailure(file.path, "this is no HDF5 file: its signature is missing; copy it again")
         }
-        guard file is PositionedFile else {
+        guard file.stored(1, at: 0) != nil else {
             throw ContainerFailure(file.path, "libhdf5 reads files of this machine only; download it and give its path")
         }
         let index = try HDF5Index(of: file)

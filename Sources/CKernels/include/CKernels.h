@@ -220,6 +220,9 @@ int64_t ck_copy_range(int from, int64_t from_offset, int to, int64_t to_offset, 
 /// Makes a file share all blocks of another (FICLONE); nonzero where the system or the file system cannot.
 int ck_clone_file(int from, int to);
 
+/// The number of the type of the file system that holds a path (statfs, linux/magic.h); 0 where it cannot be had.
+uint32_t ck_file_system_type(const char *path);
+
 /// Whether some bytes of a file were never written, so that they are zeros; 0 where the system or the file system does not say.
 int ck_is_hole(int file, int64_t offset, int64_t count);
 

@@ -121,7 +121,10 @@ package struct ConversionRun: Sendable {
             ) {
                 work.loop(memory: memory, workers: workers, counters: counters, stop: stop)
             }
-        } catch is CancellationError {
+        } catch {
+            // What is known to be wrong by now must not be continued, whatever ended the run.
+            try refuseDamage()
+            guard error is CancellationError else { throw error }
             try? journal.synchronize()
             throw ConversionFailure.interrupted(done: work.recordCount, total: weightCount)
         }
@@ -130,19 +133,17 @@ package struct ConversionRun: Sendable {
             plan: plan, checkpoint: checkpoint, records: work.records, calibrated: Set(state.calibrated.keys), part: part,
             alreadyFinished: false)
         report.note(lock.notice)
-        do {
-            for text in try checkpoint.source.conclude() { report.note(text) }
-        } catch {
-            // What was made of a damaged file cannot be told from the rest: nothing of it is continued.
-            try? destination.forget()
-            throw error
-        }
         let mended = counters.weightsMended.load(ordering: .relaxed)
         report.note(
             mended == 0
                 ? nil : "\(mended.grouped) weights that an earlier run had written were damaged, as after a power loss, and were written again")
         // The journal of a part stays for the one that joins them.
-        if part == nil { try complete(&report, lock, stop) } else { try journal.synchronize() }
+        if part == nil {
+            try complete(&report, lock, stop)
+        } else {
+            try prove(&report)
+            try journal.synchronize()
+        }
         report.outputBytes = try outputBytes()
         report.bytesRead = counters.bytesRead.load(ordering: .relaxed)
         report.bytesWritten = counters.bytesWritten.load(ordering: .relaxed)
@@ -162,7 +163,9 @@ package struct ConversionRun: Sendable {
         }
         do {
             try stage.run(into: output, stop: stop)
-        } catch is CancellationError {
+        } catch {
+            try refuseDamage()
+            guard error is CancellationError else { throw error }
             try? journal.synchronize()
             throw ConversionFailure.interrupted(done: 0, total: plan.weights.count)
         }
@@ -172,6 +175,19 @@ package struct ConversionRun: Sendable {
         state.calibrated.merge(work.calibrated) { $1 }
         state.isCalibrationDone = true
         return state
+    }
+
+    /// Says how far the bytes of the source are known to be those that were published.
+    private func prove(_ report: inout RunReport) throws {
+        for text in try refuseDamage() { report.note(text) }
+    }
+
+    /// What was made of a damaged file cannot be told from the rest: nothing of it is continued.
+    @discardableResult private func refuseDamage() throws -> [String] {
+        do { return try checkpoint.source.conclude() } catch {
+            try? destination.forget()
+            throw error
+        }
     }
 
     private func outputBytes() throws -> Int {
@@ -191,6 +207,7 @@ package struct ConversionRun: Sendable {
             }
             for text in plan.texts { try destination.writeText(text.name, text.bytes) }
         }
+        try prove(&report)
         // The manifest says that all is there, so all must be durable before it is.
         try FileTree.synchronizeDirectory(destination.directory)
         let sizes = try plan.shards.map { shard in

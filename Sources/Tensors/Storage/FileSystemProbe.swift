@@ -51,19 +51,13 @@ package struct FileSystemProbe: Sendable {
     }
 
     private static func type(of path: String) -> String {
-        #if os(Linux)
-            var status = statfs()
-            guard statfs(path, &status) == 0 else { return "unknown" }
-            // linux/magic.h, and Lustre's and ZFS' own.
-            let names: [UInt32: String] = [
-                0xEF53: "ext4", 0x5846_5342: "xfs", 0x9123_683E: "btrfs", 0x0102_1994: "tmpfs", 0x6969: "nfs", 0x794C_7630: "overlay",
-                0x0BD0_0BD0: "lustre", 0x6573_5546: "fuse", 0x2FC1_2FC1: "zfs", 0xFF53_4D42: "cifs", 0xFE53_4D42: "smb2", 0x0102_1997: "9p",
-                0x0047_5046: "gpfs", 0x00C3_6400: "ceph", 0xF2F5_2010: "f2fs", 0x8584_58F6: "ramfs", 0x6A65_6A63: "virtiofs",
-            ]
-            let magic = UInt32(truncatingIfNeeded: status.f_type)
-            return names[magic] ?? "type 0x" + String(magic, radix: 16)
-        #else
-            return "unknown"
-        #endif
+        // linux/magic.h, and Lustre's, ZFS' and GPFS' own.
+        let names: [UInt32: String] = [
+            0xEF53: "ext4", 0x5846_5342: "xfs", 0x9123_683E: "btrfs", 0x0102_1994: "tmpfs", 0x6969: "nfs", 0x794C_7630: "overlay",
+            0x0BD0_0BD0: "lustre", 0x6573_5546: "fuse", 0x2FC1_2FC1: "zfs", 0xFF53_4D42: "cifs", 0xFE53_4D42: "smb2", 0x0102_1997: "9p",
+            0x4750_4653: "gpfs", 0x00C3_6400: "ceph", 0xF2F5_2010: "f2fs", 0x8584_58F6: "ramfs", 0x6A65_6A63: "virtiofs",
+        ]
+        let number = ck_file_system_type(path)
+        return number == 0 ? "unknown" : names[number] ?? "type 0x" + String(number, radix: 16)
     }
 }

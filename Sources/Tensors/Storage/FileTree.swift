@@ -45,6 +45,14 @@ package enum FileTree {
             && !(isOfHub && target.hasPrefix(directory(of: repository) + "/blobs/"))
     }
 
+    /// The name of the file behind a path's links if it is a hash, as the files of a hub's cache are called.
+    static func hashName(_ path: String) -> String? {
+        guard let name = real(path)?.split(separator: "/").last, name.utf8.count == 40 || name.utf8.count == 64, name.allSatisfy(\.isHexDigit) else {
+            return nil
+        }
+        return String(name)
+    }
+
     /// What a path stands for once all links have been followed.
     private static func real(_ path: String) -> String? {
         guard let found = realpath(path, nil) else { return nil }

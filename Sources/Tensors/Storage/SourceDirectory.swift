@@ -74,7 +74,30 @@ package struct LocalDirectory: SourceDirectory {
 
     package func entry(_ name: String) throws -> FileTree.Entry? { try FileTree.entry(path(of: name)) }
 
-    package func open(_ name: String) throws -> any SourceFile { try PositionedFile.openForReading(path(of: name)) }
+    package func open(_ name: String) throws -> any SourceFile {
+        let file = try PositionedFile.openForReading(path(of: name))
+        // The cache of a hub names its files by their hashes.
+        guard address != path, let hash = FileTree.hashName(path(of: name)) else { return file }
+        return KnownFile(file, version: hash)
+    }
 
     package func leaves(_ name: String) throws -> Bool { try FileTree.leavesDirectory(path(of: name)) }
+}
+
+/// A file of this machine that is known to be the copy of one elsewhere, and goes by that one's identity.
+package struct KnownFile: SourceFile {
+    private let file: PositionedFile
+    private let identity: String
+
+    package init(_ file: PositionedFile, version: String) {
+        self.file = file
+        identity = version
+    }
+
+    package var path: String { file.path }
+    package var files: [any SourceFile] { [self] }
+    package func version() -> String { identity }
+    package func size() throws -> Int { try file.size() }
+    package func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws -> Int { try file.read(into: buffer, at: offset) }
+    package func stored(_ count: Int, at offset: Int) -> (file: PositionedFile, offset: Int, count: Int)? { (file, offset, count) }
 }

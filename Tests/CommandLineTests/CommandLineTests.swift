@@ -88,6 +88,28 @@ enum RecastBinary {
         #expect(verdict["passed"]?.bool == true && verdict["weights"]?["identical"]?.int == 221 && verdict["schema"]?.int == 1)
     }
 
+    @Test func doctorAndVersion() throws {
+        let folder = try TemporaryDirectory()
+        let version = try JSONValue(parsing: Array(try RecastBinary.run("version", "--json").output.utf8))
+        let plain = try RecastBinary.run("--version").output
+        #expect(version["version"]?.string.map { $0 + "\n" } == plain)
+        #expect(version["kernels"]?["available"]?.array?.contains(.string("plain")) == true)
+        let doctor = try RecastBinary.run("doctor", folder.file("not/yet/there"), "--json")
+        #expect(doctor.status == 0)
+        let found = try JSONValue(parsing: Array(doctor.output.utf8))
+        #expect(found["schema"]?.int == 1)
+        #expect(found["file_system"]?["path"]?.string == folder.path)
+        #expect(found["file_system"]?["fsync"]?.bool != nil && found["file_system"]?["locks"]?.bool != nil)
+        #expect((found["processors"]?["usable"]?.int ?? 0) >= 1)
+        #expect((found["memory"]?["machine"]?.int ?? 0) > 1 << 20)
+        // What was tried there is gone.
+        #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path).isEmpty)
+        let refused = try RecastBinary.run("doctor", "/proc/none")
+        #expect(refused.status == 73 && refused.errors.contains("/proc"))
+        let text = try RecastBinary.run("doctor", folder.path).output
+        #expect(text.contains("file system") && text.contains(recastVersion))
+    }
+
     @Test func theMatrixInTheREADMEIsTheCommands() throws {
         let table = try RecastBinary.run("layouts").output
         let readme = try String(contentsOfFile: Fixtures.directory + "/../../README.md", encoding: .utf8)

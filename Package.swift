@@ -48,6 +48,11 @@ let package = Package(
         .executable(name: "recast", targets: ["RecastCLI"]),
         .executable(name: "recast-benchmarks", targets: ["RecastBenchmarks"]),
     ],
+    // Without it (--disable-default-traits) nothing of TLS and HTTP is built in, and sources are of this machine.
+    traits: [
+        .trait(name: "Network", description: "Sources over the network: hf://, s3:// and https://."),
+        .default(enabledTraits: ["Network"]),
+    ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-collections", from: "1.3.0"),
@@ -78,7 +83,8 @@ let package = Package(
         .target(
             name: "Remote",
             dependencies: [
-                "Runtime", "StrictJSON", "Tensors", .product(name: "AsyncHTTPClient", package: "async-http-client"),
+                "Runtime", "StrictJSON", "Tensors",
+                .product(name: "AsyncHTTPClient", package: "async-http-client", condition: .when(traits: ["Network"])),
                 .product(name: "Crypto", package: "swift-crypto"),
             ],
             swiftSettings: strict),

@@ -39,7 +39,8 @@ Result = collections.namedtuple('Result', 'executions coverage units findings')
 def build(options):
     """Builds the targets and returns the program."""
     sanitizers = ['--sanitize', 'fuzzer'] + (['--sanitize', 'address'] if options.address else [])
-    command = ['swift', 'build', '-c', 'release', *sanitizers, '--package-path', ROOT, '--scratch-path', options.build_path]
+    # What is fuzzed reads files; sources over the network are left out of the build.
+    command = ['swift', 'build', '-c', 'release', '--disable-default-traits', *sanitizers, '--package-path', ROOT, '--scratch-path', options.build_path]
     if not options.no_build:
         jobs = ['-j', str(options.jobs)] if options.jobs else []
         subprocess.run([*command, *jobs, '--product', 'RecastFuzz'], check=True, env=dict(os.environ, RECAST_FUZZING='1'))

@@ -15,10 +15,10 @@ for kind in "$@"; do
     case $kind in
         address)
             # Tests ask for memory that no machine has. Swift has traps of its own for what is undefined in C; the kernels get the compiler's, which need no library.
-            ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 swift test -c release --scratch-path .build-address --sanitize=address \
+            ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 swift test -c release --disable-default-traits --scratch-path .build-address --sanitize=address \
                 -Xcc -fsanitize=undefined -Xcc -fno-sanitize=function -Xcc -fsanitize-trap=undefined --filter "$memory" ;;
         thread)
-            TSAN_OPTIONS="halt_on_error=1:allocator_may_return_null=1:suppressions=$PWD/Tests/Scripts/thread.suppressions" swift test -c release --scratch-path .build-thread --sanitize=thread --filter "$threads" ;;
+            TSAN_OPTIONS="halt_on_error=1:allocator_may_return_null=1:suppressions=$PWD/Tests/Scripts/thread.suppressions" swift test -c release --disable-default-traits --scratch-path .build-thread --sanitize=thread --filter "$threads" ;;
         *) echo "unknown sanitizer $kind" >&2; exit 64 ;;
     esac
 done

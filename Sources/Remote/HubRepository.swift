@@ -78,14 +78,16 @@ package struct HubRepository: SourceDirectory {
         let directory = isDirectory ? path : FileTree.directory(of: path)
         let name = isDirectory ? nil : path.split(separator: "/").last.map(String.init)
         let source = LocalDirectory(
-            directory, address: pinned + directory.dropFirst(snapshot.count),
+            directory, address: pinned + directory.dropFirst(snapshot.count), modelName: Self.modelName(of: address.id),
             notes: ["\(pinned) is read from the hub's cache on this machine: \(directory)"])
         return (source, name)
     }
 
     package var isRemote: Bool { true }
 
-    package var modelName: String { id.split(separator: "/").last.map(String.init) ?? id }
+    package var modelName: String { Self.modelName(of: id) }
+
+    private static func modelName(of id: String) -> String { id.split(separator: "/").last.map(String.init) ?? id }
 
     package func names() -> [String] { files.keys.sorted { Array($0.utf8).lexicographicallyPrecedes(Array($1.utf8)) } }
 

@@ -374,6 +374,13 @@ for offline in ("0", "1"):
     result = run(hub, "convert", "hf://org/tiny", out, "--to", "bf16", HF_HUB_OFFLINE=offline)
     used = hub.requests - before
     expect(f"its cache is read, offline {offline}", result.returncode == 0 and same(references["tiny", "bf16"], out) and used <= (0 if offline == "1" else 5) and "cache" in result.stderr, f"{used} requests, {said(result)}")
+# A file that names its model has the name of the repository, wherever it was read from.
+names = []
+for home_of in (home, fresh("empty")):
+    gguf_out = f"{scratch}/named.gguf"
+    result = run(hub, "convert", "hf://org/tiny", gguf_out, "--to", "f16", "--overwrite", HF_HOME=home_of)
+    names.append(hashlib.sha256(open(gguf_out, "rb").read()).hexdigest() if result.returncode == 0 else said(result))
+expect("GGUF from the cache and from the hub: the same file", names[0] == names[1] and len(names[0]) == 64, names[0][:90])
 # Links of two steps, as newer clients make them.
 blobs = os.path.join(home, "hub", "models--org--tiny", "blobs")
 shared = os.path.join(home, "hub", "blobs", "ab")

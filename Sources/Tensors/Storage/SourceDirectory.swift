@@ -59,12 +59,16 @@ extension SourceDirectory {
 package struct LocalDirectory: SourceDirectory {
     package var path: String
     package var address: String
+    package var modelName: String
     package var notes: [String]
 
-    /// - Parameter address: where the files came from, if they are a copy of what others reach elsewhere.
-    package init(_ path: String, address: String? = nil, notes: [String] = []) {
+    /// - Parameters:
+    ///   - address: where the files came from, if they are a copy of what others reach elsewhere.
+    ///   - modelName: what the model is called there.
+    package init(_ path: String, address: String? = nil, modelName: String? = nil, notes: [String] = []) {
         self.path = path
         self.address = address ?? path
+        self.modelName = modelName ?? path.split(separator: "/").last.map(String.init) ?? "model"
         self.notes = notes
     }
 

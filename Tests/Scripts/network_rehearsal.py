@@ -378,7 +378,7 @@ for offline in ("0", "1"):
 names = []
 for home_of in (home, fresh("empty")):
     gguf_out = f"{scratch}/named.gguf"
-    result = run(hub, "convert", "hf://org/tiny", gguf_out, "--to", "f16", "--overwrite", HF_HOME=home_of)
+    result = run(hub, "convert", "hf://org/tiny", gguf_out, "--to", "f16", "--overwrite", HF_HOME=home_of, RECAST_CACHE="off")
     names.append(hashlib.sha256(open(gguf_out, "rb").read()).hexdigest() if result.returncode == 0 else said(result))
 expect("GGUF from the cache and from the hub: the same file", names[0] == names[1] and len(names[0]) == 64, names[0][:90])
 # Links of two steps, as newer clients make them.

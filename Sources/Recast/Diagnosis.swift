@@ -73,7 +73,7 @@ public struct Diagnosis: Sendable {
 
     private mutating func add(_ subject: String, _ finding: String, json: JSONValue, advice: String? = nil) {
         lines.append(Line(subject: subject, finding: finding, advice: advice))
-        document[subject] = json
+        document[subject.replacing(" ", with: "_")] = json
     }
 
     private static var platform: String {
@@ -165,10 +165,6 @@ public struct Diagnosis: Sendable {
         for (name, holds) in abilities { object[name.replacing(" ", with: "_")] = .bool(holds) }
         add(
             "file system", "\(directory): \(probe.type)" + (probe.free.map { ", \(ByteSize($0)) free" } ?? ""), json: .object(object))
-        document["file_system"] = document["file system"]
-        document["file system"] = nil
-        document["open_files"] = document["open files"]
-        document["open files"] = nil
         let advice = [
             probe.locks ? nil : "two runs in one directory are told apart by a lease file here, which takes a minute after a crash",
             probe.synchronizes ? nil : "what was written may be lost if the power fails",

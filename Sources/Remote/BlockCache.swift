@@ -30,7 +30,7 @@ package final class BlockCache: Sendable {
     }
 
     private func path(_ name: String) -> String {
-        let digest = SHA256.hash(data: Array(name.utf8)).map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+        let digest = SHA256.hash(data: Array(name.utf8)).hexadecimal
         return directory + "/" + digest.prefix(2) + "/" + digest
     }
 

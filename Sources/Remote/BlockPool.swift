@@ -94,7 +94,7 @@ package final class BlockPool: @unchecked Sendable {
                 return block
             case .failed(let error): throw error
             case .waiting?, .loading?: condition.wait()
-            case nil: preconditionFailure("a block that somebody waits for is not given away")
+            case nil: throw RemoteFailure.unreachable(file.path, reason: "a block was given away while it was waited for")
             }
         }
     }
@@ -233,7 +233,7 @@ package final class BlockPool: @unchecked Sendable {
                 digest != BlockDigest(block.bytes[(part.offset - next)..<(part.offset - next + part.count)])
             }
             let isLast = block.range.upperBound >= file.byteCount
-            let found = isLast ? hash.finalize().map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined() : nil
+            let found = isLast ? hash.finalize().hexadecimal : nil
             var damage: RemoteFailure?
             if differs { damage = .changed(file.path, reason: "a part of it came twice, and differs") }
             if let found, found != published { damage = .digest(file.path, published: published, found: found) }

@@ -5,9 +5,9 @@ import Tensors
 /// `s3://BUCKET/PREFIX`: what lies under a prefix of a store that speaks S3, read like a directory.
 ///
 /// Every read asks for the version that was listed (`If-Match`), so that an object that was replaced gives an error instead of bytes of another.
-package struct Bucket: SourceDirectory {
+package struct Bucket: RemoteDirectory {
     package let path: String
-    private let files: [String: RemoteFile]
+    let files: [String: RemoteFile]
 
     package static let scheme = "s3://"
 
@@ -49,17 +49,6 @@ package struct Bucket: SourceDirectory {
         }
         self.path = path
         self.files = files
-    }
-
-    package var isRemote: Bool { true }
-    package var notes: [String] { [] }
-    package func names() -> [String] { files.keys.sorted { Array($0.utf8).lexicographicallyPrecedes(Array($1.utf8)) } }
-    package func entry(_ name: String) -> FileTree.Entry? { files[name].map { .file(size: $0.byteCount) } }
-    package func leaves(_ name: String) -> Bool { false }
-
-    package func open(_ name: String) throws -> any SourceFile {
-        guard let file = files[name] else { throw RemoteFailure.missing(path(of: name), reason: "there is no such object") }
-        return file
     }
 
     package func conclude() -> [String] { ["\(path): objects are known by their ETags and lengths; the store gives no checksum of parts of them"] }

@@ -10,7 +10,6 @@ import Tensors
 /// holds a file, that is read.
 package struct HubRepository: SourceDirectory {
     package let path: String
-    package let notes: [String]
     private let files: [String: File]
     private let open = Lock<[String: any SourceFile]>([:])
     private let hub: Hub
@@ -59,7 +58,7 @@ package struct HubRepository: SourceDirectory {
             throw RemoteFailure.missing(pinned, reason: "the repository has no \(address.path.isEmpty ? "files" : address.path)")
         }
         let directory = HubRepository(
-            path: pinned + (folder.isEmpty ? "" : "/" + folder.dropLast()), notes: [], files: files, hub: hub, id: address.id, commit: commit,
+            path: pinned + (folder.isEmpty ? "" : "/" + folder.dropLast()), files: files, hub: hub, id: address.id, commit: commit,
             folder: folder, snapshot: snapshot, pool: pool())
         return (directory, isFile ? parts.last.map(String.init) : nil)
     }
@@ -89,11 +88,9 @@ package struct HubRepository: SourceDirectory {
 
     private static func modelName(of id: String) -> String { id.split(separator: "/").last.map(String.init) ?? id }
 
-    package func names() -> [String] { files.keys.sorted { Array($0.utf8).lexicographicallyPrecedes(Array($1.utf8)) } }
+    package func names() -> [String] { FileTree.inOrder(files.keys) }
 
     package func entry(_ name: String) -> FileTree.Entry? { files[name].map { .file(size: $0.size) } }
-
-    package func leaves(_ name: String) -> Bool { false }
 
     /// A file that comes as a whole, and is compared with git's hash of it.
     private static let heldLimit = 32 << 20
@@ -125,7 +122,7 @@ package struct HubRepository: SourceDirectory {
         var hash = Insecure.SHA1()
         hash.update(data: Array("blob \(file.size)\0".utf8))
         hash.update(data: bytes)
-        let found = hash.finalize().map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+        let found = hash.finalize().hexadecimal
         guard found == file.oid else {
             throw RemoteFailure.answer(remote.path, reason: "what came has git's hash \(found), the repository's listing says \(file.oid)")
         }

@@ -1,5 +1,6 @@
 import Crypto
 import Foundation
+import Runtime
 
 /// Signs requests to S3 and to what speaks its language: HMAC-SHA256 over a canonical form of the request, with a key derived from the date, the
 /// region and the service (AWS: IAM user guide, "Create a signed AWS API request").
@@ -40,12 +41,12 @@ package struct SignatureV4: Sendable {
             method, path.isEmpty ? "/" : String(path), String(query), signed.map { "\($0.name):\($0.value)\n" }.joined(), names, Self.emptyHash,
         ].joined(separator: "\n")
         let scope = "\(day)/\(region)/\(service)/aws4_request"
-        let text = "AWS4-HMAC-SHA256\n\(stamp)\n\(scope)\n\(Self.hexadecimal(SHA256.hash(data: Data(canonical.utf8))))"
+        let text = "AWS4-HMAC-SHA256\n\(stamp)\n\(scope)\n\(SHA256.hash(data: Data(canonical.utf8)).hexadecimal)"
         var key = SymmetricKey(data: Data(("AWS4" + secretKey).utf8))
         for part in [day, region, service, "aws4_request"] {
             key = SymmetricKey(data: Data(HMAC<SHA256>.authenticationCode(for: Data(part.utf8), using: key)))
         }
-        let signature = Self.hexadecimal(HMAC<SHA256>.authenticationCode(for: Data(text.utf8), using: key))
+        let signature = HMAC<SHA256>.authenticationCode(for: Data(text.utf8), using: key).hexadecimal
         let credential = "AWS4-HMAC-SHA256 Credential=\(accessKey)/\(scope), SignedHeaders=\(names), Signature=\(signature)"
         return signed + [("Authorization", credential)]
     }
@@ -59,9 +60,5 @@ package struct SignatureV4: Sendable {
         return digits(parts.year, 4) + digits(parts.month) + digits(parts.day) + "T" + digits(parts.hour) + digits(parts.minute)
             + digits(parts.second)
             + "Z"
-    }
-
-    private static func hexadecimal(_ bytes: some Sequence<UInt8>) -> String {
-        bytes.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
     }
 }

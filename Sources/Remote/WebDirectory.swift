@@ -5,13 +5,13 @@ import Tensors
 
 /// A directory of a web server that has an index or a single tensor file. There is no listing: names are those that the index says and those that
 /// checkpoints usually have, as far as the server has them.
-package struct WebDirectory: SourceDirectory {
+package struct WebDirectory: RemoteDirectory {
     package let path: String
-    private let files: [String: RemoteFile]
+    let files: [String: RemoteFile]
 
     /// Small files of a checkpoint; beside them every tensor file that an index names.
     private static let usual = [
-        "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model",
+        "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model",
         "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja", "chat_template.json", "preprocessor_config.json",
         "hf_quant_config.json", "quantize_config.json", "quant_config.json", "params.json", "model.safetensors", "consolidated.safetensors",
     ]
@@ -50,11 +50,15 @@ package struct WebDirectory: SourceDirectory {
             files.merge(found.withLock { $0 }) { $1 }
         }
         try look(usual + indexes, areWanted: false)
+        // Who may not read the configuration is not told that there is none.
+        try look(["config.json"], areWanted: !isFile)
         if isFile { try look([last.removingPercentEncoding ?? last], areWanted: true) }
         let index = isFile && last.hasSuffix(".json") ? last : indexes.first { files[$0] != nil }
         if let index, let file = files[index] {
             guard file.byteCount <= 512 << 20 else { throw RemoteFailure.answer(file.path, reason: "an index of \(file.byteCount) bytes is none") }
-            let map = (try? JSONValue(parsing: file.read(file.byteCount, at: 0)))?["weight_map"]?.object
+            let bytes = try file.read(file.byteCount, at: 0)
+            // What is wrong with it is said by who reads it in earnest.
+            let map = (try? JSONValue(parsing: bytes))?["weight_map"]?.object
             let names = Set(map?.members.compactMap(\.value.string) ?? []).filter { !$0.contains("/") && files[$0] == nil }
             try look(names.sorted(), areWanted: true)
         }
@@ -113,17 +117,6 @@ package struct WebDirectory: SourceDirectory {
             }
         }
         throw RemoteFailure.answer(path, reason: "the server redirects in circles")
-    }
-
-    package var isRemote: Bool { true }
-    package var notes: [String] { [] }
-    package func names() -> [String] { files.keys.sorted { Array($0.utf8).lexicographicallyPrecedes(Array($1.utf8)) } }
-    package func entry(_ name: String) -> FileTree.Entry? { files[name].map { .file(size: $0.byteCount) } }
-    package func leaves(_ name: String) -> Bool { false }
-
-    package func open(_ name: String) throws -> any SourceFile {
-        guard let file = files[name] else { throw RemoteFailure.missing(path(of: name), reason: "there is no such file") }
-        return file
     }
 
     package func conclude() -> [String] { ["\(path): the server publishes no checksums; what was read has the right lengths"] }

@@ -58,6 +58,7 @@ class Lookalike:
         self.resolves, self.requests, self.sent, self.tokens_at_store, self.failed = {}, 0, 0, 0, 0
         self.corrupt = None  # (name of a file, place from its end) of a byte that is sent wrong
         self.renamed = {}  # old names of repositories
+        self.forbidden = None  # a file that the plain web server does not give
         self.pages = False  # the plain web server answers with a page instead of 404
         self.on_request = None
         self.hub, self.store = self._server(HubHandler), self._server(StoreHandler)
@@ -255,6 +256,8 @@ class StoreHandler(Handler):
             # A web server that knows nothing of hubs.
             repository = outer.repositories["/".join(parts[1:3])]
             file = repository.commits[repository.head].get("/".join(parts[3:]))
+            if outer.forbidden == "/".join(parts[3:]):
+                return self.reply(403)
             if not file:
                 return self.reply(200, {"Content-Type": "text/html; charset=utf-8", "ETag": '"page"'}, b"<html>") if outer.pages else self.reply(404)
             return ranged(self, file, {"ETag": f'"{file["oid"]}"'}, None)

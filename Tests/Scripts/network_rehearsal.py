@@ -333,6 +333,9 @@ expect("the proxy's password is not printed", result.returncode == 64 and "gehei
 hub.pages = True
 out = fresh("out")
 result = run(hub, "convert", f"{hub.store_endpoint}/plain/org/tiny", out, "--to", "bf16")
+hub.forbidden = "config.json"
+refused = run(hub, "inspect", f"{hub.store_endpoint}/plain/org/tiny")
+expect("a configuration that is forbidden is not taken for none", refused.returncode == 66 and "config.json" in refused.stderr, said(refused))
 expect("pages of a web server are no files", result.returncode == 0 and same(references["tiny", "bf16"], out), said(result))
 hub.close()
 

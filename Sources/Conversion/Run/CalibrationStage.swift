@@ -29,7 +29,7 @@ package struct CalibrationOutput {
             try work.shardFile(planned.shard).write(bytes, at: tensor.offset)
             var hash = SHA256()
             hash.update(bufferPointer: bytes)
-            digests.append(Digest.hexadecimal(hash.finalize()))
+            digests.append(hash.finalize().hexadecimal)
         }
         try work.journal.calibrated(position, digests)
         work.noteCalibrated(position, digests)

@@ -50,7 +50,7 @@ extension WeightConverter {
                     target += range.count
                 }
             }
-            let digest = Digest.hexadecimal(hash.finalize())
+            let digest = hash.finalize().hexadecimal
             // What differs from the source is a fault of the copy, reported as such; what equals it speaks for the source.
             if differences == 0, planned.split == nil { try sourceDigests.check(stored, digest, in: checkpoint) }
             record.digests.append(digest)
@@ -118,9 +118,9 @@ extension WeightConverter {
             try digest(checkpoint.files[stored.file], at: stored.offset, stored.byteCount, memory, stop, &sourceHashes[index])
         }
         for (stored, hash) in zip(weight.stored, sourceHashes) {
-            try sourceDigests.check(stored, Digest.hexadecimal(hash.finalize()), in: checkpoint)
+            try sourceDigests.check(stored, hash.finalize().hexadecimal, in: checkpoint)
         }
-        record.digests = hashes.map { Digest.hexadecimal($0.finalize()) }
+        record.digests = hashes.map { $0.finalize().hexadecimal }
         if planned.road == .quantize {
             record.error = WeightRecord.ErrorFigures(
                 sqnr: sums.noise == 0 ? .infinity : 10 * log10(sums.signal / sums.noise), maximum: Double(sums.max_abs),

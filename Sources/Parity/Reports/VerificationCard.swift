@@ -1,6 +1,5 @@
 import Checkpoints
 import Conversion
-import Crypto
 import Foundation
 import StrictJSON
 import Tensors
@@ -41,17 +40,13 @@ struct VerificationCard {
                 let length = try source.read(8, at: 0).reversed().reduce(0) { $0 << 8 | UInt64($1) }
                 guard length <= 100_000_000 else { continue }
                 let header = try source.read(Int(length) + 8, at: 0)
-                digests[name] = .string("header sha256 \(digest(header)), \(size) bytes")
+                digests[name] = .string("header sha256 \(Digest.of(header)), \(size) bytes")
             } else if size <= 64 << 20 {
-                digests[name] = .string("sha256 \(digest(try place.directory.read(name, limit: 64 << 20)))")
+                digests[name] = .string("sha256 \(Digest.of(try place.directory.read(name, limit: 64 << 20)))")
             }
         }
         object["files"] = .object(digests)
         return object
-    }
-
-    private static func digest(_ bytes: [UInt8]) -> String {
-        SHA256.hash(data: bytes).map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
     }
 
     /// Long lists stay in the JSON report.

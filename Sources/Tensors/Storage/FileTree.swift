@@ -82,7 +82,12 @@ package enum FileTree {
             }
             if name != ".", name != ".." { names.append(name) }
         }
-        return names.sorted { Array($0.utf8).lexicographicallyPrecedes(Array($1.utf8)) }
+        return inOrder(names)
+    }
+
+    /// Names by their bytes.
+    package static func inOrder(_ names: some Sequence<String>) -> [String] {
+        names.sorted { Array($0.utf8).lexicographicallyPrecedes(Array($1.utf8)) }
     }
 
     package static func createDirectory(_ path: String) throws(FileFailure) {

@@ -44,6 +44,10 @@ extension SourceDirectory {
 
     package func path(of name: String) -> String { FileTree.path(path, name) }
 
+    package var notes: [String] { [] }
+
+    package func leaves(_ name: String) throws -> Bool { false }
+
     package func conclude() throws -> [String] { [] }
 
     /// A whole small file.

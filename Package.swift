@@ -137,7 +137,7 @@ let package = Package(
             swiftSettings: strict),
         .executableTarget(
             name: "RecastCLI", dependencies: ["Recast", .product(name: "ArgumentParser", package: "swift-argument-parser")],
-            swiftSettings: strict),
+            resources: [.embedInCode("Schemas")], swiftSettings: strict),
         .executableTarget(
             name: "RecastBenchmarks",
             dependencies: ["CKernels", "Recast", .product(name: "ArgumentParser", package: "swift-argument-parser")], swiftSettings: strict),

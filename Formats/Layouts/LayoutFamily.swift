@@ -164,7 +164,12 @@ package enum LayoutRegistry {
 
     package static let targets: [LayoutTarget] = families.flatMap { $0.targets }
 
-    package static func target(named name: String) -> LayoutTarget? { targets.first { $0.name == name } }
+    /// The target of a name; written in other cases (`q4_k_m`) if only one is meant then.
+    package static func target(named name: String) -> LayoutTarget? {
+        if let exact = targets.first(where: { $0.name == name }) { return exact }
+        let meant = targets.filter { $0.name.lowercased() == name.lowercased() }
+        return meant.count == 1 ? meant[0] : nil
+    }
 
     /// Leaf names that only make sense beside a quantized weight; left alone they are orphans.
     package static let companionLeaves = families.reduce(into: Set<String>()) { $0.formUnion($1.companionLeaves) }

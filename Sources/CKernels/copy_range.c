@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include "CKernels.h"
 #include <unistd.h>
 #if defined(__linux__)
@@ -34,6 +35,15 @@ uint32_t ck_file_system_type(const char *path) {
 #else
     (void)path;
     return 0;
+#endif
+}
+
+int ck_punch_hole(int file, int64_t offset, int64_t count) {
+#if defined(FALLOC_FL_PUNCH_HOLE)
+    return fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)count);
+#else
+    (void)file; (void)offset; (void)count;
+    return -1;
 #endif
 }
 

@@ -49,6 +49,17 @@ int64_t ck_memory_limit(void) {
     return group_line("memory.max", text, sizeof text) && sscanf(text, "%lld", &bytes) == 1 && bytes > 0 ? bytes : 0;
 }
 
+int64_t ck_peak_resident(void) {
+    char line[256];
+    long long found = 0;
+    FILE *file = fopen("/proc/self/status", "re");
+    if (!file) return 0;
+    while (fgets(line, sizeof line, file))
+        if (sscanf(line, "VmHWM: %lld kB", &found) == 1) break;
+    fclose(file);
+    return found * 1024;
+}
+
 int ck_processor_count(void) {
     long count = sysconf(_SC_NPROCESSORS_ONLN);
     // More processors than the fixed set holds: ask with a larger one.
@@ -67,6 +78,8 @@ int ck_processor_count(void) {
 }
 #else
 int64_t ck_memory_limit(void) { return 0; }
+
+int64_t ck_peak_resident(void) { return 0; }
 
 int ck_processor_count(void) {
     long count = sysconf(_SC_NPROCESSORS_ONLN);

@@ -77,6 +77,11 @@ public struct ConversionRequest: Sendable {
         }
     }
 
+    fileprivate func checkSparse(_ plan: ConversionPlan) throws {
+        guard options.isSparse, plan.output.container is any PackedContainer.Type else { return }
+        throw ConversionFailure.usage("--sparse is for containers that hold tensors as they are; \(plan.output.container.name) files are packed")
+    }
+
     /// The container that was asked for, by its name or by the destination's ending.
     package func output() throws -> OutputOptions {
         let single = ContainerRegistry.singleFile(destination)
@@ -150,6 +155,7 @@ public struct Conversion: Sendable {
         checkpoint = checkpoint.adding(try choice.dialect.madeTensors(of: checkpoint.config, roles: checkpoint.roles))
         var plan = try ConversionPlan(converting: checkpoint, choice: choice, output: output, requireExact: request.requiresExact)
         try request.checkPart(plan)
+        try request.checkSparse(plan)
         if let statistics, let path = request.statistics { try plan.check(statistics, of: checkpoint, from: path) }
         return Conversion(request: request, plan: plan, checkpoint: checkpoint, evidence: evidence)
     }

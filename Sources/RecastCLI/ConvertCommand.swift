@@ -41,6 +41,7 @@ struct ConvertCommand: AsyncParsableCommand {
     @OptionGroup var progress: ProgressOptions
     @Option(help: ArgumentHelp("Cut the output into files of at most this size; as the source is cut by default.", valueName: "size"))
     var shardSize: SizeArgument?
+    @Flag(help: "Leave pages of zeros as holes of the files, where the file system can.") var sparse = false
     @Flag(help: "Refuse to start if any value would be rounded.") var requireExact = false
     @Flag(help: "Carry NaN and infinite values of the source instead of refusing them.") var allowNonFinite = false
     @Flag(help: "Continue a run, or report that it is finished.") var resume = false
@@ -72,6 +73,7 @@ struct ConvertCommand: AsyncParsableCommand {
         request.options = resources.runOptions
         (request.options.overwrite, request.options.resume) = (overwrite, resume)
         request.options.allowsNonFinite = allowNonFinite
+        request.options.isSparse = sparse
         return request
     }
 
@@ -83,8 +85,8 @@ struct ConvertCommand: AsyncParsableCommand {
         }
         let conversion = try Conversion.plan(request)
         if dryRun { return Console.print(json ? conversion.json : conversion.text) }
-        if !quiet { conversion.notes.forEach { Console.error("note: \($0)") } }
-        conversion.warnings.forEach { Console.error("warning: \($0)") }
+        if !quiet { progress.tell(.note, conversion.notes) }
+        progress.tell(.warning, conversion.warnings)
         let report = try await conversion.run().follow(progress, isQuiet: quiet) { progress, line in
             switch progress {
             case .run(let run): line.show(run.figures, run.line)
@@ -94,7 +96,7 @@ struct ConvertCommand: AsyncParsableCommand {
         }
         show(report, conversion)
         if request.part != nil, !report.alreadyFinished, !quiet {
-            Console.error("note: when all parts have finished, `recast finish \(destination)` writes index, configuration and manifest")
+            progress.tell(.note, ["when all parts have finished, `recast finish \(destination)` writes index, configuration and manifest"])
         }
     }
 
@@ -111,7 +113,7 @@ struct ConvertCommand: AsyncParsableCommand {
             Console.print(JSONValue.object(document).text())
             return
         }
-        if !quiet { report.notes.forEach { Console.error("note: \($0)") } }
+        if !quiet { progress.tell(.note, report.notes) }
         if report.alreadyFinished {
             Console.print("\(destination): \(report.sentence).")
         } else {

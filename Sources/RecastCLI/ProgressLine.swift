@@ -42,6 +42,12 @@ struct ProgressLine {
         }
     }
 
+    /// Tells what a user should know (`note`) or must know (`warning`), whatever the form.
+    func tell(_ kind: ProgressForm.Remark, _ text: String) {
+        guard form == .json else { return Console.error("\(kind.rawValue): \(text)") }
+        write(kind.rawValue, ["text": .string(text)])
+    }
+
     private func write(_ event: String, _ figures: JSONObject) {
         let seconds = ((ProcessFigures.now - started) * 10).rounded() / 10
         var document: JSONObject = ["schema": .int(1), "event": .string(event), "seconds": .double(seconds)]
@@ -53,7 +59,6 @@ struct ProgressLine {
         if isOpen { Console.live("") }
         isOpen = false
     }
-
 }
 
 extension RunProgress {

@@ -11,7 +11,8 @@ struct RecastCommand: AsyncParsableCommand {
         subcommands: [
             InspectCommand.self, ConvertCommand.self, FinishCommand.self, PlanCommand.self, VerifyCommand.self, ForwardCommand.self,
             CalibrateCommand.self,
-            SweepCommand.self, LayoutsCommand.self, ArchitecturesCommand.self, DoctorCommand.self, VersionCommand.self,
+            SweepCommand.self, LayoutsCommand.self, ArchitecturesCommand.self, DoctorCommand.self, SchemaCommand.self,
+            VersionCommand.self,
         ])
 
     static func main() async {

@@ -54,6 +54,10 @@ enum ProgressForm: String, ExpressibleByArgument, CaseIterable {
     /// A JSON document a line, every second.
     case json
     case none
+
+    enum Remark: String {
+        case note, warning
+    }
 }
 
 struct ProgressOptions: ParsableArguments {
@@ -62,4 +66,10 @@ struct ProgressOptions: ParsableArguments {
             "How progress is told on standard error: auto, a live line (bar), a line every ten seconds (plain), a JSON document a line (json), none.",
             valueName: "form"))
     var progress = ProgressForm.auto
+
+    /// Tells what is known before a run begins, or once it has ended.
+    func tell(_ kind: ProgressForm.Remark, _ texts: [String]) {
+        let line = ProgressLine(progress)
+        for text in texts { line.tell(kind, text) }
+    }
 }

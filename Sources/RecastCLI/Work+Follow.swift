@@ -11,7 +11,7 @@ extension Work {
         for try await event in self {
             switch event {
             case .progress(let progress): show(progress, &line)
-            case .note(let note): if !isQuiet { Console.error("note: \(note)") }
+            case .note(let note): if !isQuiet { line.tell(.note, note) }
             case .finished(let value): return value
             }
         }

@@ -10,6 +10,8 @@ import CKernels
 package enum ProcessFigures {
     /// The largest resident set so far, in bytes.
     package static var peakResidentBytes: Int {
+        let own = ck_peak_resident()
+        if own > 0 { return Int(own) }
         var usage = rusage()
         #if canImport(Glibc)
             getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage)

@@ -8,6 +8,8 @@ public struct RunOptions: Sendable {
     public var overwrite = false
     /// Continue a run, or report that it is finished.
     public var resume = false
+    /// Leave pages of zeros as holes of the files, where the file system can. How much space a run needs is then not known before it.
+    public var isSparse = false
     /// Carry NaN and infinities of the source, and scales that are none, instead of refusing them.
     public var allowsNonFinite = false
 

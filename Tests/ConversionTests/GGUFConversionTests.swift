@@ -37,6 +37,17 @@ import Testing
         }
     }
 
+    /// As people type it; llama-quantize takes it so, too.
+    @Test func aTypeMayBeWrittenInOtherCases() throws {
+        let folder = try TemporaryDirectory()
+        func plan(_ layout: String, _ name: String = "out.gguf") throws -> Conversion {
+            try Conversion.plan(ConversionRequest(Fixtures.fp8Model, to: folder.file(name), layout: layout))
+        }
+        #expect(try plan("q4_k_m").fingerprint == plan("Q4_K_M").fingerprint && plan("BF16").fingerprint == plan("bf16").fingerprint)
+        let failure = #expect(throws: ConversionFailure.self) { try plan("q4_k_m", "directory") }
+        #expect(failure?.description.contains("give a destination that ends in .gguf") == true)
+    }
+
     /// Kimi-K2's form, experts in int4 and the rest in BF16: its codes are Q4_0's, every value stays.
     @Test func integersOfReleasesStayWhatTheyAre() async throws {
         let folder = try TemporaryDirectory()

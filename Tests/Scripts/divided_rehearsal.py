@@ -1,10 +1,11 @@
 """Convert in parts as a cluster does, with parts killed, started twice and taken over, and compare with one run.
 
-usage: divided_rehearsal.py RECAST FIXTURES [--parts 8] [--rounds 5] [--directory DIR] [--mpirun]
+usage: divided_rehearsal.py RECAST FIXTURES [--parts 8] [--rounds 5] [--directory DIR] [--mpi LAUNCHER] [--without-locks]
 
 FIXTURES holds tiny-deepseek-v3-fp8. Every round converts it into files of 512 KiB by as many processes as there are parts, kills about half of
-them at random moments and starts these again, some of them twice at once, until `recast finish` joins them. With --mpirun the parts are those that
-Open MPI's ranks take by `--part auto`.
+them at random moments and starts these again, some of them twice at once, until `recast finish` joins them. With --mpi the parts are those
+that the ranks of a launcher (mpirun.openmpi, mpirun.mpich) take by `--part auto`. With --without-locks the destination's file system has no locks:
+faults.c says so to the program.
 
 Then the job files of `recast plan --emit slurm` and `mpi` run as they are, by stand-ins for sbatch and mpirun that start the parts one after
 another; the first part of the array is stopped once and must be queued again under its own number.
@@ -27,7 +28,8 @@ parser.add_argument('--parts', type=int, default=8)
 parser.add_argument('--rounds', type=int, default=5)
 parser.add_argument('--directory')
 parser.add_argument('--seed', type=int, default=1)
-parser.add_argument('--mpirun', action='store_true')
+parser.add_argument('--mpi')
+parser.add_argument('--without-locks', action='store_true')
 options = parser.parse_args()
 recast = os.path.abspath(options.recast)
 random.seed(options.seed)
@@ -39,8 +41,23 @@ def command(destination, *more):
     return [recast, 'convert', source, destination, '--to', 'int4-g32', '--shard-size', '512KiB', '--jobs', '2', '--quiet', *more]
 
 
+def surroundings(destination):
+    """The environment of a program, which may lie about the destination's file system."""
+    if not options.without_locks:
+        return os.environ
+    library, state = work + '/faults.so', work + '/state'
+    if not os.path.exists(library):
+        subprocess.run(['cc', '-O1', '-shared', '-fPIC', '-o', library, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'faults.c'), '-ldl',
+                        '-lpthread'], check=True)
+    if not os.path.exists(state):
+        with open(state, 'wb') as file:
+            file.truncate(1 << 16)
+    return dict(os.environ, LD_PRELOAD=library, FAULT_NO_LOCKS='1', FAULT_STATE=state, FAULT_DESTINATION=destination, FAULT_SOURCE=source)
+
+
 def start(destination, part):
-    return subprocess.Popen(command(destination, '--part', f'{part}/{options.parts}'), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command(destination, '--part', f'{part}/{options.parts}'), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                            env=surroundings(destination))
 
 
 def same(destination):
@@ -50,7 +67,7 @@ def same(destination):
 
 
 def finish(destination):
-    return subprocess.run([recast, 'finish', destination], capture_output=True, text=True)
+    return subprocess.run([recast, 'finish', destination], capture_output=True, text=True, env=surroundings(destination))
 
 
 SBATCH = """#!/bin/bash
@@ -107,10 +124,12 @@ try:
     kills = twice = 0
     for round in range(options.rounds):
         destination = f'{work}/parts-{round}'
-        if options.mpirun:
-            environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1')
-            subprocess.run(['mpirun', '--oversubscribe', '-np', str(options.parts), *command(destination, '--part', 'auto')], check=True,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        if options.mpi:
+            # More ranks than processors are for Open MPI to be told, and root too.
+            environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1', OMPI_MCA_rmaps_base_oversubscribe='1',
+                               PRTE_MCA_rmaps_default_mapping_policy=':oversubscribe')
+            subprocess.run([options.mpi, '-np', str(options.parts), *command(destination, '--part', 'auto')], check=True, stdout=subprocess.DEVNULL,
+                           env=environment)
         else:
             left = list(range(1, options.parts + 1))
             while left:

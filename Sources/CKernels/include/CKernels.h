@@ -210,6 +210,9 @@ void ck_share_freed_memory(void);
 /// Processors that this process may use: by affinity and by the quota of its container.
 int ck_processor_count(void);
 
+/// The largest resident set of this program so far, in bytes; 0 where the system does not say. (getrusage counts what the process was before exec.)
+int64_t ck_peak_resident(void);
+
 /// Bytes of memory that the quota of the container grants; 0 for no limit.
 int64_t ck_memory_limit(void);
 
@@ -225,5 +228,8 @@ uint32_t ck_file_system_type(const char *path);
 
 /// Whether some bytes of a file were never written, so that they are zeros; 0 where the system or the file system does not say.
 int ck_is_hole(int file, int64_t offset, int64_t count);
+
+/// Gives the blocks of some bytes of a file back, so that they are zeros; nonzero where the system or the file system cannot.
+int ck_punch_hole(int file, int64_t offset, int64_t count);
 
 #endif

@@ -47,7 +47,7 @@ package struct LayoutChoice: Sendable {
         self.evidence = evidence
         try Self.check(target: name) { .usage($0) }
         let found = LayoutRegistry.target(named: name)
-        targetName = name
+        targetName = found?.name ?? name
         target = found?.layout
         besideExperts = found?.besideExperts.flatMap { LayoutRegistry.target(named: $0)?.layout }
         self.recipe = recipe
@@ -105,9 +105,6 @@ package struct LayoutChoice: Sendable {
 
     package static func check(target: String, _ failure: (String) -> ConversionFailure) throws {
         guard target == keepName || LayoutRegistry.target(named: target) != nil else {
-            if LlamaCppFileType.all.contains(where: { $0.name.lowercased() == target.lowercased() }) {
-                throw failure("\(target) is a layout of GGUF files; give a destination that ends in .gguf")
-            }
             let names = [keepName] + LayoutRegistry.targets.filter(\.isListed).map(\.name)
             let near = NearNames.of(target, among: names)
             let known = near.isEmpty ? "known are \(names.joined(separator: ", "))" : "did you mean \(near.joined(separator: ", "))?"

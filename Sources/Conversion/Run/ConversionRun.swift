@@ -246,7 +246,7 @@ package struct ConversionRun: Sendable {
     }
 
     private func checkSpace(for bytes: Int) throws {
-        guard let free = FileTree.freeSpace(destination.path) else { return }
+        guard !options.isSparse, let free = FileTree.freeSpace(destination.path) else { return }
         // Side files, index and manifest take a little more.
         let needed = bytes + (1 << 20)
         if free < needed, bytes > 0 { throw ConversionFailure.noSpace(path: destination.path, needed: needed, free: free) }

@@ -102,7 +102,8 @@ final class RunWork: Sendable {
             let planned = plan.weights[position]
             counters.shard.store(planned.shard, ordering: .relaxed)
             let converter = WeightConverter(
-                run.checkpoint, planned, statistics: run.statistics, allowsNonFinite: run.options.allowsNonFinite || plan.isCopy)
+                run.checkpoint, planned, statistics: run.statistics, allowsNonFinite: run.options.allowsNonFinite || plan.isCopy,
+                isSparse: run.options.isSparse)
             let file = try shardFile(planned.shard)
             if cloned.withLock({ $0.contains(planned.shard) }) {
                 counters.bytesWritten.add(planned.tensors.reduce(0) { $0 + $1.byteCount }, ordering: .relaxed)
@@ -167,7 +168,7 @@ final class RunWork: Sendable {
             let isNew = try FileTree.entry(path) == nil
             // What the journal says of a file that is gone does not hold for the one that takes its name.
             if isNew { try journal.startsAnew(number, weights: shard.weights) }
-            let file = try PositionedFile.openForWriting(path)
+            let file = try PositionedFile.openForWriting(path, isSparse: run.options.isSparse)
             if isNew, let copied = shard.copiedFile, let source = run.checkpoint.files[copied].stored(shard.size, at: 0), source.offset == 0,
                 source.file.clone(to: file)
             {

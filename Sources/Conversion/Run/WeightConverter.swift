@@ -29,12 +29,15 @@ struct WeightConverter {
     let target: PartLayout
     /// Whether NaN and infinities are carried.
     let allowsNonFinite: Bool
+    /// Whether what is copied is looked at for zeros, rather than copied inside the kernel.
+    private let isSparse: Bool
     private let alignment: Int
 
     init(
         _ checkpoint: Checkpoint, _ planned: PlannedWeight, sourceDigests: SourceDigests = .none, statistics: InputStatistics? = nil,
-        allowsNonFinite: Bool = false
+        allowsNonFinite: Bool = false, isSparse: Bool = false
     ) {
+        self.isSparse = isSparse
         self.allowsNonFinite = allowsNonFinite
         self.checkpoint = checkpoint
         self.planned = planned
@@ -242,7 +245,7 @@ struct WeightConverter {
     ) throws {
         let source = checkpoint.files[stored.file]
         var target = tensor.offset
-        var inKernel = true
+        var inKernel = !isSparse
         for run in copiedRuns(stored).ranges {
             var done = run.lowerBound
             while done < run.upperBound {

@@ -59,10 +59,13 @@ package struct FileFailure: Failure, Equatable {
 package final class PositionedFile: Sendable {
     package let path: String
     private let descriptor: FileDescriptor
+    /// Whether pages of zeros are left as holes.
+    private let isSparse: Bool
 
-    private init(path: String, descriptor: FileDescriptor) {
+    private init(path: String, descriptor: FileDescriptor, isSparse: Bool = false) {
         self.path = path
         self.descriptor = descriptor
+        self.isSparse = isSparse
     }
 
     deinit { try? descriptor.close() }
@@ -72,8 +75,9 @@ package final class PositionedFile: Sendable {
     }
 
     /// Opens for reading and writing; creates the file if it is missing and keeps what is in it.
-    package static func openForWriting(_ path: String, truncate: Bool = false) throws(FileFailure) -> PositionedFile {
-        try open(path, .create, .readWrite, truncate ? [.create, .truncate] : [.create])
+    /// - Parameter isSparse: leave pages of zeros as holes, where the file system can; the contents are the same.
+    package static func openForWriting(_ path: String, truncate: Bool = false, isSparse: Bool = false) throws(FileFailure) -> PositionedFile {
+        try open(path, .create, .readWrite, truncate ? [.create, .truncate] : [.create], isSparse: isSparse)
     }
 
     /// Creates a file that must not exist; nil if it does.
@@ -85,12 +89,13 @@ package final class PositionedFile: Sendable {
     }
 
     private static func open(
-        _ path: String, _ operation: FileFailure.Operation, _ mode: FileDescriptor.AccessMode, _ options: FileDescriptor.OpenOptions
+        _ path: String, _ operation: FileFailure.Operation, _ mode: FileDescriptor.AccessMode, _ options: FileDescriptor.OpenOptions,
+        isSparse: Bool = false
     ) throws(FileFailure) -> PositionedFile {
         do {
             let descriptor = try FileDescriptor.open(
                 FilePath(path), mode, options: options.union(.closeOnExec), permissions: [.ownerReadWrite, .groupRead, .otherRead])
-            return PositionedFile(path: path, descriptor: descriptor)
+            return PositionedFile(path: path, descriptor: descriptor, isSparse: isSparse)
         } catch {
             throw FileFailure(operation, path, reason: error as? Errno ?? .ioError)
         }
@@ -138,6 +143,29 @@ package final class PositionedFile: Sendable {
     }
 
     package func write(_ buffer: UnsafeRawBufferPointer, at offset: Int) throws(FileFailure) {
+        guard isSparse else { return try writeAll(buffer, at: offset) }
+        for (range, isZero) in SparseRuns(of: buffer, at: offset) {
+            let piece = UnsafeRawBufferPointer(rebasing: buffer[range])
+            if isZero { try writeZeros(piece, at: offset + range.lowerBound) } else { try writeAll(piece, at: offset + range.lowerBound) }
+        }
+    }
+
+    /// Makes bytes of the file read as zeros: by leaving a hole alone, by making one of whole pages, or else by writing `zeros`.
+    ///
+    /// What other threads write beside these bytes in the same page stays: a hole is left only if there is one, and made only of pages that lie
+    /// inside.
+    private func writeZeros(_ zeros: UnsafeRawBufferPointer, at offset: Int) throws(FileFailure) {
+        if isHole(offset..<offset + zeros.count) { return }
+        let page = SparseRuns.page
+        let pages = (offset + page - 1) / page * page..<max((offset + page - 1) / page * page, (offset + zeros.count) / page * page)
+        guard !pages.isEmpty, ck_punch_hole(descriptor.rawValue, Int64(pages.lowerBound), Int64(pages.count)) == 0 else {
+            return try writeAll(zeros, at: offset)
+        }
+        try writeAll(UnsafeRawBufferPointer(rebasing: zeros[..<(pages.lowerBound - offset)]), at: offset)
+        try writeAll(UnsafeRawBufferPointer(rebasing: zeros[(pages.upperBound - offset)...]), at: pages.upperBound)
+    }
+
+    private func writeAll(_ buffer: UnsafeRawBufferPointer, at offset: Int) throws(FileFailure) {
         var done = 0
         while done < buffer.count {
             let rest = UnsafeRawBufferPointer(rebasing: buffer[done...])
@@ -192,12 +220,12 @@ package final class PositionedFile: Sendable {
         return [UInt64(truncatingIfNeeded: status.st_dev), UInt64(truncatingIfNeeded: status.st_ino)]
     }
 
-    /// Sets the time of the last change to now, by the clock of whoever holds the file system.
     /// Whether some bytes inside the file were never written, so that they are zeros; false where the file system does not say.
     package func isHole(_ range: Range<Int>) -> Bool {
         !range.isEmpty && ck_is_hole(descriptor.rawValue, Int64(range.lowerBound), Int64(range.count)) != 0
     }
 
+    /// Sets the time of the last change to now, by the clock of whoever holds the file system.
     package func touch() { _ = futimens(descriptor.rawValue, nil) }
 
     package func unlock() { _ = flock(descriptor.rawValue, LOCK_UN) }

@@ -188,7 +188,7 @@ static void awq_part(int level, const uint32_t *joined, size_t words, size_t col
     CK_RUN(awq_part, (joined, words, columns, codes, stride))
 }
 
-void ck_awq_pack(int level, const uint8_t *codes, size_t rows, size_t columns, uint32_t *words) {
+void ck_awq_pack(int level, const uint8_t *codes, size_t rows, size_t columns, uint32_t *words, size_t stride) {
     uint32_t joined[AWQ_WORDS * AWQ_COLUMNS];
     size_t across = rows / 8;
     for (size_t first = 0; first < columns; first += AWQ_COLUMNS) {
@@ -196,7 +196,7 @@ void ck_awq_pack(int level, const uint8_t *codes, size_t rows, size_t columns, u
         for (size_t w = 0; w < across; w += AWQ_WORDS) {
             size_t some = across - w < AWQ_WORDS ? across - w : AWQ_WORDS;
             awq_join(level, codes + w * 8 * columns + first, columns, some, width, joined);
-            ck_turn_words(level, joined, AWQ_COLUMNS, some, width, words + first * across + w, across);
+            ck_turn_words(level, joined, AWQ_COLUMNS, some, width, words + first * stride + w, stride);
         }
     }
 }

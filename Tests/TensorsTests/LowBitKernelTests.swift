@@ -23,15 +23,17 @@ import Testing
 
     @Test(arguments: KernelLevel.available) func rangesHoldEveryValue(_ level: KernelLevel) {
         var random = SeededGenerator(1)
-        for count in [1, 2, 7, 16, 31, 64, 129, 1000] {
+        for (index, count) in [1, 2, 7, 16, 31, 32, 64, 64, 96, 128, 129, 256, 1000].enumerated() {
             var source = values(count, &random)
+            // Also of one sign only.
+            if index % 3 != 2 { source = source.map { index % 3 == 0 ? $0 | 0x8000 : $0 & 0x7FFF } }
             var least: UInt16 = 0, greatest: UInt16 = 0
-            ck_bf16_range(level.rawValue, source, count, &least, &greatest)
+            ck_bf16_ranges(level.rawValue, source, count, 1, 1, count, &least, &greatest)
             let numbers = source.map { BFloat16(bits: $0).value }
             #expect(BFloat16(bits: least).value == numbers.min() && BFloat16(bits: greatest).value == numbers.max())
             for bad: UInt16 in [0x7F80, 0xFF80, 0x7FC0, 0xFFC0] {
                 source[count / 2] = bad
-                ck_bf16_range(level.rawValue, source, count, &least, &greatest)
+                ck_bf16_ranges(level.rawValue, source, count, 1, 1, count, &least, &greatest)
                 #expect(least & 0x7FFF >= 0x7F80 || greatest & 0x7FFF >= 0x7F80)
             }
         }
@@ -47,7 +49,8 @@ import Testing
             let offset = round % 3 == 2 ? BFloat16(rounding: random.normal(1)).value : Float(Int.random(in: 0...Int(greatest), using: &random))
             var codes = [UInt8](repeating: 0xEE, count: count)
             ck_affine_encode(
-                level.rawValue, source, count, scale, offset, greatest, Int32([CK_ZERO_POINT_F32, CK_ZERO_POINT_F16, CK_BIAS_F32][round % 3]), &codes)
+                level.rawValue, source, count, 1, 1, count, [scale], [offset], greatest,
+                Int32([CK_ZERO_POINT_F32, CK_ZERO_POINT_F16, CK_BIAS_F32][round % 3]), &codes)
             let expected = source.map { bits -> UInt8 in
                 let value = BFloat16(bits: bits).value
                 func f16(_ value: Float) -> Float { Binary16(rounding: value).value }
@@ -102,7 +105,7 @@ import Testing
         for (rows, columns) in [(8, 1), (8, 64), (24, 65), (40, 200), (16, 130)] {
             let codes = (0..<rows * columns).map { _ in UInt8.random(in: 0...15, using: &random) }
             var words = [UInt32](repeating: 0xEEEE_EEEE, count: rows / 8 * columns), back = [UInt8](repeating: 0xEE, count: codes.count)
-            ck_awq_pack(level.rawValue, codes, rows, columns, &words)
+            ck_awq_pack(level.rawValue, codes, rows, columns, &words, rows / 8)
             let order = [0, 2, 4, 6, 1, 3, 5, 7]
             for column in 0..<columns {
                 for word in 0..<rows / 8 {

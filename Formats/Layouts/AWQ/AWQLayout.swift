@@ -67,7 +67,7 @@ package struct AWQLayout: IntegerCodedLayout, Equatable {
         guard let words = parts[0].scalars(UInt32.self).baseAddress, let zeros = parts[1].scalars(UInt32.self).baseAddress else { return }
         let across = rows.count / 8
         let count = groupCount(shape)
-        ck_awq_pack(KernelLevel.active.rawValue, codes, rows.count, shape.columns, words)
+        ck_awq_pack(KernelLevel.active.rawValue, codes, rows.count, shape.columns, words, across)
         for group in 0..<count {
             for word in 0..<across {
                 var packed: UInt32 = 0
@@ -98,28 +98,33 @@ package struct AWQLayout: IntegerCodedLayout, Equatable {
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         guard scaleType == .f16 else { throw .readOnly }
-        guard let source = values.baseAddress else { return }
-        let count = groupCount(shape)
-        let size = groupSize ?? shape.columns
+        guard let source = values.baseAddress, let words = parts[0].scalars(UInt32.self).baseAddress else { return }
+        let zeros = parts[1].scalars(UInt32.self), scales = parts[2].scalars(UInt16.self)
         let level = KernelLevel.active.rawValue
-        var codes = [UInt8](repeating: 0, count: rows.count * shape.columns)
-        var groups = [GroupParameters](repeating: GroupParameters(scale: 0, zero: 0), count: rows.count * count)
-        let smallest = ck_round_f16(1e-5)
-        for index in 0..<rows.count * count {
-            let row = rows.lowerBound + index / count
-            var least: UInt16 = 0, greatest: UInt16 = 0
-            ck_bf16_range(level, source + index * size, size, &least, &greatest)
-            guard least & 0x7FFF < 0x7F80, greatest & 0x7FFF < 0x7F80 else { throw .notFinite(row: row) }
-            let low = ck_round_f16(BFloat16(bits: least).value), high = ck_round_f16(BFloat16(bits: greatest).value)
-            let scale = ck_round_f16(max(ck_round_f16(high - low), smallest) / 15)
-            // Beyond F16's range there are no values, and a group wider than it has no scale.
-            guard low.isFinite, high.isFinite, scale.isFinite else { throw .overflowsF16(row: row) }
-            let zero = min(max(-ck_round_f16(low / scale).rounded(.toNearestOrEven), 0), 15)
-            groups[index] = GroupParameters(scale: scale, zero: zero)
-            codes.withUnsafeMutableBufferPointer {
-                ck_affine_encode(level, source + index * size, size, scale, zero, 15, Int32(CK_ZERO_POINT_F16), $0.baseAddress! + index * size)
+        let across = rows.count / 8
+        // 128 rows are 16 words, which fill a line of the cache.
+        let tiles = GroupTiles(rows: rows, columns: shape.columns, groupSize: groupSize, blockRows: 128, columnAlignment: 1)
+        try tiles.encode(source, greatestCode: 15, rule: CK_ZERO_POINT_F16) { block throws(EncodingFault) in
+            ck_awq_parameters(level, block.least, block.greatest, block.groupCount, block.scales, block.offsets)
+            try block.refuseInfiniteScales(of: rows)
+        } store: { block in
+            let first = block.rows.lowerBound
+            ck_awq_pack(
+                level, block.codes, block.rows.count, block.columns.count, words + block.columns.lowerBound * across + first / 8, across)
+            block.withF16Scales { stored in
+                let count = block.groups.count
+                for (place, group) in block.groups.enumerated() {
+                    for word in 0..<block.rows.count / 8 {
+                        var packed: UInt32 = 0
+                        for channel in 0..<8 {
+                            let index = (word * 8 + channel) * count + place
+                            packed |= UInt32(block.offsets[index]) << Self.shifts[channel]
+                            scales[group * rows.count + first + word * 8 + channel] = stored[index]
+                        }
+                        zeros[group * across + first / 8 + word] = packed
+                    }
+                }
             }
         }
-        store(codes: codes, groups: groups, rows: rows, shape: shape, into: parts)
     }
 }

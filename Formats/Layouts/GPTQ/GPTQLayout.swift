@@ -135,9 +135,7 @@ package struct GPTQLayout: IntegerCodedLayout, Equatable {
             }
             for row in 0..<rows.count { scaleType.store(groups[row * count + group].scale, in: parts[2], at: group * rows.count + row) }
         }
-        let order = parts[3].scalars(Int32.self)
-        let size = groupSize ?? shape.columns
-        for column in 0..<shape.columns { order[column] = Int32(column / size) }
+        storeOrder(shape, in: parts[3])
     }
 
     /// With activation order every column looks its group up; without it groups are decoded one by one.
@@ -176,34 +174,45 @@ package struct GPTQLayout: IntegerCodedLayout, Equatable {
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         guard !isOrdered, scaleType == .f16 else { throw .readOnly }
-        guard let source = values.baseAddress else { return }
-        let count = groupCount(shape)
-        let size = groupSize ?? shape.columns
+        guard let source = values.baseAddress, let words = parts[0].scalars(UInt32.self).baseAddress,
+            let zeros = parts[1].scalars(UInt32.self).baseAddress
+        else { return }
+        let scales = parts[2].scalars(UInt16.self)
         let greatestCode = Float((1 << bits) - 1)
         let level = KernelLevel.active.rawValue
-        var codes = [UInt8](repeating: 0, count: rows.count * shape.columns)
-        var groups = [GroupParameters](repeating: GroupParameters(scale: 0, zero: 0), count: rows.count * count)
-        for index in 0..<rows.count * count {
-            let row = rows.lowerBound + index / count
-            var least: UInt16 = 0, greatest: UInt16 = 0
-            ck_bf16_range(level, source + index * size, size, &least, &greatest)
-            guard least & 0x7FFF < 0x7F80, greatest & 0x7FFF < 0x7F80 else { throw .notFinite(row: row) }
-            var low = min(BFloat16(bits: least).value, 0), high = max(BFloat16(bits: greatest).value, 0)
-            if symmetric {
-                high = max(-low, high)
-                if low < 0 { low = -high }
-            }
-            if low == 0, high == 0 { (low, high) = (-1, 1) }
-            let scale = (high - low) / greatestCode
-            let stored = ck_round_f16(scale)
-            guard stored.isFinite else { throw .overflowsF16(row: row) }
-            let zero = min(symmetric ? Float(1 << (bits - 1)) : (-low / scale).rounded(.toNearestOrEven), greatestCode)
-            groups[index] = GroupParameters(scale: stored, zero: zero)
-            codes.withUnsafeMutableBufferPointer {
-                ck_affine_encode(
-                    level, source + index * size, size, scale, zero, greatestCode, Int32(CK_ZERO_POINT_F32), $0.baseAddress! + index * size)
+        parts[1].initializeMemory(as: UInt8.self, repeating: 0)
+        let tiles = GroupTiles(rows: rows, columns: shape.columns, groupSize: groupSize, blockRows: 128)
+        let turned = UnsafeMutableRawBufferPointer.allocate(byteCount: max(4, tiles.blockRows * tiles.blockColumns * bits / 8), alignment: 64)
+        defer { turned.deallocate() }
+        try tiles.encode(source, greatestCode: greatestCode, rule: CK_ZERO_POINT_F32) { block throws(EncodingFault) in
+            ck_gptq_parameters(
+                level, block.least, block.greatest, block.groupCount, greatestCode, symmetric ? Float(1 << (bits - 1)) : 0, block.scales,
+                block.offsets)
+            try block.refuseInfiniteScales(of: rows)
+        } store: { block in
+            let first = block.rows.lowerBound
+            let wordsPerRow = block.columns.count * bits / 32
+            BitStream.packRows(
+                block.codes, bits: bits, wordsPerRow: wordsPerRow, rows: block.rows.count, columns: block.columns.count, into: turned)
+            ck_turn_words(
+                level, turned.baseAddress!.assumingMemoryBound(to: UInt32.self), wordsPerRow, block.rows.count, wordsPerRow,
+                words + block.columns.lowerBound * bits / 32 * rows.count + first, rows.count)
+            block.withF16Scales { stored in
+                let count = block.groups.count
+                for (place, group) in block.groups.enumerated() {
+                    BitStream.pack(zeros + (group * rows.count + first) * bits / 32, bits: bits, count: block.rows.count) { row in
+                        code(zero: block.offsets[row * count + place] - (version == 1 ? 1 : 0))
+                    }
+                    for row in 0..<block.rows.count { scales[group * rows.count + first + row] = stored[row * count + place] }
+                }
             }
         }
-        store(codes: codes, groups: groups, rows: rows, shape: shape, into: parts)
+        storeOrder(shape, in: parts[3])
+    }
+
+    private func storeOrder(_ shape: MatrixShape, in part: UnsafeMutableRawBufferPointer) {
+        let order = part.scalars(Int32.self)
+        let size = groupSize ?? shape.columns
+        for column in 0..<shape.columns { order[column] = Int32(column / size) }
     }
 }

@@ -84,9 +84,11 @@ package struct BlockScaledIntegerLayout: WideLayout, Equatable {
                 guard amax < 0x7F80 else { throw .notFinite(row: rows.lowerBound + row) }
                 scaleType.store(max(BFloat16(bits: amax).value, 1e-4) / 127, in: parts[1], at: block)
                 let scale = scaleType.float(in: UnsafeRawBufferPointer(parts[1]), at: block)
+                let (scales, offsets): ([Float], [Float]) = ([scale], [128])
                 for line in row..<row + height {
                     let start = line * columns + column
-                    ck_affine_encode(level, source + start, width, scale, 128, 255, Int32(CK_ZERO_POINT_F32), codes + start)
+                    ck_affine_encode(
+                        level, source + start, width, 1, 1, width, scales, offsets, 255, Int32(CK_ZERO_POINT_F32), codes + start)
                     for place in start..<start + width { codes[place] ^= 0x80 }
                 }
                 block += 1

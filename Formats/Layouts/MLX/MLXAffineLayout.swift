@@ -89,33 +89,23 @@ package struct MLXAffineLayout: IntegerCodedLayout, Equatable {
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         guard scaleType == .bf16 else { throw .readOnly }
-        guard let source = values.baseAddress else { return }
+        guard let source = values.baseAddress, let packed = parts[0].scalars(UInt8.self).baseAddress else { return }
         let count = groupCount(shape)
         let bins = Float((1 << bits) - 1)
         let level = KernelLevel.active.rawValue
-        var codes = [UInt8](repeating: 0, count: rows.count * shape.columns)
-        let scales = parts[1].scalars(UInt16.self), biases = parts[2].scalars(UInt16.self)
-        for index in 0..<rows.count * count {
-            var least: UInt16 = 0, greatest: UInt16 = 0
-            ck_bf16_range(level, source + index * group, group, &least, &greatest)
-            let low = BFloat16(bits: least).value, high = BFloat16(bits: greatest).value
-            guard low.isFinite, high.isFinite else { throw .notFinite(row: rows.lowerBound + index / count) }
-            let isLowLarger = low.magnitude > high.magnitude
-            var scale = max((high - low) / bins, 1e-7)
-            scale = isLowLarger ? scale : -scale
-            let edge = isLowLarger ? low : high
-            let zero = (edge / scale).rounded(.toNearestOrEven)
-            var bias: Float = 0
-            if zero != 0 {
-                scale = edge / zero
-                bias = edge
+        let scales = parts[1].scalars(UInt16.self).baseAddress!, biases = parts[2].scalars(UInt16.self).baseAddress!
+        let tiles = GroupTiles(rows: rows, columns: shape.columns, groupSize: group, blockRows: 8)
+        try tiles.encode(source, greatestCode: bins, rule: CK_BIAS_F32) { block throws(EncodingFault) in
+            ck_mlx_parameters(level, block.least, block.greatest, block.groupCount, bins, block.scales, block.offsets)
+        } store: { block in
+            let (columns, groups) = (block.columns.count, block.groups.count)
+            for row in 0..<block.rows.count {
+                let place = (block.rows.lowerBound + row) * count + block.groups.lowerBound
+                ck_f32_to_bf16(block.scales + row * groups, scales + place, groups)
+                ck_f32_to_bf16(block.offsets + row * groups, biases + place, groups)
+                let bit = ((block.rows.lowerBound + row) * shape.columns + block.columns.lowerBound) * bits
+                ck_pack_codes(level, block.codes + row * columns, columns, Int32(bits), packed + bit / 8)
             }
-            codes.withUnsafeMutableBufferPointer {
-                ck_affine_encode(level, source + index * group, group, scale, bias, bins, Int32(CK_BIAS_F32), $0.baseAddress! + index * group)
-            }
-            scales[index] = BFloat16(rounding: scale).bits
-            biases[index] = BFloat16(rounding: bias).bits
         }
-        BitStream.packRows(codes, bits: bits, wordsPerRow: wordsPerRow(shape), rows: rows.count, columns: shape.columns, into: parts[0])
     }
 }

@@ -63,7 +63,7 @@ extension PackedIntegerLayout {
             let start = index / count * shape.columns + index % count * size
             let length = min(size, shape.columns - index % count * size)
             var least: UInt16 = 0, greatest: UInt16 = 0
-            ck_bf16_range(KernelLevel.active.rawValue, source + start, length, &least, &greatest)
+            ck_bf16_ranges(KernelLevel.active.rawValue, source + start, length, 1, 1, length, &least, &greatest)
             guard least & 0x7FFF < 0x7F80, greatest & 0x7FFF < 0x7F80 else { throw .notFinite(row: rows.lowerBound + index / count) }
             let low = min(BFloat16(bits: least).value, 0), high = max(BFloat16(bits: greatest).value, 0)
             var scale = symmetric ? bf16(max(-low, high) / (levels / 2)) : bf16(bf16(high - low) / levels)

@@ -60,13 +60,26 @@ void ck_int8_decode(int level, const uint8_t *source, const uint16_t *scales, si
 /// E4M3 codes of clamp(bf16(w / scale), +-448): compressed-tensors' float-quantized arithmetic, in the weight's dtype.
 void ck_e4m3_encode_bf16_scale(int level, const uint16_t *source, uint16_t scale, size_t count, uint8_t *target);
 
-/// Least and greatest of `count` values, as BF16 bits; one that is not finite is among them if there is any.
-void ck_bf16_range(int level, const uint16_t *source, size_t count, uint16_t *least, uint16_t *greatest);
+/// Tiles of groups: `groups` runs of `size` values in each of `rows` rows that lie `stride` values apart. What belongs to groups is [rows][groups].
 
-/// Codes of one group, clamped to 0 ... greatest and rounded to nearest even: rint(w / scale) + offset in F32 or with every step
-/// rounded to F16, or rint((w - offset) / scale). Values, scale and offset are finite.
+/// Least and greatest of each group, as BF16 bits; a value that is not finite is among them if there is any.
+void ck_bf16_ranges(
+    int level, const uint16_t *source, size_t stride, size_t rows, size_t groups, size_t size, uint16_t *least, uint16_t *greatest);
+
+/// AutoAWQ's scales (in F16; infinite where F16 has no room) and zero points of what groups span.
+void ck_awq_parameters(int level, const uint16_t *least, const uint16_t *greatest, size_t count, float *scales, float *zeros);
+/// GPTQModel's, in F32, for 0 ... codes; `middle` is the zero point of symmetric ones, 0 for others.
+void ck_gptq_parameters(
+    int level, const uint16_t *least, const uint16_t *greatest, size_t count, float codes, float middle, float *scales, float *zeros);
+/// MLX's scales and biases, in F32, for 0 ... bins.
+void ck_mlx_parameters(int level, const uint16_t *least, const uint16_t *greatest, size_t count, float bins, float *scales, float *biases);
+
+/// Codes [rows][groups * size], clamped to 0 ... greatest and rounded to nearest even: rint(w / scale) + offset in F32 or with every step
+/// rounded to F16, or rint((w - offset) / scale). Values, scales and offsets are finite.
 enum { CK_ZERO_POINT_F32 = 0, CK_ZERO_POINT_F16 = 1, CK_BIAS_F32 = 2 };
-void ck_affine_encode(int level, const uint16_t *source, size_t count, float scale, float offset, float greatest, int rule, uint8_t *codes);
+void ck_affine_encode(
+    int level, const uint16_t *source, size_t stride, size_t rows, size_t groups, size_t size, const float *scales, const float *offsets,
+    float greatest, int rule, uint8_t *codes);
 
 /// (code - offset) * scale, or code * scale + offset if the offset is a bias, each step rounded to `type`, then to BF16.
 enum { CK_TYPE_F32 = 0, CK_TYPE_BF16 = 1, CK_TYPE_F16 = 2 };
@@ -82,8 +95,8 @@ void ck_transpose_words(int level, const uint32_t *source, size_t rows, size_t c
 /// The same of words whose rows lie further apart: target[c * target_stride + r] = source[r * source_stride + c].
 void ck_turn_words(int level, const uint32_t *source, size_t source_stride, size_t rows, size_t columns, uint32_t *target, size_t target_stride);
 
-/// 4-bit codes [rows][columns] to and from AutoAWQ's words [columns][rows / 8]; rows divide by 8.
-void ck_awq_pack(int level, const uint8_t *codes, size_t rows, size_t columns, uint32_t *words);
+/// 4-bit codes [rows][columns] to and from AutoAWQ's words [columns][rows / 8], the words' rows `stride` apart; rows divide by 8.
+void ck_awq_pack(int level, const uint8_t *codes, size_t rows, size_t columns, uint32_t *words, size_t stride);
 void ck_awq_unpack(int level, const uint32_t *words, size_t rows, size_t columns, uint8_t *codes);
 
 /// E2M1 codes, two to a byte, the even one low, of groups of `size` neighbours with a scale each: of w / scale, ties to even; of

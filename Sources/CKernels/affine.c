@@ -56,8 +56,13 @@ CK_TARGET_AVX512 static void ranges_avx512(
 ) {
     if (size == 0 || size % 32 != 0) { ranges_loop(source, stride, rows, groups, size, least, greatest); return; }
     for (size_t row = 0; row < rows; row++)
-        for (size_t g = 0; g < groups; g++)
-            range_avx512(source + row * stride + g * size, size, least + row * groups + g, greatest + row * groups + g);
+        for (size_t g = 0; g < groups; g++) {
+            const uint16_t *group = source + row * stride + g * size;
+            // The first to read these values, in stretches too short for the processor to foresee the next row's.
+            if (row + 2 < rows)
+                for (size_t i = 0; i < size; i += 32) _mm_prefetch((const char *)(group + 2 * stride + i), _MM_HINT_T0);
+            range_avx512(group, size, least + row * groups + g, greatest + row * groups + g);
+        }
 }
 #endif
 
@@ -258,7 +263,7 @@ CK_TARGET_AVX512 static inline __m512 round_type_avx512(__m512 x, int type) {
 }
 
 /// The BF16 values of sixteen codes.
-CK_TARGET_AVX512 static inline __m256i affine_values(__m512 codes, __m512 scale, __m512 offset, int is_bias, int type) {
+CK_TARGET_AVX512 static inline __attribute__((always_inline)) __m256i affine_values(__m512 codes, __m512 scale, __m512 offset, int is_bias, int type) {
     __m512 x = is_bias ? _mm512_add_ps(round_type_avx512(_mm512_mul_ps(codes, scale), type), offset)
                        : _mm512_mul_ps(round_type_avx512(_mm512_sub_ps(codes, offset), type), scale);
     x = round_bf16_avx512(round_type_avx512(x, type));
@@ -266,7 +271,9 @@ CK_TARGET_AVX512 static inline __m256i affine_values(__m512 codes, __m512 scale,
 }
 
 /// Codes below 32 have their values looked up, as soon as there are more of them than values.
-CK_TARGET_AVX512 static void affine_decode_avx512(const uint8_t *codes, size_t count, float scale, float offset, int is_bias, int type, uint16_t *target) {
+CK_TARGET_AVX512 static inline __attribute__((always_inline)) void affine_decode_type(
+    const uint8_t *codes, size_t count, float scale, float offset, int is_bias, int type, uint16_t *target
+) {
     const __m512 s = _mm512_set1_ps(scale), o = _mm512_set1_ps(offset);
     size_t i = 0;
     if (count >= 64) {
@@ -285,6 +292,18 @@ CK_TARGET_AVX512 static void affine_decode_avx512(const uint8_t *codes, size_t c
         _mm256_storeu_si256((__m256i *)(target + i), affine_values(c, s, o, is_bias, type));
     }
     affine_decode_loop(codes + i, count - i, scale, offset, is_bias, type, target + i);
+}
+
+CK_TARGET_AVX512 static void affine_decode_avx512(const uint8_t *codes, size_t count, float scale, float offset, int is_bias, int type, uint16_t *target) {
+    if (is_bias) {
+        if (type == CK_TYPE_BF16) affine_decode_type(codes, count, scale, offset, 1, CK_TYPE_BF16, target);
+        else if (type == CK_TYPE_F16) affine_decode_type(codes, count, scale, offset, 1, CK_TYPE_F16, target);
+        else affine_decode_type(codes, count, scale, offset, 1, CK_TYPE_F32, target);
+    } else {
+        if (type == CK_TYPE_BF16) affine_decode_type(codes, count, scale, offset, 0, CK_TYPE_BF16, target);
+        else if (type == CK_TYPE_F16) affine_decode_type(codes, count, scale, offset, 0, CK_TYPE_F16, target);
+        else affine_decode_type(codes, count, scale, offset, 0, CK_TYPE_F32, target);
+    }
 }
 #endif
 

@@ -1,6 +1,11 @@
 // Error sums with a fixed order of additions: sixteen lanes by index, joined at the end. Bits do not depend on the machine.
 #include "CKernels.h"
-#include "scalar.h"
+#include "loops.h"
+
+#if defined(__clang__)
+// Everything below is inlined, so that no vector is ever passed in a way that depends on the instruction set.
+#pragma clang diagnostic ignored "-Wpsabi"
+#endif
 
 typedef struct { double signal[16], noise[16], product[16], candidate[16], absolute[16]; float max_abs; size_t different; } lanes;
 
@@ -30,64 +35,103 @@ static void join(const lanes *l, ck_error_sums *sums) {
     sums->different += l->different;
 }
 
-#if defined(__x86_64__)
-typedef struct { __m512d low, high; } pair;
+typedef float floats __attribute__((vector_size(64)));
+typedef double doubles __attribute__((vector_size(64)));
+typedef uint16_t halves __attribute__((vector_size(32)));
+typedef uint32_t words __attribute__((vector_size(64)));
+typedef int32_t masks __attribute__((vector_size(64)));
+typedef struct { doubles low, high; } pair;
 
-CK_TARGET_AVX512 static inline pair widen(__m512 x) {
-    pair p = {_mm512_cvtps_pd(_mm512_castps512_ps256(x)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1))};
+CK_INLINE pair widen(floats x) {
+    pair p = {__builtin_convertvector(__builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7), doubles),
+              __builtin_convertvector(__builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15), doubles)};
     return p;
 }
 
-CK_TARGET_AVX512 static inline void accumulate(pair *sum, pair a, pair b) {
-    sum->low = _mm512_add_pd(sum->low, _mm512_mul_pd(a.low, b.low));
-    sum->high = _mm512_add_pd(sum->high, _mm512_mul_pd(a.high, b.high));
+/// Products of these numbers have fewer bits than F64 holds, so that nothing depends on whether they are rounded before they are added.
+CK_INLINE void accumulate(pair *sum, pair a, pair b) {
+#pragma clang fp contract(fast)
+    sum->low += a.low * b.low;
+    sum->high += a.high * b.high;
 }
 
-CK_TARGET_AVX512 static inline void put(double target[16], pair sum) {
-    _mm512_storeu_pd(target, sum.low);
-    _mm512_storeu_pd(target + 8, sum.high);
-}
+CK_INLINE void put(double target[16], pair sum) { memcpy(target, &sum, sizeof sum); }
 
-/// As far as all values are finite; returns how many elements it has added.
-CK_TARGET_AVX512 static size_t add_avx512(const uint16_t *reference, const uint16_t *candidate, size_t count, lanes *l) {
-    const __m512i exponent = _mm512_set1_epi32(0x7F800000);
-    pair signal = {_mm512_setzero_pd(), _mm512_setzero_pd()}, noise = signal, product = signal, other = signal, absolute = signal;
-    __m512 largest = _mm512_setzero_ps();
-    size_t i = 0, different = 0;
+CK_INLINE floats magnitude(floats x) { return (floats)((words)x & 0x7FFFFFFFu); }
+
+/// Sixteen values at a time, as far as all are finite; `done` gets how many that were. Without `is_whole` only signal, noise and the largest.
+CK_INLINE void sums_loop(const uint16_t *reference, const uint16_t *candidate, size_t count, int is_whole, lanes *l, size_t *done) {
+    pair signal = {{0}, {0}}, noise = signal, product = signal, other = signal, absolute = signal;
+    floats largest = {0};
+    masks different = {0};
+    size_t i = 0;
     for (; i + 16 <= count; i += 16) {
-        __m512i u = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(reference + i))), 16);
-        __m512i v = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(candidate + i))), 16);
-        __mmask16 odd = _mm512_cmpeq_epi32_mask(_mm512_and_si512(u, exponent), exponent)
-                      | _mm512_cmpeq_epi32_mask(_mm512_and_si512(v, exponent), exponent);
-        if (__builtin_expect(odd, 0)) break;
-        __m512 r = _mm512_castsi512_ps(u), c = _mm512_castsi512_ps(v), d = _mm512_sub_ps(r, c);
-        pair a = widen(r), b = widen(c), e = widen(d);
+        halves x, y;
+        memcpy(&x, reference + i, sizeof x);
+        memcpy(&y, candidate + i, sizeof y);
+        if (__builtin_expect(__builtin_reduce_or(((x & 0x7F80) == 0x7F80) | ((y & 0x7F80) == 0x7F80)) != 0, 0)) break;
+        floats r = (floats)(__builtin_convertvector(x, words) << 16), c = (floats)(__builtin_convertvector(y, words) << 16), d = r - c;
+        pair a = widen(r), e = widen(d);
         accumulate(&signal, a, a);
         accumulate(&noise, e, e);
+        floats m = magnitude(d);
+        masks larger = m > largest;
+        largest = (floats)((larger & (masks)m) | (~larger & (masks)largest));
+        if (!is_whole) continue;
+        pair b = widen(c), size = widen(m);
         accumulate(&product, a, b);
         accumulate(&other, b, b);
-        absolute.low = _mm512_add_pd(absolute.low, _mm512_abs_pd(e.low));
-        absolute.high = _mm512_add_pd(absolute.high, _mm512_abs_pd(e.high));
-        largest = _mm512_max_ps(largest, _mm512_abs_ps(d));
-        different += (size_t)__builtin_popcount(_mm512_cmp_ps_mask(r, c, _CMP_NEQ_OQ));
+        absolute.low += size.low;
+        absolute.high += size.high;
+        different -= r != c;
     }
     put(l->signal, signal); put(l->noise, noise); put(l->product, product); put(l->candidate, other); put(l->absolute, absolute);
-    l->max_abs = _mm512_reduce_max_ps(largest);
-    l->different = different;
-    return i;
+    for (int k = 0; k < 16; k++) {
+        l->max_abs = largest[k] > l->max_abs ? largest[k] : l->max_abs;
+        l->different += (size_t)different[k];
+    }
+    *done = i;
 }
-#endif
+
+CK_INLINE void whole_loop(const uint16_t *reference, const uint16_t *candidate, size_t count, lanes *l, size_t *done) {
+    sums_loop(reference, candidate, count, 1, l, done);
+}
+
+CK_INLINE void noise_loop(const uint16_t *reference, const uint16_t *candidate, size_t count, lanes *l, size_t *done) {
+    sums_loop(reference, candidate, count, 0, l, done);
+}
+
+CK_LEVELS(whole, (const uint16_t *reference, const uint16_t *candidate, size_t count, lanes *l, size_t *done), (reference, candidate, count, l, done))
+CK_LEVELS(noise, (const uint16_t *reference, const uint16_t *candidate, size_t count, lanes *l, size_t *done), (reference, candidate, count, l, done))
+
+static void whole(int level, const uint16_t *reference, const uint16_t *candidate, size_t count, lanes *l, size_t *done) {
+    CK_RUN(whole, (reference, candidate, count, l, done))
+}
+
+static void noise(int level, const uint16_t *reference, const uint16_t *candidate, size_t count, lanes *l, size_t *done) {
+    CK_RUN(noise, (reference, candidate, count, l, done))
+}
 
 void ck_bf16_error(int level, const uint16_t *reference, const uint16_t *candidate, size_t count, ck_error_sums *sums) {
     lanes l;
     memset(&l, 0, sizeof l);
     size_t i = 0;
-#if defined(__x86_64__)
-    if (level == CK_AVX512) i = add_avx512(reference, candidate, count, &l);
-#endif
-    (void)level;
+    whole(level, reference, candidate, count, &l, &i);
     for (; i < count; i++) add(&l, i, ck_from_bf16(reference[i]), ck_from_bf16(candidate[i]));
     join(&l, sums);
+}
+
+void ck_bf16_noise(int level, const uint16_t *reference, const uint16_t *candidate, size_t count, ck_error_sums *sums) {
+    lanes l;
+    memset(&l, 0, sizeof l);
+    size_t i = 0;
+    noise(level, reference, candidate, count, &l, &i);
+    for (; i < count; i++) add(&l, i, ck_from_bf16(reference[i]), ck_from_bf16(candidate[i]));
+    for (int k = 0; k < 16; k++) {
+        sums->signal += l.signal[k];
+        sums->noise += l.noise[k];
+    }
+    if (l.max_abs > sums->max_abs || l.max_abs != l.max_abs) sums->max_abs = l.max_abs;
 }
 
 void ck_f32_error(const float *reference, const float *candidate, size_t count, ck_error_sums *sums) {

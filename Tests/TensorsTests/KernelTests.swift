@@ -276,6 +276,11 @@ import Testing
                     #expect(plain.absolute.bitPattern == other.absolute.bitPattern || plain.absolute.isNaN && other.absolute.isNaN)
                     #expect(plain.max_abs.bitPattern == other.max_abs.bitPattern || plain.max_abs.isNaN && other.max_abs.isNaN)
                 }
+                var noise = ck_error_sums()
+                ck_bf16_noise(level.rawValue, a, b, size, &noise)
+                #expect(
+                    noise.signal.bitPattern == plain.signal.bitPattern && noise.max_abs.bitPattern == plain.max_abs.bitPattern
+                        && noise.noise.bitPattern == plain.noise.bitPattern || noise.noise.isNaN && plain.noise.isNaN)
                 #expect(
                     plain.different
                         == zip(a, b).count {

@@ -147,6 +147,8 @@ size_t ck_count_above32(const uint32_t *source, size_t count, uint32_t limit);
 /// the bits are the same at every level. Two NaNs count as equal.
 typedef struct { double signal, noise, product, candidate, absolute; float max_abs; size_t different; } ck_error_sums;
 void ck_bf16_error(int level, const uint16_t *reference, const uint16_t *candidate, size_t count, ck_error_sums *sums);
+/// Signal, noise and the largest difference of the same, for half of the work.
+void ck_bf16_noise(int level, const uint16_t *reference, const uint16_t *candidate, size_t count, ck_error_sums *sums);
 void ck_f32_error(const float *reference, const float *candidate, size_t count, ck_error_sums *sums);
 
 /// Groups of `group` neighbours of which nothing is left: the cosine of the reference's and the candidate's is 0.3 at most, as where the

@@ -109,7 +109,8 @@ final class RunWork: Sendable {
                 counters.bytesWritten.add(planned.tensors.reduce(0) { $0 + $1.byteCount }, ordering: .relaxed)
             } else {
                 try converter.write(
-                    to: file, memory: arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes), counters: counters, stop: stop)
+                    to: file, memory: arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes(within: arena.limit)),
+                    counters: counters, stop: stop)
             }
             try journal.wrote(position)
         case .flush(let shard):
@@ -119,7 +120,7 @@ final class RunWork: Sendable {
             let converter = WeightConverter(run.checkpoint, planned, sourceDigests: sourceDigests, statistics: run.statistics)
             let (file, offsets) = try written(planned)
             let digests = calibratedDigests.withLock { $0[position] }
-            let memory = try arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes)
+            let memory = try arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes(within: arena.limit))
             var (record, differences) = try converter.audit(
                 file, offsets: offsets, against: digests, memory: memory, counters: counters, stop: stop)
             if differences != 0, digests == nil, !packs, inherited.contains(position) {

@@ -43,7 +43,7 @@ extension WeightConverter {
                     let original = UnsafeMutableRawBufferPointer(rebasing: memory[..<range.count])
                     let written = UnsafeMutableRawBufferPointer(rebasing: memory[half..<(half + range.count)])
                     try checkpoint.read(stored, range, into: original)
-                    differences += try readBack(file, written, ByteRuns(0..<range.count), at: target, expected: original)
+                    differences += Self.differences(written, try file.read(into: written, at: target), original)
                     hash.update(bufferPointer: UnsafeRawBufferPointer(written))
                     record.notFinite += stored.type.countNotFinite(UnsafeRawBufferPointer(written))
                     counters.bytesAudited.add(range.count, ordering: .relaxed)
@@ -58,11 +58,8 @@ extension WeightConverter {
         return (record, differences)
     }
 
-    /// Fills `buffer` from the file and counts the bytes that differ from `expected`.
-    private func readBack(
-        _ file: any ByteSource, _ buffer: UnsafeMutableRawBufferPointer, _ runs: ByteRuns, at offset: Int, expected: UnsafeMutableRawBufferPointer
-    ) throws -> Int {
-        let count = try file.read(into: buffer, runs, at: offset)
+    /// How many bytes differ from those that were expected, of which the file had the first `count`.
+    private static func differences(_ buffer: UnsafeMutableRawBufferPointer, _ count: Int, _ expected: UnsafeMutableRawBufferPointer) -> Int {
         if count == expected.count, count == 0 || memcmp(buffer.baseAddress!, expected.baseAddress!, count) == 0 { return 0 }
         return expected.count - count + (0..<count).count { buffer[$0] != expected[$0] }
     }
@@ -74,11 +71,23 @@ extension WeightConverter {
         var hashes = planned.tensors.map { _ in SHA256() }
         var sourceHashes = planned.view == nil && sourceDigests.cover(weight) ? weight.stored.map { _ in SHA256() } : []
         let layout = try layoutOverWholeRange(memory, stop)
+        var memory = memory
+        let held = hold(&memory)
+        for (index, offset) in offsets.enumerated() {
+            guard let whole = held?[index] else { continue }
+            for start in stride(from: 0, to: whole.count, by: 8 << 20) {
+                try checkStop(stop)
+                let piece = UnsafeMutableRawBufferPointer(rebasing: whole[start..<min(start + (8 << 20), whole.count)])
+                guard try file.read(into: piece, at: offset + start) == piece.count else {
+                    throw ShortRead(path: file.path, tensor: planned.tensors[index].name, offset: offset + start)
+                }
+            }
+        }
         var record = WeightRecord(digests: [])
         var differences = 0
         var sums = ck_error_sums()
         var amax: UInt32 = 0
-        for rows in TileSequence(of: shape, step: rowsPerTile(memory.count)) {
+        for rows in TileSequence(of: shape, step: rowsPerTile(memory.count, isHeld: held != nil)) {
             try checkStop(stop)
             // What is not derived from the weight alone is not derived again; its values are still needed, to measure the error.
             let expected = try produce(rows, layout, memory, counters, encodes: isDerived)
@@ -87,12 +96,8 @@ extension WeightConverter {
             for (index, slice) in written.enumerated() {
                 let part = target.parts[index]
                 let runs = part.runs(of: rows, in: shape)
-                if isDerived {
-                    differences += try readBack(file, slice, runs, at: offsets[index], expected: expected[index])
-                } else {
-                    let count = try file.read(into: slice, runs, at: offsets[index])
-                    differences += slice.count - count
-                }
+                let count = try held?.load(slice, part: index, runs) ?? file.read(into: slice, runs, at: offsets[index])
+                differences += isDerived ? Self.differences(slice, count, expected[index]) : slice.count - count
                 if part.isInRowOrder(rows) { hashes[index].update(bufferPointer: UnsafeRawBufferPointer(slice)) }
                 counters.bytesAudited.add(slice.count, ordering: .relaxed)
             }
@@ -111,6 +116,10 @@ extension WeightConverter {
         }
         // Parts whose tiles are not runs of the file are digested by themselves.
         for index in hashes.indices where target.parts[index].isAlongRows {
+            if let whole = held?[index] {
+                hashes[index].update(bufferPointer: UnsafeRawBufferPointer(whole))
+                continue
+            }
             try digest(file, at: offsets[index], planned.tensors[index].byteCount, memory, stop, &hashes[index])
         }
         for index in sourceHashes.indices where source.parts[index].isAlongRows {
@@ -162,7 +171,7 @@ extension WeightConverter {
         let decoded = values(memory, places.decoded, rows.count * columns, as: UInt16.self)
         planned.layout?.decode(bytes, rows: rows, shape: shape, into: decoded)
         for row in 0..<rows.count {
-            ck_bf16_error(KernelLevel.active.rawValue, reference.baseAddress! + row * columns, decoded.baseAddress! + row * columns, columns, &sums)
+            ck_bf16_noise(KernelLevel.active.rawValue, reference.baseAddress! + row * columns, decoded.baseAddress! + row * columns, columns, &sums)
         }
         // Codes of finite values may still decode to infinities, where a scale was rounded up at the end of its range.
         if !sums.max_abs.isFinite { notFinite += ScalarType.bf16.countNotFinite(UnsafeRawBufferPointer(UnsafeBufferPointer(decoded))) }

@@ -110,9 +110,34 @@ struct WeightConverter {
     /// A transposed part of a weight is taken at once: it is one attention head.
     private var smallestTile: Int { planned.view?.isTransposed == true ? shape.rows : alignment }
 
-    /// Working memory that is worth having: for a tile that suits the caches, or for as many rows as the layouts prefer.
-    var preferredBytes: Int {
-        planned.road == .passthrough ? 2 * Self.preferredTile : max(2 * Self.preferredTile, places(0..<min(preferredRows, shape.rows)).total)
+    /// Working memory that is worth having within a limit: for a tile that suits the caches and the parts that are held whole, or else for as many
+    /// rows as the layouts prefer.
+    func preferredBytes(within limit: Int) -> Int {
+        if planned.road == .passthrough { return 2 * Self.preferredTile }
+        let held = bytesToHold(in: limit)
+        return held > 0 ? max(2 * Self.preferredTile, places(0..<min(heldRows, shape.rows)).total + held) : tileBytes
+    }
+
+    /// The same where nothing is held.
+    var tileBytes: Int { max(2 * Self.preferredTile, places(0..<min(preferredRows, shape.rows)).total) }
+
+    /// Bytes of the parts that are held whole in so much memory; 0 if there are none, or no room beside a tile.
+    private func bytesToHold(in memory: Int) -> Int {
+        let wanted = HeldParts.byteCount(of: target)
+        return wanted > 0 && wanted + places(0..<min(heldRows, shape.rows)).total <= memory ? wanted : 0
+    }
+
+    /// Rows of a tile whose pieces go to where they are held: as few as fill cache lines there.
+    private var heldRows: Int { ceilingDivide(256, alignment) * alignment }
+
+    /// Takes room for the parts that are held whole from the end of a worker's memory.
+    /// - Returns: nil if there are none, or not enough memory.
+    func hold(_ memory: inout UnsafeMutableRawBufferPointer) -> HeldParts? {
+        let wanted = bytesToHold(in: memory.count)
+        guard wanted > 0 else { return nil }
+        let rest = (memory.count - wanted) & ~63
+        defer { memory = UnsafeMutableRawBufferPointer(rebasing: memory[..<rest]) }
+        return HeldParts(of: target, in: UnsafeMutableRawBufferPointer(rebasing: memory[rest...]))
     }
 
     private var preferredRows: Int {
@@ -121,7 +146,8 @@ struct WeightConverter {
     }
 
     /// Rows a tile in `memory` bytes, a multiple of the alignment.
-    func rowsPerTile(_ memory: Int) -> Int {
+    func rowsPerTile(_ memory: Int, isHeld: Bool) -> Int {
+        let preferredRows = isHeld ? heldRows : preferredRows
         let unit = max(places(0..<min(smallestTile, shape.rows)).total, 1)
         func fitting(_ bytes: Int) -> Int { max(1, bytes / unit) * smallestTile }
         return max(fitting(min(memory, Self.preferredTile)), min(preferredRows, fitting(memory)))
@@ -139,12 +165,25 @@ struct WeightConverter {
             return
         }
         let layout = try layoutOverWholeRange(memory, stop)
-        for rows in TileSequence(of: shape, step: rowsPerTile(memory.count)) {
+        var memory = memory
+        let held = hold(&memory)
+        for rows in TileSequence(of: shape, step: rowsPerTile(memory.count, isHeld: held != nil)) {
             try checkStop(stop)
             let slices = try produce(rows, layout, memory, counters)
             for (index, slice) in slices.enumerated() {
-                try file.write(UnsafeRawBufferPointer(slice), target.parts[index].runs(of: rows, in: shape), at: planned.tensors[index].offset)
+                let runs = target.parts[index].runs(of: rows, in: shape)
+                if held?.store(slice, part: index, runs) != true {
+                    try file.write(UnsafeRawBufferPointer(slice), runs, at: planned.tensors[index].offset)
+                }
                 counters.bytesWritten.add(slice.count, ordering: .relaxed)
+            }
+        }
+        for (index, tensor) in planned.tensors.enumerated() {
+            guard let whole = held?[index] else { continue }
+            for start in stride(from: 0, to: whole.count, by: 8 << 20) {
+                try checkStop(stop)
+                let piece = UnsafeRawBufferPointer(rebasing: whole[start..<min(start + (8 << 20), whole.count)])
+                try file.write(piece, at: tensor.offset + start)
             }
         }
     }

@@ -70,10 +70,10 @@ extension WeightConverter {
         guard let planned = planned.layout else { throw failure(.readOnly) }
         let result = try WeightReplacement(layout: planned, shape: shape)
         let counters = RunCounters()
-        let least = minimumBytes, preferred = max(preferredBytes, minimumBytes)
+        let least = minimumBytes, preferred = max(tileBytes, minimumBytes)
         let range = try AlignedBuffer(byteCount: preferred)
         let layout = try withExtendedLifetime(range) { try layoutOverWholeRange(range.bytes, stop) }
-        let tiles = Array(TileSequence(of: shape, step: rowsPerTile(max(least, preferred))))
+        let tiles = Array(TileSequence(of: shape, step: rowsPerTile(max(least, preferred), isHeld: false)))
         try ParallelLoop.run(count: tiles.count, workers: workers) {
             try AlignedBuffer(byteCount: preferred)
         } body: { index, memory in

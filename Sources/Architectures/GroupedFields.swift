@@ -58,6 +58,17 @@ extension ConfigurationReader {
         "hidden_act",
     ]
 
+    /// Fields that ``refuseWindows()`` reads.
+    static let windowFields: Set<String> = ["use_sliding_window", "sliding_window", "max_window_layers", "layer_types"]
+
+    /// Releases of Qwen describe windows and do not use them.
+    func refuseWindows() throws {
+        try only("use_sliding_window", [.bool(false)])
+        for type in root["layer_types"]?.array ?? [] where type != .string("full_attention") {
+            throw ArchitectureFailure.badField("layer_types", reason: "holds \(type.text(pretty: false)), which this forward pass does not have")
+        }
+    }
+
     /// A model of grouped-query attention and dense networks, from the fields that all families share.
     /// - Parameters:
     ///   - ropeSize: how much of a head of so many channels turns.

@@ -10,12 +10,8 @@ extension Architecture {
         folds: Fold.grouped, ignorePatterns: ["lm_head", "re:.*embed_tokens$", "re:.*norm$"],
         oracle: "Qwen3ForCausalLM",
         configuration: { config, architecture in
-            try config.only("use_sliding_window", [.bool(false)])
-            for type in config.root["layer_types"]?.array ?? [] where type != .string("full_attention") {
-                throw ArchitectureFailure.badField("layer_types", reason: "holds \(type.text(pretty: false)), which this forward pass does not have")
-            }
-            try config.refuseOthers(
-                than: ConfigurationReader.groupedFields.union(["use_sliding_window", "sliding_window", "max_window_layers", "layer_types"]))
+            try config.refuseWindows()
+            try config.refuseOthers(than: ConfigurationReader.groupedFields.union(ConfigurationReader.windowFields))
             return try config.grouped(architecture, norms: .perHead)
         })
 }

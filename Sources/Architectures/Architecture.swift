@@ -63,6 +63,7 @@ package struct Architecture: Sendable, Equatable, CustomStringConvertible {
     /// The registry: a line a family.
     package static let known: [Architecture] = [
         .deepSeek, .qwen3MoE, .qwen3, .llama, .glm4MoE, .glm4MoELite, .miniMaxM2, .hunyuanV3, .gptOss, .kimiK25, .deepSeekV32, .glm5, .mistral4,
+        .qwen2,
     ]
 
     /// The family of a `model_type`.

@@ -6,7 +6,7 @@ import Testing
 /// What is known of each architecture, held against itself and against transformers (Tests/Scripts/golden_architectures.py).
 @Suite struct ArchitectureTests {
     static let models = [
-        "qwen3-moe", "qwen3", "llama", "glm4-moe", "glm4-moe-lite", "minimax-m2", "hy3", "kimi-k25", "deepseek-v32", "glm5", "mistral4",
+        "qwen3-moe", "qwen3", "llama", "glm4-moe", "glm4-moe-lite", "minimax-m2", "hy3", "kimi-k25", "deepseek-v32", "glm5", "mistral4", "qwen2",
     ]
 
     /// The model, its tokens and golden logits.

@@ -23,7 +23,8 @@ from transformers import (AutoModelForCausalLM, DeepseekV2Config, DeepseekV2ForC
                           DeepseekV32ForCausalLM, Glm4MoeConfig,
                           Glm4MoeForCausalLM, Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM, GlmMoeDsaConfig, GlmMoeDsaForCausalLM, GptOssConfig, GptOssForCausalLM, HYV3Config,
                           HYV3ForCausalLM, Kimi_K25Config, Kimi_K25ForConditionalGeneration, LlamaConfig, LlamaForCausalLM, MiniMaxM2Config,
-                          MiniMaxM2ForCausalLM, Mistral4Config, Mistral4ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
+                          MiniMaxM2ForCausalLM, Mistral4Config, Mistral4ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 import mistral_names
 import random_model
@@ -67,6 +68,10 @@ CASES = {
         attention_bias=True, tie_word_embeddings=True, rms_norm_eps=1e-5,
         rope_parameters=dict(rope_type='yarn', rope_theta=1e6, factor=4.0, original_max_position_embeddings=64, mscale=1.0, mscale_all_dim=0.707))),
     'Qwen3': (Qwen3Config, Qwen3ForCausalLM, dict(num_attention_heads=6, num_key_value_heads=3, head_dim=40, rope_parameters=PLAIN)),
+    'Qwen2.5': (Qwen2Config, Qwen2ForCausalLM, dict(num_attention_heads=10, num_key_value_heads=2, rope_parameters=PLAIN)),
+    'Qwen2, YaRN, tied': (Qwen2Config, Qwen2ForCausalLM, dict(
+        num_attention_heads=5, num_key_value_heads=1, tie_word_embeddings=True, rms_norm_eps=1e-6,
+        rope_parameters=dict(rope_type='yarn', rope_theta=1e6, factor=4.0, original_max_position_embeddings=64))),
     'Llama 3.1, biases': (LlamaConfig, LlamaForCausalLM, dict(
         num_attention_heads=5, num_key_value_heads=1, attention_bias=True, rope_parameters=dict(
             rope_type='llama3', rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=48))),

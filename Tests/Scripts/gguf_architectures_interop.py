@@ -20,7 +20,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import (DeepseekV3Config, DeepseekV3ForCausalLM, DeepseekV32Config, DeepseekV32ForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM,
                           Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM, GlmMoeDsaConfig, GlmMoeDsaForCausalLM, GptOssConfig, GptOssForCausalLM,
-                          LlamaConfig, LlamaForCausalLM, MiniMaxM2Config, MiniMaxM2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
+                          LlamaConfig, LlamaForCausalLM, MiniMaxM2Config, MiniMaxM2ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 import gguf_interop as base
 import random_model
@@ -47,6 +47,8 @@ CASES = {
         num_attention_heads=4, num_key_value_heads=4, moe_intermediate_size=128, n_routed_experts=8, num_experts_per_tok=3, n_group=1, topk_group=1,
         n_shared_experts=1, q_lora_rank=96, kv_lora_rank=64, qk_rope_head_dim=32, qk_nope_head_dim=32, v_head_dim=64, first_k_dense_replace=1,
         routed_scaling_factor=2.5)),
+    'qwen2': (Qwen2Config, Qwen2ForCausalLM, SHARED | dict(num_attention_heads=8, num_key_value_heads=2)),
+    'qwen2, tied': (Qwen2Config, Qwen2ForCausalLM, SHARED | dict(num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True)),
     'qwen3': (Qwen3Config, Qwen3ForCausalLM, GROUPED),
     'qwen3_moe': (Qwen3MoeConfig, Qwen3MoeForCausalLM, GROUPED | dict(
         moe_intermediate_size=128, num_experts=8, num_experts_per_tok=3, norm_topk_prob=True)),

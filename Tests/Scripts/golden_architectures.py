@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers import (DeepseekV3Config, DeepseekV3ForCausalLM, DeepseekV32Config, DeepseekV32ForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM, Glm4MoeLiteConfig,
                           Glm4MoeLiteForCausalLM, GlmMoeDsaConfig, GlmMoeDsaForCausalLM, GptOssConfig,
                           GptOssForCausalLM, HYV3Config, HYV3ForCausalLM, LlamaConfig, LlamaForCausalLM, MiniMaxM2Config, MiniMaxM2ForCausalLM, Mistral4Config, Mistral4ForCausalLM,
-                          Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
+                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 transformers.logging.set_verbosity_error()
 SPARSE = dict(
@@ -34,6 +34,9 @@ MODELS = {
         rope_parameters=dict(rope_type='default', rope_theta=1e6))),
     'qwen3': (Qwen3Config, Qwen3ForCausalLM, dict(
         vocab_size=160, hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
+        max_position_embeddings=512, tie_word_embeddings=True, rope_parameters=dict(rope_type='default', rope_theta=1e6))),
+    'qwen2': (Qwen2Config, Qwen2ForCausalLM, dict(
+        vocab_size=160, hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         max_position_embeddings=512, tie_word_embeddings=True, rope_parameters=dict(rope_type='default', rope_theta=1e6))),
     'llama': (LlamaConfig, LlamaForCausalLM, dict(
         vocab_size=160, hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=1,

@@ -253,6 +253,17 @@ def dense(name, type, hidden, layers, heads, keys, width, vocabulary, norms=None
     return c, m
 
 
+def qwen25():
+    c, m = dense('Qwen2ForCausalLM', 'qwen2', 3584, 28, 28, 4, 18944, 152064, rms_norm_eps=1e-6, rope_theta=1000000.0, tie_word_embeddings=False,
+                 use_sliding_window=False, sliding_window=131072, max_window_layers=28, max_position_embeddings=32768)
+    # The configuration says nothing of either.
+    del c['attention_bias'], c['head_dim']
+    for n in range(28):
+        for part, heads in (('q', 28), ('k', 4), ('v', 4)):
+            m.add(f'model.layers.{n}.self_attn.{part}_proj.bias', heads * 128)
+    return c, m
+
+
 def minimax_m2():
     c = dict(architectures=['MiniMaxM2ForCausalLM'], model_type='minimax_m2', hidden_size=3072, num_hidden_layers=62, num_attention_heads=48,
              num_key_value_heads=8, head_dim=128, rotary_dim=64, rope_theta=5000000, intermediate_size=1536, num_local_experts=256,
@@ -364,6 +375,7 @@ RELEASES = {
     'Qwen3-Coder-480B': lambda: qwen3_moe(6144, 62, 96, 8, 160, 2560),
     'Qwen3-0.6B': lambda: dense('Qwen3ForCausalLM', 'qwen3', 1024, 28, 16, 8, 3072, 151936, 'head', rms_norm_eps=1e-6, rope_theta=1000000,
                                 rope_scaling=None, tie_word_embeddings=True, max_position_embeddings=40960),
+    'Qwen2.5-7B': qwen25,
     'Llama-3.1-8B': lambda: dense('LlamaForCausalLM', 'llama', 4096, 32, 32, 8, 14336, 128256, rms_norm_eps=1e-5, rope_theta=500000.0, mlp_bias=False,
                                   tie_word_embeddings=False, max_position_embeddings=131072, rope_scaling=dict(
                                       rope_type='llama3', factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)),

@@ -25,7 +25,7 @@ struct LlamaCppArchitecture: Sendable {
     var readsPrediction = false
     /// Whether keys and values come out of a latent.
     var isLatent = false
-    /// Whether every linear layer has a bias.
+    /// Whether queries, keys and values always have biases.
     var isBiased = false
     /// Whether the output of an attention may have a bias.
     var takesOutputBias = false
@@ -130,6 +130,8 @@ struct LlamaCppArchitecture: Sendable {
                 .count("vocab_size", "vocab_size") { $0.vocabulary }, .count("rope.dimension_count", nil) { $0.attention.ropeSize },
             ],
             constants: ["mlp_bias": .bool(false)], presences: ["attention_bias": ".attn_q.bias"], takesOutputBias: true, pairsHalves: true),
+        LlamaCppArchitecture(
+            name: "qwen2", modelTypes: ["qwen2"], hub: ("qwen2", "Qwen2ForCausalLM"), preTokenizer: "qwen2", fields: [], isBiased: true),
         LlamaCppArchitecture(name: "qwen3", modelTypes: ["qwen3"], hub: ("qwen3", "Qwen3ForCausalLM"), preTokenizer: "qwen2", fields: []),
         LlamaCppArchitecture(
             name: "qwen3moe", modelTypes: ["qwen3_moe"], hub: ("qwen3_moe", "Qwen3MoeForCausalLM"), preTokenizer: "qwen2",

@@ -16,6 +16,11 @@ struct RecastCommand: AsyncParsableCommand {
         ])
 
     static func main() async {
+        // The system says what was typed by way of /proc; without it every command would look like none.
+        guard !CommandLine.arguments.isEmpty else {
+            Console.error("recast: the arguments cannot be read; is /proc mounted?")
+            Foundation.exit(FailureKind.noInput.rawValue)
+        }
         ProcessFigures.shareFreedMemory()
         // A closed pipe ends the output, not the process: the write fails and is reported.
         signal(SIGPIPE, SIG_IGN)

@@ -36,10 +36,10 @@ struct GroupTiles {
             }
         }
 
-        /// The scales as F16, in the room that held what groups span.
-        func withF16Scales(_ body: (UnsafePointer<UInt16>) -> Void) {
-            ck_f32_to_f16(KernelLevel.active.rawValue, scales, least, groupCount)
-            body(least)
+        /// Scale and zero point of a group, by its row and place in the block.
+        @inline(__always)
+        func parameters(_ row: Int, _ group: Int) -> GroupParameters {
+            GroupParameters(scale: scales[row * groups.count + group], zero: offsets[row * groups.count + group])
         }
     }
 

@@ -23,15 +23,18 @@ static inline void add(lanes *l, size_t i, float r, float c) {
     l->different += !same;
 }
 
-static void join(const lanes *l, ck_error_sums *sums) {
+static void join(const lanes *l, int is_whole, ck_error_sums *sums) {
     for (int i = 0; i < 16; i++) {
         sums->signal += l->signal[i];
         sums->noise += l->noise[i];
+    }
+    if (l->max_abs > sums->max_abs || l->max_abs != l->max_abs) sums->max_abs = l->max_abs;
+    if (!is_whole) return;
+    for (int i = 0; i < 16; i++) {
         sums->product += l->product[i];
         sums->candidate += l->candidate[i];
         sums->absolute += l->absolute[i];
     }
-    if (l->max_abs > sums->max_abs || l->max_abs != l->max_abs) sums->max_abs = l->max_abs;
     sums->different += l->different;
 }
 
@@ -60,7 +63,7 @@ CK_INLINE void put(double target[16], pair sum) { memcpy(target, &sum, sizeof su
 CK_INLINE floats magnitude(floats x) { return (floats)((words)x & 0x7FFFFFFFu); }
 
 /// Sixteen values at a time, as far as all are finite; `done` gets how many that were. Without `is_whole` only signal, noise and the largest.
-CK_INLINE void sums_loop(const uint16_t *reference, const uint16_t *candidate, size_t count, int is_whole, lanes *l, size_t *done) {
+CK_INLINE void add_all(const uint16_t *reference, const uint16_t *candidate, size_t count, int is_whole, lanes *l, size_t *done) {
     pair signal = {{0}, {0}}, noise = signal, product = signal, other = signal, absolute = signal;
     floats largest = {0};
     masks different = {0};
@@ -93,52 +96,41 @@ CK_INLINE void sums_loop(const uint16_t *reference, const uint16_t *candidate, s
     *done = i;
 }
 
-CK_INLINE void whole_loop(const uint16_t *reference, const uint16_t *candidate, size_t count, lanes *l, size_t *done) {
-    sums_loop(reference, candidate, count, 1, l, done);
+CK_INLINE void sums_loop(const uint16_t *reference, const uint16_t *candidate, size_t count, int is_whole, lanes *l, size_t *done) {
+    // Two loops, so that neither asks in its midst.
+    if (is_whole) add_all(reference, candidate, count, 1, l, done);
+    else add_all(reference, candidate, count, 0, l, done);
 }
 
-CK_INLINE void noise_loop(const uint16_t *reference, const uint16_t *candidate, size_t count, lanes *l, size_t *done) {
-    sums_loop(reference, candidate, count, 0, l, done);
+CK_LEVELS(sums, (const uint16_t *reference, const uint16_t *candidate, size_t count, int is_whole, lanes *l, size_t *done),
+          (reference, candidate, count, is_whole, l, done))
+
+static void run_sums(int level, const uint16_t *reference, const uint16_t *candidate, size_t count, int is_whole, lanes *l, size_t *done) {
+    CK_RUN(sums, (reference, candidate, count, is_whole, l, done))
 }
 
-CK_LEVELS(whole, (const uint16_t *reference, const uint16_t *candidate, size_t count, lanes *l, size_t *done), (reference, candidate, count, l, done))
-CK_LEVELS(noise, (const uint16_t *reference, const uint16_t *candidate, size_t count, lanes *l, size_t *done), (reference, candidate, count, l, done))
-
-static void whole(int level, const uint16_t *reference, const uint16_t *candidate, size_t count, lanes *l, size_t *done) {
-    CK_RUN(whole, (reference, candidate, count, l, done))
-}
-
-static void noise(int level, const uint16_t *reference, const uint16_t *candidate, size_t count, lanes *l, size_t *done) {
-    CK_RUN(noise, (reference, candidate, count, l, done))
+static void bf16_sums(int level, const uint16_t *reference, const uint16_t *candidate, size_t count, int is_whole, ck_error_sums *sums) {
+    lanes l;
+    memset(&l, 0, sizeof l);
+    size_t i = 0;
+    run_sums(level, reference, candidate, count, is_whole, &l, &i);
+    for (; i < count; i++) add(&l, i, ck_from_bf16(reference[i]), ck_from_bf16(candidate[i]));
+    join(&l, is_whole, sums);
 }
 
 void ck_bf16_error(int level, const uint16_t *reference, const uint16_t *candidate, size_t count, ck_error_sums *sums) {
-    lanes l;
-    memset(&l, 0, sizeof l);
-    size_t i = 0;
-    whole(level, reference, candidate, count, &l, &i);
-    for (; i < count; i++) add(&l, i, ck_from_bf16(reference[i]), ck_from_bf16(candidate[i]));
-    join(&l, sums);
+    bf16_sums(level, reference, candidate, count, 1, sums);
 }
 
 void ck_bf16_noise(int level, const uint16_t *reference, const uint16_t *candidate, size_t count, ck_error_sums *sums) {
-    lanes l;
-    memset(&l, 0, sizeof l);
-    size_t i = 0;
-    noise(level, reference, candidate, count, &l, &i);
-    for (; i < count; i++) add(&l, i, ck_from_bf16(reference[i]), ck_from_bf16(candidate[i]));
-    for (int k = 0; k < 16; k++) {
-        sums->signal += l.signal[k];
-        sums->noise += l.noise[k];
-    }
-    if (l.max_abs > sums->max_abs || l.max_abs != l.max_abs) sums->max_abs = l.max_abs;
+    bf16_sums(level, reference, candidate, count, 0, sums);
 }
 
 void ck_f32_error(const float *reference, const float *candidate, size_t count, ck_error_sums *sums) {
     lanes l;
     memset(&l, 0, sizeof l);
     for (size_t i = 0; i < count; i++) add(&l, i, reference[i], candidate[i]);
-    join(&l, sums);
+    join(&l, 1, sums);
 }
 
 /// Sums over a group of at most `count` values in eight lanes, which the compiler adds side by side.

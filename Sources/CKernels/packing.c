@@ -214,10 +214,6 @@ void ck_awq_unpack(int level, const uint32_t *words, size_t rows, size_t columns
     }
 }
 
-void ck_transpose_words(int level, const uint32_t *source, size_t rows, size_t columns, uint32_t *target) {
-    ck_turn_words(level, source, columns, rows, columns, target, rows);
-}
-
 CK_LEVEL_AVX2(pack, (const uint8_t *codes, size_t count, int bits, uint8_t *target), (codes, count, bits, target))
 CK_LEVEL_AVX2(unpack, (const uint8_t *source, size_t count, int bits, uint8_t *codes), (source, count, bits, codes))
 

@@ -42,8 +42,12 @@ struct ProgressLine {
         }
     }
 
+    enum Remark: String {
+        case note, warning
+    }
+
     /// Tells what a user should know (`note`) or must know (`warning`), whatever the form.
-    func tell(_ kind: ProgressForm.Remark, _ text: String) {
+    func tell(_ kind: Remark, _ text: String) {
         guard form == .json else { return Console.error("\(kind.rawValue): \(text)") }
         write(kind.rawValue, ["text": .string(text)])
     }

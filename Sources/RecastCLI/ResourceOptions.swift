@@ -54,10 +54,6 @@ enum ProgressForm: String, ExpressibleByArgument, CaseIterable {
     /// A JSON document a line, every second.
     case json
     case none
-
-    enum Remark: String {
-        case note, warning
-    }
 }
 
 struct ProgressOptions: ParsableArguments {
@@ -68,7 +64,7 @@ struct ProgressOptions: ParsableArguments {
     var progress = ProgressForm.auto
 
     /// Tells what is known before a run begins, or once it has ended.
-    func tell(_ kind: ProgressForm.Remark, _ texts: [String]) {
+    func tell(_ kind: ProgressLine.Remark, _ texts: [String]) {
         let line = ProgressLine(progress)
         for text in texts { line.tell(kind, text) }
     }

@@ -110,6 +110,18 @@ enum RecastBinary {
         #expect(text.contains("file system") && text.contains(recastVersion))
     }
 
+    /// Every schema is listed, is one object, and describes itself. What documents hold is held against them by json_schemas.py.
+    @Test func schemasAreListedAndPrinted() throws {
+        let list = try RecastBinary.run("schema")
+        let names = list.output.split(separator: "\n").compactMap { $0.split(separator: " ").first.map(String.init) }
+        #expect(list.status == 0 && names.contains("convert") && names.contains("manifest") && names.count == Set(names).count)
+        for name in names {
+            let schema = try JSONValue(parsing: Array(try RecastBinary.run("schema", name).output.utf8))
+            #expect(schema["$schema"]?.string?.contains("2020-12") == true && schema["description"]?.string?.isEmpty == false, "\(name)")
+        }
+        #expect(try RecastBinary.run("schema", "nothing").status == 64)
+    }
+
     @Test func theMatrixInTheREADMEIsTheCommands() throws {
         let table = try RecastBinary.run("layouts").output
         let readme = try String(contentsOfFile: Fixtures.directory + "/../../README.md", encoding: .utf8)

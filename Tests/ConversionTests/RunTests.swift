@@ -41,6 +41,30 @@ import Testing
         #expect(try String(contentsOfFile: folder.file("full/notes.txt"), encoding: .utf8) == "mine")
     }
 
+    /// Zeros as holes are the same bytes, be they converted, copied, or written over what an earlier run left.
+    @Test func sparseRunsWriteTheSameBytes() throws {
+        let folder = try TemporaryDirectory()
+        let source = try source(folder) { builder in
+            for index in builder.tensors.indices where builder.tensors[index].name.contains("up_proj.weight") {
+                builder.tensors[index].tensor.bytes = [UInt8](repeating: 0, count: builder.tensors[index].tensor.bytes.count)
+            }
+        }
+        var options = RunOptions()
+        options.isSparse = true
+        for layout in ["bf16", "keep"] {
+            try convert(source, folder.file(layout), to: layout)
+            try convert(source, folder.file(layout + "-sparse"), to: layout, options: options)
+            #expect(try directoryContents(folder.file(layout)) == directoryContents(folder.file(layout + "-sparse")), "\(layout)")
+        }
+        try convert(source, folder.file("whole"), to: "int4-g32")
+        #expect(try interrupt(source, folder.file("part"), after: 5))
+        try convert(source, folder.file("part"), to: "int4-g32", options: options)
+        #expect(try directoryContents(folder.file("whole")) == directoryContents(folder.file("part")))
+        var request = ConversionRequest(source, to: folder.file("packed"), layout: "bf16")
+        (request.container, request.options) = ("zstd", options)
+        #expect(failure { _ = try Conversion.plan(request) }?.kind == .usage)
+    }
+
     @Test func theSourceIsNeverTheDestination() throws {
         let folder = try TemporaryDirectory()
         let source = try source(folder)

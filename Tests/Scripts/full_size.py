@@ -24,7 +24,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 from deepseek_v3 import WIDTH, model, size, write
@@ -69,15 +68,15 @@ class Values:
         if not self.is_real(tensor):
             return None
         name, type, _ = tensor
-        chance, bytes_ = random.Random(f'{self.seed} {name}'), size(tensor)
+        chance, length = random.Random(f'{self.seed} {name}'), size(tensor)
         if type == 'F8_E4M3':
-            return chance.randbytes(bytes_).translate(self.table)
+            return chance.randbytes(length).translate(self.table)
         if type == 'F32':
             low, high = (2e-5, 4e-4) if 'scale' in name else (-0.05, 0.05)
-            return b''.join(struct.pack('<f', chance.uniform(low, high)) for _ in range(bytes_ // 4))
+            return b''.join(struct.pack('<f', chance.uniform(low, high)) for _ in range(length // 4))
         middle = 1.0 if 'norm' in name else 0.0
         pattern = b''.join(struct.pack('<f', chance.gauss(middle, 0.02))[2:] for _ in range(4099))
-        return (pattern * (bytes_ // len(pattern) + 1))[:bytes_]
+        return (pattern * (length // len(pattern) + 1))[:length]
 
 
 class Files:
@@ -232,13 +231,14 @@ class Road:
         kills = sorted(self.chance.sample(range(1, self.shards - 1), self.options.kills))
         command = [self.options.recast, 'convert', self.source, self.destination, '--to', self.name, '--sparse', '--memory', self.options.memory,
                    '--json', '--quiet']
-        started, peak = time.monotonic(), 0
+        started, killed = time.monotonic(), 0
         for until in [*kills, None]:
             with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
                 child = subprocess.Popen(command, stdout=output, stderr=errors)
                 self.watch(child, until)
                 output.seek(0)
                 errors.seek(0)
+                killed += child.returncode == -signal.SIGKILL
                 if until is None or child.returncode != -signal.SIGKILL:
                     if child.returncode != 0:
                         self.failures.append(f'{self.name}: exit status {child.returncode}: {errors.read().decode()[-500:]}')
@@ -259,7 +259,7 @@ class Road:
                 self.failures.append(f'{self.name}: {what} {found:,}, bound {bound:,}')
         if audit.get('differences', 0) or self.samples == 0 or len(self.checked) != self.shards:
             self.failures.append(f'{self.name}: {audit}, {self.samples} samples, {len(self.checked)} files')
-        print(f'| {self.name} | {stored / 1e9:,.0f} GB -> {written / 1e9:,.0f} GB | {len(kills)} | {seconds:,.0f} s | {(stored + written) / seconds / 1e9:.2f} GB/s '
+        print(f'| {self.name} | {stored / 1e9:,.0f} GB -> {written / 1e9:,.0f} GB | {killed} | {seconds:,.0f} s | {(stored + written) / seconds / 1e9:.2f} GB/s '
               f'| {peak / 1e6:.0f} MB | {self.journal / 1e6:.1f} MB | {os.stat(manifest).st_size / 1e6:.1f} MB | {self.descriptors} | {self.space / 1e9:.1f} GB '
               f'| {self.samples} + {self.zeros} | {" ".join(f"{max(seconds, (stored + written) / rate / 1e9) / 60:.0f}" for rate in (0.5, 1, 2))} min |', flush=True)
         print(f'    {report["claim"]}', flush=True)

@@ -3,7 +3,7 @@
 usage: json_schemas.py RECAST FIXTURES
 
 FIXTURES holds the bundled models. The schemas allow no key that they do not name, so that a new one is written down before it is printed; and of
-the keys that a schema need not have, all must have been seen. Needs jsonschema.
+the keys that a document need not have, all but `ELSEWHERE` must have been seen. Needs jsonschema.
 """
 import json
 import os
@@ -28,6 +28,8 @@ names = [line.split()[0] for line in run('schema').stdout.splitlines()]
 schemas = {name: json.loads(run('schema', name).stdout) for name in names}
 for name, schema in schemas.items():
     jsonschema.Draft202012Validator.check_schema(schema)
+# In a container with a limit; of weights that hold infinities; of models whose inner norms are told apart.
+ELSEWHERE = {('doctor', '/memory/limit'), ('manifest', '/weights/*/not_finite'), ('verify', '/forward/latent_norms')}
 seen, failures = {name: 0 for name in names}, []
 # Keys that a schema lets a document leave out, and that none of these had yet.
 unseen = {}
@@ -68,13 +70,9 @@ with tempfile.TemporaryDirectory() as work:
     check('doctor', run('doctor', work, '--json').stdout)
     check('layouts', run('layouts', '--json').stdout)
     check('architectures', run('architectures', '--json').stdout)
-    models = [fp8] + [f'{fixtures}/architectures/{name}' for name in sorted(os.listdir(f'{fixtures}/architectures'))
-                      if os.path.isdir(f'{fixtures}/architectures/{name}')]
-    for model in models:
-        if any(name.endswith('.safetensors') for name in os.listdir(model)):
-            check('inspect', run('inspect', model, '--json').stdout)
-            check('inspect-tensors', run('inspect', model, '--tensors', '*', '--json').stdout)
-            check('plan', run('plan', model, f'{work}/none', '--to', 'bf16', '--json').stdout)
+    check('inspect', run('inspect', fp8, '--json').stdout)
+    check('inspect-tensors', run('inspect', fp8, '--tensors', '*', '--json').stdout)
+    check('plan', run('plan', fp8, f'{work}/none', '--to', 'bf16', '--json').stdout)
     targets = [('bf16',), ('int4-g32',), ('awq', '--quantizer', 'awq', '--tokens', other), ('keep',), ('bf16', '--model-parallel', '2'), ('q4_k_m',)]
     for number, (layout, *more) in enumerate(targets):
         destination = f'{work}/{number}' + ('.gguf' if layout == 'q4_k_m' else '')
@@ -87,7 +85,6 @@ with tempfile.TemporaryDirectory() as work:
         with open(f'{destination}.recast.manifest.json' if layout == 'q4_k_m' else f'{destination}/recast.manifest.json') as file:
             check('manifest', file.read())
     check('convert', run('convert', fp8, f'{work}/0', '--to', 'bf16', '--json', '--resume').stdout)
-    # What is not a number, and says so.
     for more in (['--weights-only'], ['--tokens', tokens], ['--tokens', tokens, '--without-mtp', '--for', 'vllm', '--latent-norms', 'config']):
         child = run('verify', fp8, f'{work}/1', *more, '--json', '--progress', 'json', '--report', f'{work}/report.json', statuses=(0, 1))
         check('verify', child.stdout)
@@ -103,8 +100,9 @@ with tempfile.TemporaryDirectory() as work:
     with open(f'{work}/sweep.json') as file:
         check('sweep', file.read())
 
+failures += [f'{name}{path}: never seen' for name, path in unseen if (name, path) not in ELSEWHERE]
 failures += [f'{name}: no document of this kind was made' for name, count in seen.items() if count == 0]
 for failure in sorted(set(failures)):
     print('FAIL', failure)
-print(f'{sum(seen.values())} documents of {len(seen)} kinds, {len(failures)} faults; never seen: {", ".join(name + path for name, path in unseen) or "none"}')
+print(f'{sum(seen.values())} documents of {len(seen)} kinds, {len(failures)} faults')
 sys.exit(len(failures) > 0)

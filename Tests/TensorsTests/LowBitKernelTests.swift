@@ -117,7 +117,7 @@ import Testing
             #expect(back == codes)
             let matrix = (0..<rows * columns).map { UInt32($0) }
             var turned = [UInt32](repeating: 0, count: matrix.count)
-            ck_transpose_words(level.rawValue, matrix, rows, columns, &turned)
+            ck_turn_words(level.rawValue, matrix, columns, rows, columns, &turned, rows)
             #expect(turned.indices.allSatisfy { turned[$0] == matrix[$0 % rows * columns + $0 / rows] })
         }
     }

@@ -64,19 +64,28 @@ package struct AWQLayout: IntegerCodedLayout, Equatable {
         codes: UnsafePointer<UInt8>, groups: UnsafePointer<GroupParameters>, rows: Range<Int>, shape: MatrixShape,
         into parts: [UnsafeMutableRawBufferPointer]
     ) {
-        guard let words = parts[0].scalars(UInt32.self).baseAddress, let zeros = parts[1].scalars(UInt32.self).baseAddress else { return }
-        let across = rows.count / 8
         let count = groupCount(shape)
-        ck_awq_pack(KernelLevel.active.rawValue, codes, rows.count, shape.columns, words, across)
-        for group in 0..<count {
-            for word in 0..<across {
+        put(codes, rows: 0..<rows.count, columns: 0..<shape.columns, groups: 0..<count, height: rows.count, into: parts) { groups[$0 * count + $1] }
+    }
+
+    /// Puts a block of a tile that is `height` rows high in its place. `parameters` are asked for by row and group of the block.
+    private func put(
+        _ codes: UnsafePointer<UInt8>, rows: Range<Int>, columns: Range<Int>, groups: Range<Int>, height: Int,
+        into parts: [UnsafeMutableRawBufferPointer], parameters: (_ row: Int, _ group: Int) -> GroupParameters
+    ) {
+        guard let words = parts[0].scalars(UInt32.self).baseAddress else { return }
+        let zeros = parts[1].scalars(UInt32.self)
+        let across = height / 8, first = rows.lowerBound / 8
+        ck_awq_pack(KernelLevel.active.rawValue, codes, rows.count, columns.count, words + columns.lowerBound * across + first, across)
+        for (place, group) in groups.enumerated() {
+            for word in 0..<rows.count / 8 {
                 var packed: UInt32 = 0
                 for channel in 0..<8 {
-                    let parameters = groups[(word * 8 + channel) * count + group]
-                    packed |= code(zero: parameters.zero) << Self.shifts[channel]
-                    scaleType.store(parameters.scale, in: parts[2], at: group * rows.count + word * 8 + channel)
+                    let found = parameters(word * 8 + channel, place)
+                    packed |= code(zero: found.zero) << Self.shifts[channel]
+                    scaleType.store(found.scale, in: parts[2], at: group * height + rows.lowerBound + word * 8 + channel)
                 }
-                zeros[group * across + word] = packed
+                zeros[group * across + first + word] = packed
             }
         }
     }
@@ -98,32 +107,15 @@ package struct AWQLayout: IntegerCodedLayout, Equatable {
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         guard scaleType == .f16 else { throw .readOnly }
-        guard let source = values.baseAddress, let words = parts[0].scalars(UInt32.self).baseAddress else { return }
-        let zeros = parts[1].scalars(UInt32.self), scales = parts[2].scalars(UInt16.self)
-        let level = KernelLevel.active.rawValue
-        let across = rows.count / 8
+        guard let source = values.baseAddress else { return }
         // 128 rows are 16 words, which fill a line of the cache.
         let tiles = GroupTiles(rows: rows, columns: shape.columns, groupSize: groupSize, blockRows: 128, columnAlignment: 1)
         try tiles.encode(source, greatestCode: 15, rule: CK_ZERO_POINT_F16) { block throws(EncodingFault) in
-            ck_awq_parameters(level, block.least, block.greatest, block.groupCount, block.scales, block.offsets)
+            ck_awq_parameters(KernelLevel.active.rawValue, block.least, block.greatest, block.groupCount, block.scales, block.offsets)
             try block.refuseInfiniteScales(of: rows)
         } store: { block in
-            let first = block.rows.lowerBound
-            ck_awq_pack(
-                level, block.codes, block.rows.count, block.columns.count, words + block.columns.lowerBound * across + first / 8, across)
-            block.withF16Scales { stored in
-                let count = block.groups.count
-                for (place, group) in block.groups.enumerated() {
-                    for word in 0..<block.rows.count / 8 {
-                        var packed: UInt32 = 0
-                        for channel in 0..<8 {
-                            let index = (word * 8 + channel) * count + place
-                            packed |= UInt32(block.offsets[index]) << Self.shifts[channel]
-                            scales[group * rows.count + first + word * 8 + channel] = stored[index]
-                        }
-                        zeros[group * across + first / 8 + word] = packed
-                    }
-                }
+            put(block.codes, rows: block.rows, columns: block.columns, groups: block.groups, height: rows.count, into: parts) {
+                block.parameters($0, $1)
             }
         }
     }

@@ -96,7 +96,7 @@ package struct GPTQLayout: IntegerCodedLayout, Equatable {
         guard let words = parts[0].scalars(UInt32.self).baseAddress else { return }
         let wordsPerRow = shape.columns * bits / 32
         withUnsafeTemporaryAllocation(of: UInt32.self, capacity: max(1, rows.count * wordsPerRow)) { turned in
-            ck_transpose_words(KernelLevel.active.rawValue, words, wordsPerRow, rows.count, turned.baseAddress)
+            ck_turn_words(KernelLevel.active.rawValue, words, rows.count, wordsPerRow, rows.count, turned.baseAddress, wordsPerRow)
             BitStream.unpackRows(
                 UnsafeRawBufferPointer(turned), bits: bits, wordsPerRow: wordsPerRow, rows: rows.count, columns: shape.columns, into: codes)
         }
@@ -120,22 +120,40 @@ package struct GPTQLayout: IntegerCodedLayout, Equatable {
         codes: UnsafePointer<UInt8>, groups: UnsafePointer<GroupParameters>, rows: Range<Int>, shape: MatrixShape,
         into parts: [UnsafeMutableRawBufferPointer]
     ) {
-        guard let words = parts[0].scalars(UInt32.self).baseAddress, let zeros = parts[1].scalars(UInt32.self).baseAddress else { return }
-        parts[1].initializeMemory(as: UInt8.self, repeating: 0)
         let count = groupCount(shape)
-        let wordsPerRow = shape.columns * bits / 32
+        clear(parts, shape)
+        put(codes, rows: 0..<rows.count, columns: 0..<shape.columns, groups: 0..<count, height: rows.count, into: parts) { groups[$0 * count + $1] }
+    }
+
+    /// Zero points are put bit by bit into words that are zero before; the order says of every column its group.
+    private func clear(_ parts: [UnsafeMutableRawBufferPointer], _ shape: MatrixShape) {
+        parts[1].initializeMemory(as: UInt8.self, repeating: 0)
+        guard hasOrder else { return }
+        let order = parts[3].scalars(Int32.self)
+        let size = groupSize ?? shape.columns
+        for column in 0..<shape.columns { order[column] = Int32(column / size) }
+    }
+
+    /// Puts a block of a tile that is `height` rows high in its place. `parameters` are asked for by row and group of the block.
+    private func put(
+        _ codes: UnsafePointer<UInt8>, rows: Range<Int>, columns: Range<Int>, groups: Range<Int>, height: Int,
+        into parts: [UnsafeMutableRawBufferPointer], parameters: (_ row: Int, _ group: Int) -> GroupParameters
+    ) {
+        guard let words = parts[0].scalars(UInt32.self).baseAddress, let zeros = parts[1].scalars(UInt32.self).baseAddress else { return }
+        let wordsPerRow = columns.count * bits / 32
         withUnsafeTemporaryAllocation(of: UInt32.self, capacity: max(1, rows.count * wordsPerRow)) { turned in
             BitStream.packRows(
-                codes, bits: bits, wordsPerRow: wordsPerRow, rows: rows.count, columns: shape.columns, into: UnsafeMutableRawBufferPointer(turned))
-            ck_transpose_words(KernelLevel.active.rawValue, turned.baseAddress, rows.count, wordsPerRow, words)
+                codes, bits: bits, wordsPerRow: wordsPerRow, rows: rows.count, columns: columns.count, into: UnsafeMutableRawBufferPointer(turned))
+            ck_turn_words(
+                KernelLevel.active.rawValue, turned.baseAddress, wordsPerRow, rows.count, wordsPerRow,
+                words + columns.lowerBound * bits / 32 * height + rows.lowerBound, height)
         }
-        for group in 0..<count {
-            BitStream.pack(zeros + group * (rows.count * bits / 32), bits: bits, count: rows.count) { row in
-                version == 1 ? code(zero: groups[row * count + group].zero - 1) : code(zero: groups[row * count + group].zero)
+        for (place, group) in groups.enumerated() {
+            BitStream.pack(zeros + (group * height + rows.lowerBound) * bits / 32, bits: bits, count: rows.count) { row in
+                code(zero: parameters(row, place).zero - (version == 1 ? 1 : 0))
             }
-            for row in 0..<rows.count { scaleType.store(groups[row * count + group].scale, in: parts[2], at: group * rows.count + row) }
+            for row in 0..<rows.count { scaleType.store(parameters(row, place).scale, in: parts[2], at: group * height + rows.lowerBound + row) }
         }
-        storeOrder(shape, in: parts[3])
     }
 
     /// With activation order every column looks its group up; without it groups are decoded one by one.
@@ -174,45 +192,19 @@ package struct GPTQLayout: IntegerCodedLayout, Equatable {
         _ values: UnsafeBufferPointer<UInt16>, rows: Range<Int>, shape: MatrixShape, into parts: [UnsafeMutableRawBufferPointer]
     ) throws(EncodingFault) {
         guard !isOrdered, scaleType == .f16 else { throw .readOnly }
-        guard let source = values.baseAddress, let words = parts[0].scalars(UInt32.self).baseAddress,
-            let zeros = parts[1].scalars(UInt32.self).baseAddress
-        else { return }
-        let scales = parts[2].scalars(UInt16.self)
+        guard let source = values.baseAddress else { return }
         let greatestCode = Float((1 << bits) - 1)
-        let level = KernelLevel.active.rawValue
-        parts[1].initializeMemory(as: UInt8.self, repeating: 0)
+        clear(parts, shape)
         let tiles = GroupTiles(rows: rows, columns: shape.columns, groupSize: groupSize, blockRows: 128)
-        let turned = UnsafeMutableRawBufferPointer.allocate(byteCount: max(4, tiles.blockRows * tiles.blockColumns * bits / 8), alignment: 64)
-        defer { turned.deallocate() }
         try tiles.encode(source, greatestCode: greatestCode, rule: CK_ZERO_POINT_F32) { block throws(EncodingFault) in
             ck_gptq_parameters(
-                level, block.least, block.greatest, block.groupCount, greatestCode, symmetric ? Float(1 << (bits - 1)) : 0, block.scales,
-                block.offsets)
+                KernelLevel.active.rawValue, block.least, block.greatest, block.groupCount, greatestCode,
+                symmetric ? Float(1 << (bits - 1)) : 0, block.scales, block.offsets)
             try block.refuseInfiniteScales(of: rows)
         } store: { block in
-            let first = block.rows.lowerBound
-            let wordsPerRow = block.columns.count * bits / 32
-            BitStream.packRows(
-                block.codes, bits: bits, wordsPerRow: wordsPerRow, rows: block.rows.count, columns: block.columns.count, into: turned)
-            ck_turn_words(
-                level, turned.baseAddress!.assumingMemoryBound(to: UInt32.self), wordsPerRow, block.rows.count, wordsPerRow,
-                words + block.columns.lowerBound * bits / 32 * rows.count + first, rows.count)
-            block.withF16Scales { stored in
-                let count = block.groups.count
-                for (place, group) in block.groups.enumerated() {
-                    BitStream.pack(zeros + (group * rows.count + first) * bits / 32, bits: bits, count: block.rows.count) { row in
-                        code(zero: block.offsets[row * count + place] - (version == 1 ? 1 : 0))
-                    }
-                    for row in 0..<block.rows.count { scales[group * rows.count + first + row] = stored[row * count + place] }
-                }
+            put(block.codes, rows: block.rows, columns: block.columns, groups: block.groups, height: rows.count, into: parts) {
+                block.parameters($0, $1)
             }
         }
-        storeOrder(shape, in: parts[3])
-    }
-
-    private func storeOrder(_ shape: MatrixShape, in part: UnsafeMutableRawBufferPointer) {
-        let order = part.scalars(Int32.self)
-        let size = groupSize ?? shape.columns
-        for column in 0..<shape.columns { order[column] = Int32(column / size) }
     }
 }

@@ -75,7 +75,7 @@ void ck_gptq_parameters(
 void ck_mlx_parameters(int level, const uint16_t *least, const uint16_t *greatest, size_t count, float bins, float *scales, float *biases);
 
 /// Codes [rows][groups * size], clamped to 0 ... greatest and rounded to nearest even: rint(w / scale) + offset in F32 or with every step
-/// rounded to F16, or rint((w - offset) / scale). Values, scales and offsets are finite.
+/// rounded to F16, or rint((w - offset) / scale). Values, scales and offsets are finite; zero points are codes.
 enum { CK_ZERO_POINT_F32 = 0, CK_ZERO_POINT_F16 = 1, CK_BIAS_F32 = 2 };
 void ck_affine_encode(
     int level, const uint16_t *source, size_t stride, size_t rows, size_t groups, size_t size, const float *scales, const float *offsets,
@@ -89,10 +89,7 @@ void ck_affine_decode(int level, const uint8_t *codes, size_t count, float scale
 void ck_pack_codes(int level, const uint8_t *codes, size_t count, int bits, uint8_t *target);
 void ck_unpack_codes(int level, const uint8_t *source, size_t count, int bits, uint8_t *codes);
 
-/// target[c][r] = source[r][c].
-void ck_transpose_words(int level, const uint32_t *source, size_t rows, size_t columns, uint32_t *target);
-
-/// The same of words whose rows lie further apart: target[c * target_stride + r] = source[r * source_stride + c].
+/// Words turned over: target[c * target_stride + r] = source[r * source_stride + c].
 void ck_turn_words(int level, const uint32_t *source, size_t source_stride, size_t rows, size_t columns, uint32_t *target, size_t target_stride);
 
 /// 4-bit codes [rows][columns] to and from AutoAWQ's words [columns][rows / 8], the words' rows `stride` apart; rows divide by 8.

@@ -33,6 +33,16 @@ struct HeldParts {
     /// The whole of a part; nil if it is not held.
     subscript(_ part: Int) -> UnsafeMutableRawBufferPointer? { wholes[part] }
 
+    /// Goes over what is held in pieces of a few megabytes: by part, with the place in it.
+    func forEachPiece(_ body: (_ part: Int, _ start: Int, _ piece: UnsafeMutableRawBufferPointer) throws -> Void) rethrows {
+        for (part, whole) in wholes.enumerated() {
+            guard let whole else { continue }
+            for start in stride(from: 0, to: whole.count, by: 8 << 20) {
+                try body(part, start, UnsafeMutableRawBufferPointer(rebasing: whole[start..<min(start + (8 << 20), whole.count)]))
+            }
+        }
+    }
+
     /// Puts a tile's piece in its place.
     /// - Returns: false if the part is not held.
     func store(_ slice: UnsafeMutableRawBufferPointer, part: Int, _ runs: ByteRuns) -> Bool {

@@ -73,14 +73,10 @@ extension WeightConverter {
         let layout = try layoutOverWholeRange(memory, stop)
         var memory = memory
         let held = hold(&memory)
-        for (index, offset) in offsets.enumerated() {
-            guard let whole = held?[index] else { continue }
-            for start in stride(from: 0, to: whole.count, by: 8 << 20) {
-                try checkStop(stop)
-                let piece = UnsafeMutableRawBufferPointer(rebasing: whole[start..<min(start + (8 << 20), whole.count)])
-                guard try file.read(into: piece, at: offset + start) == piece.count else {
-                    throw ShortRead(path: file.path, tensor: planned.tensors[index].name, offset: offset + start)
-                }
+        try held?.forEachPiece { part, start, piece in
+            try checkStop(stop)
+            guard try file.read(into: piece, at: offsets[part] + start) == piece.count else {
+                throw ShortRead(path: file.path, tensor: planned.tensors[part].name, offset: offsets[part] + start)
             }
         }
         var record = WeightRecord(digests: [])

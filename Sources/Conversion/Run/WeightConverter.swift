@@ -178,13 +178,9 @@ struct WeightConverter {
                 counters.bytesWritten.add(slice.count, ordering: .relaxed)
             }
         }
-        for (index, tensor) in planned.tensors.enumerated() {
-            guard let whole = held?[index] else { continue }
-            for start in stride(from: 0, to: whole.count, by: 8 << 20) {
-                try checkStop(stop)
-                let piece = UnsafeRawBufferPointer(rebasing: whole[start..<min(start + (8 << 20), whole.count)])
-                try file.write(piece, at: tensor.offset + start)
-            }
+        try held?.forEachPiece { part, start, piece in
+            try checkStop(stop)
+            try file.write(UnsafeRawBufferPointer(piece), at: planned.tensors[part].offset + start)
         }
     }
 

@@ -157,7 +157,8 @@ package final class PositionedFile: Sendable {
     private func writeZeros(_ zeros: UnsafeRawBufferPointer, at offset: Int) throws(FileFailure) {
         if isHole(offset..<offset + zeros.count) { return }
         let page = SparseRuns.page
-        let pages = (offset + page - 1) / page * page..<max((offset + page - 1) / page * page, (offset + zeros.count) / page * page)
+        let first = (offset + page - 1) / page * page
+        let pages = first..<max(first, (offset + zeros.count) / page * page)
         guard !pages.isEmpty, ck_punch_hole(descriptor.rawValue, Int64(pages.lowerBound), Int64(pages.count)) == 0 else {
             return try writeAll(zeros, at: offset)
         }

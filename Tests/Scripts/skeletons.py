@@ -448,9 +448,10 @@ parser.add_argument('--seconds', type=float, default=5)
 parser.add_argument('--megabytes', type=float, default=400)
 options = parser.parse_args()
 failures = []
-for release, make in RELEASES.items():
-    if options.only not in (None, release):
-        continue
+chosen = {release: make for release, make in RELEASES.items() if options.only in (None, release)}
+if not chosen:
+    sys.exit(f'no release is called {options.only}; known are {", ".join(RELEASES)}')
+for release, make in chosen.items():
     with tempfile.TemporaryDirectory(dir=options.directory) as work:
         config, model = make()
         write(work + '/model', config, model)
@@ -475,5 +476,5 @@ for release, make in RELEASES.items():
         print(f'{release}, {len(model.tensors):,} tensors: {"; ".join(figures)}', flush=True)
 for failure in failures:
     print('FAIL', failure)
-print(f'{len(RELEASES)} releases, {len(failures)} failures')
+print(f'{len(chosen)} releases, {len(failures)} failures')
 sys.exit(failures != [])

@@ -46,14 +46,21 @@ extension ConversionPlan {
 
         if choice.dialect.isSelfDescribing { try Self.requireWhole(checkpoint, choice.dialect) }
         var draft = PlanDraft(checkpoint, choice, output)
-        try draft.decide()
+        // Scales are looked at beside that: both only read, and of 200,000 weights each takes its second.
+        let oddScales = Lock<[Finding]>([])
+        let looksAtScales = checksScales && !choice.isCopy
+        try ParallelLoop.run(beside: {
+            guard looksAtScales else { return }
+            let found = try ScaleCheck.findings(in: checkpoint)
+            oddScales.withLock { $0 = found }
+        }) { try draft.decide() }
         notes += draft.notes
         if choice.isCopy {
             notes += checkpoint.unpaired.prefix(4).map {
                 Finding($0.name, "is carried as it is: \($0.isUnknown ? "codes that no layout here reads" : "codes or scales without their partner")")
             }
         }
-        if checksScales, !choice.isCopy { notes += try ScaleCheck.findings(in: checkpoint) }
+        notes += oddScales.withLock { $0 }
         if checkpoint.roles.architecture == nil, draft.quantizes {
             let type = checkpoint.config["model_type"]?.string.map { "\"\($0)\"" } ?? "of no model_type"
             notes.append(

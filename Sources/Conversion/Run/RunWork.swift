@@ -114,7 +114,12 @@ final class RunWork: Sendable {
             }
             try journal.wrote(position)
         case .flush(let shard):
-            if packs { try pack(shard, arena.limit, workers, counters, stop) } else { try flush(shard) }
+            if packs {
+                try mendStage(of: shard, arena, counters, stop)
+                try pack(shard, arena.limit, workers, counters, stop)
+            } else {
+                try flush(shard)
+            }
         case .audit(let position):
             let planned = plan.weights[position]
             let converter = WeightConverter(run.checkpoint, planned, sourceDigests: sourceDigests, statistics: run.statistics)
@@ -201,6 +206,26 @@ final class RunWork: Sendable {
     }
 
     // MARK: Other containers
+
+    /// What an earlier run left to be packed may never have reached the disk. A packed file that shows it has to be packed again, so it is
+    /// looked at before.
+    private func mendStage(of number: Int, _ arena: Arena, _ counters: RunCounters, _ stop: StopToken) throws {
+        let shard = plan.shards[number]
+        guard shard.copiedFile == nil, try FileTree.entry(run.destination.unfinishedFile(shard.name)) == nil else { return }
+        for position in shard.weights where inherited.contains(position) && calibratedDigests.withLock({ $0[position] == nil }) {
+            let converter = WeightConverter(
+                run.checkpoint, plan.weights[position], statistics: run.statistics,
+                allowsNonFinite: run.options.allowsNonFinite || plan.isCopy, isSparse: run.options.isSparse)
+            let memory = try arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes(within: arena.limit))
+            let file = try shardFile(number)
+            let offsets = plan.weights[position].tensors.map(\.offset)
+            // What was read is counted once, by the audit of the packed file.
+            let (_, differences) = try converter.audit(file, offsets: offsets, against: nil, memory: memory, counters: RunCounters(), stop: stop)
+            guard differences != 0 else { continue }
+            try converter.write(to: file, memory: memory, counters: counters, stop: stop)
+            counters.weightsMended.add(1, ordering: .relaxed)
+        }
+    }
 
     /// Turns the finished safetensors file of a shard into a file of the output's container.
     private func pack(_ number: Int, _ memory: Int, _ workers: Int, _ counters: RunCounters, _ stop: StopToken) throws {

@@ -43,6 +43,7 @@ int ck_punch_hole(int file, int64_t offset, int64_t count) {
     return fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)count);
 #else
     (void)file; (void)offset; (void)count;
+    errno = ENOTSUP;
     return -1;
 #endif
 }

@@ -62,10 +62,12 @@ package struct Checkpoint: Sendable {
     package var directory: String { source.path }
 
     /// Opens a directory, a tensor file of any container, or an index file, of this machine or elsewhere.
-    /// - Parameter isUnstacked: whether stacks of experts are taken apart, so that every expert is a weight. A copy leaves them as
-    ///   they are stored.
-    package init(opening path: String, isUnstacked: Bool = true) throws {
-        let place = try SourcePlace(path)
+    /// - Parameters:
+    ///   - isUnstacked: whether stacks of experts are taken apart, so that every expert is a weight. A copy leaves them as they are stored.
+    ///   - seen: the directory of this machine as it is to be looked at.
+    package init(opening path: String, isUnstacked: Bool = true, seen: (LocalDirectory) throws -> any SourceDirectory = { $0 }) throws {
+        var place = try SourcePlace(path)
+        if let local = place.directory as? LocalDirectory { place.directory = try seen(local) }
         var found = try CheckpointFiles(at: place)
         source = found.source
         address = place.address

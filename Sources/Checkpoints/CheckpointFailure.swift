@@ -7,6 +7,8 @@ import Tensors
 package enum CheckpointFailure: Failure, Equatable {
     case missing(path: String)
     case noTensorFiles(path: String)
+    /// A file that a conversion has freed the large tensors of.
+    case consumed(path: String)
     case notACheckpointFile(path: String)
     case config(path: String, JSONError)
     case configNotObject(path: String)
@@ -24,13 +26,15 @@ package enum CheckpointFailure: Failure, Equatable {
 
     package var kind: FailureKind {
         switch self {
-        case .missing, .noTensorFiles: .noInput
+        case .missing, .noTensorFiles, .consumed: .noInput
         default: .badData
         }
     }
 
     package var description: String {
         switch self {
+        case .consumed(let path):
+            "\(path): what is left of a file that a conversion with --consume-source has freed; give the same command again to continue it, or restore the file"
         case .missing(let path): "\(path): there is no such file or directory"
         case .noTensorFiles(let path):
             "\(path): no .safetensors file and no \("model.safetensors.index.json") here; give the directory, a file or an index of a checkpoint"

@@ -17,6 +17,10 @@ struct CheckpointFiles {
 
     /// - Parameter place: a directory; or one and the name of a tensor file of any container, or of an index file.
     init(at place: SourcePlace) throws {
+        let listed = try place.name.map { [$0] } ?? (place.directory.isRemote ? [] : place.directory.names())
+        if let consumed = ConsumedName.among(listed).values.map(\.text).min() {
+            throw CheckpointFailure.consumed(path: place.directory.path(of: consumed))
+        }
         guard let name = place.name else {
             try self.init(place.directory)
             return
@@ -136,7 +140,7 @@ struct CheckpointFiles {
         var taken: [String] = []
         for name in try source.names() {
             guard !name.hasPrefix("."), !used.contains(name), !ContainerRegistry.isTensorFile(name), name != "config.json",
-                !name.hasSuffix("recast.manifest.json")
+                !name.hasSuffix("recast.manifest.json"), ConsumedName(parsing: name) == nil
             else { continue }
             switch try source.entry(name) {
             case .directory?: continue

@@ -37,6 +37,10 @@ public enum ConversionFailure: Failure, Equatable {
     case overflowsF16(weight: String, row: Int)
     /// A file that vanished while it was needed.
     case lost(String)
+    /// A source file that was replaced or changed while it was converted.
+    case changed(String)
+    /// A weight of a source file that a conversion has consumed, needed once more.
+    case consumed(file: String, weight: String)
     /// Bytes that differ from what was to be written, on reading back.
     case differs(weight: String, file: String, bytes: Int)
     /// A tensor whose digest is not the one that its file promises.
@@ -52,9 +56,9 @@ public enum ConversionFailure: Failure, Equatable {
     public var kind: FailureKind {
         switch self {
         case .usage, .recipe, .unmatchedRules, .mixedConfigurations, .mixedStack, .mixedDialects, .notExact, .memory, .unsupported: .usage
-        case .tooLarge, .notFinite, .carriesNotFinite, .overflowsF16, .sourceDigest: .badData
+        case .tooLarge, .notFinite, .carriesNotFinite, .overflowsF16, .sourceDigest, .consumed: .badData
         case .destinationIsSource, .destinationNotEmpty, .destinationBusy: .cannotCreate
-        case .noSpace, .differs, .lost: .inputOutput
+        case .noSpace, .differs, .lost, .changed: .inputOutput
         case .interrupted, .unfinishedParts: .interrupted
         }
     }
@@ -77,7 +81,7 @@ public enum ConversionFailure: Failure, Equatable {
         case .tooLarge(let tensor): "the shard that would hold \(tensor) is larger than can be addressed"
         case .memory(let needed, let weight, let budget):
             "--memory \(ByteSize(budget)) is too little: a tile of \(weight) needs \(ByteSize(needed)) of working memory; give at least that"
-        case .destinationIsSource(let path): "\(path): the destination is the source itself, which is never modified; choose another directory"
+        case .destinationIsSource(let path): "\(path): the destination is the source itself, which is never written over; choose another directory"
         case .destinationNotEmpty(let path, let reason): "\(path): \(reason); choose another destination or give --overwrite"
         case .destinationBusy(let path): "\(path): another recast is writing here; wait for it or choose another directory"
         case .noSpace(let path, let needed, let free):
@@ -89,6 +93,9 @@ public enum ConversionFailure: Failure, Equatable {
         case .overflowsF16(let weight, let row):
             "weight \(weight) holds a value near row \(row) beyond F16's largest number 65504; convert it to bf16 instead"
         case .lost(let path): "\(path) was finished and is not there any more; somebody removed it, run the same command again"
+        case .changed(let path): "\(path) was changed or replaced while it was converted; it stays as it is"
+        case .consumed(let file, let weight):
+            "\(file): \(weight) was freed by a conversion with --consume-source, and what was made of it is not in this destination; restore the file, or convert what that conversion wrote"
         case .differs(let weight, let file, let bytes):
             "\(file): reading back \(weight) shows \(bytes) bytes that differ from what was written; the disk or memory is faulty, run the same command again to rewrite it"
         case .sourceDigest(let tensor, let file):

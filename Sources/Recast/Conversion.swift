@@ -77,6 +77,23 @@ public struct ConversionRequest: Sendable {
         }
     }
 
+    /// What would have to read the source again, or would lose what was made of it, says so.
+    fileprivate func checkConsumption() throws {
+        guard options.consumesSource else { return }
+        if part != nil {
+            throw ConversionFailure.usage("--consume-source: a file may be needed by several parts, and none knows when the others have it")
+        }
+        if options.overwrite {
+            throw ConversionFailure.usage(
+                "--consume-source and --overwrite exclude each other: what is overwritten may be all that is left of the source")
+        }
+        if tokens != nil {
+            throw ConversionFailure.usage(
+                "--consume-source: a conversion that runs tokens through the model reads it again when it is continued; collect statistics with `recast calibrate` and give --statistics"
+            )
+        }
+    }
+
     fileprivate func checkSparse(_ plan: ConversionPlan) throws {
         guard options.isSparse, plan.output.container is any PackedContainer.Type else { return }
         throw ConversionFailure.usage("--sparse is for containers that hold tensors as they are; \(plan.output.container.name) files are packed")
@@ -134,6 +151,7 @@ public struct Conversion: Sendable {
     package let plan: ConversionPlan
     private let checkpoint: Checkpoint
     private let evidence: QuantizationEvidence
+    private let consumable: ConsumableSource?
 
     /// Opens the source and plans. Reads headers, and scales where an exact repacking depends on them; a plan of 671B takes seconds.
     /// - Throws: a ``Failure`` that says what is wrong with the source, or with what was asked for.
@@ -143,7 +161,11 @@ public struct Conversion: Sendable {
         guard let quantizer = QuantizerName(rawValue: request.quantizer) else { throw QuantizationEvidence.unknown(request.quantizer) }
         // A copy leaves stacks of experts as they are stored.
         let isCopy = request.layout == LayoutChoice.keepName && request.recipe == nil
-        var checkpoint = try Checkpoint(opening: request.source, isUnstacked: !isCopy)
+        try request.checkConsumption()
+        let consumes = request.options.consumesSource
+        var checkpoint = try Checkpoint(opening: request.source, isUnstacked: !isCopy) { directory -> any SourceDirectory in
+            if consumes { try ConsumedDirectory(directory) } else { directory }
+        }
         let recipe = try request.recipe.map { try Recipe(reading: $0) } ?? Recipe()
         let statistics = try request.statistics.map { try InputStatistics(reading: $0) }
         let evidence = try QuantizationEvidence(
@@ -157,7 +179,20 @@ public struct Conversion: Sendable {
         try request.checkPart(plan)
         try request.checkSparse(plan)
         if let statistics, let path = request.statistics { try plan.check(statistics, of: checkpoint, from: path) }
-        return Conversion(request: request, plan: plan, checkpoint: checkpoint, evidence: evidence)
+        let consumable = consumes ? try ConsumableSource(checkpoint, plan) : nil
+        if let consumable {
+            // A run that is stopped must be able to plan the same from what is left by then.
+            let left = try Checkpoint(opening: request.source, isUnstacked: !isCopy) {
+                consumable.remaining(of: try ConsumedDirectory($0), checkpoint)
+            }.adding(try choice.dialect.madeTensors(of: checkpoint.config, roles: checkpoint.roles))
+            let again = try ConversionPlan(converting: left, choice: choice, output: output, requireExact: request.requiresExact)
+            guard again.fingerprint == plan.fingerprint, again.notes == plan.notes else {
+                throw ConversionFailure.usage(
+                    "--consume-source: this conversion is planned by values of large tensors, so that it could not be continued without them; leave it out"
+                )
+            }
+        }
+        return Conversion(request: request, plan: plan, checkpoint: checkpoint, evidence: evidence, consumable: consumable)
     }
 
     /// The address that opens the same source again: of a hub's repository the commit is part of it.
@@ -222,7 +257,7 @@ public struct Conversion: Sendable {
         let run = ConversionRun(
             plan: plan, checkpoint: checkpoint, destination: request.destination, statistics: statistics, calibration: stage,
             part: request.part, request: request.part.map { _ in DividedRequest.document(request, source: checkpoint.address) },
-            options: request.options)
+            consumable: consumable, options: request.options)
         return try run.execute(stop: stop) { tell(.progress(.run($0))) }
     }
 }

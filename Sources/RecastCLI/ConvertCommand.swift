@@ -42,6 +42,10 @@ struct ConvertCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Cut the output into files of at most this size; as the source is cut by default.", valueName: "size"))
     var shardSize: SizeArgument?
     @Flag(help: "Leave pages of zeros as holes of the files, where the file system can.") var sparse = false
+    @Flag(
+        help: "Free the large tensors of each source file once all that is made of it is durable and audited; the source is no checkpoint afterwards."
+    )
+    var consumeSource = false
     @Flag(help: "Refuse to start if any value would be rounded.") var requireExact = false
     @Flag(help: "Carry NaN and infinite values of the source instead of refusing them.") var allowNonFinite = false
     @Flag(help: "Continue a run, or report that it is finished.") var resume = false
@@ -74,6 +78,7 @@ struct ConvertCommand: AsyncParsableCommand {
         (request.options.overwrite, request.options.resume) = (overwrite, resume)
         request.options.allowsNonFinite = allowNonFinite
         request.options.isSparse = sparse
+        request.options.consumesSource = consumeSource
         return request
     }
 
@@ -105,7 +110,7 @@ struct ConvertCommand: AsyncParsableCommand {
             let document: JSONObject = [
                 "schema": .int(1), "finished_before": .bool(report.alreadyFinished), "audit": .object(report.audit.json),
                 "claim": .string(report.sentence), "bytes_read": .int(report.bytesRead), "bytes_written": .int(report.bytesWritten),
-                "output_bytes": .int(report.outputBytes),
+                "output_bytes": .int(report.outputBytes), "freed_bytes": .int(report.freedBytes),
                 "seconds": .double((report.seconds * 1000).rounded() / 1000), "peak_rss": .int(ProcessFigures.peakResidentBytes),
                 "notes": .array((conversion.notes + report.notes).map(JSONValue.string)),
                 "warnings": .array(conversion.warnings.map(JSONValue.string)),

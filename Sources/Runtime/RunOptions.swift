@@ -10,6 +10,8 @@ public struct RunOptions: Sendable {
     public var resume = false
     /// Leave pages of zeros as holes of the files, where the file system can. How much space a run needs is then not known before it.
     public var isSparse = false
+    /// Free the large tensors of each source file once all that is made of it is durable and audited. The source is no checkpoint afterwards.
+    public var consumesSource = false
     /// Carry NaN and infinities of the source, and scales that are none, instead of refusing them.
     public var allowsNonFinite = false
 

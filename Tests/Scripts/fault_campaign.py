@@ -59,7 +59,7 @@ ANSWERS = {
     'copy': 'EIO ENOSPC EXDEV ENOSYS EOPNOTSUPP EPERM EINVAL ETXTBSY EINTR short nothing', 'clone': 'EOPNOTSUPP EXDEV EINVAL ENOTTY EIO ENOSPC EINTR',
     'stat': 'EIO EACCES ESTALE', 'statvfs': 'EIO ENOSYS EACCES full', 'flock': 'EWOULDBLOCK ENOLCK EOPNOTSUPP ENOSYS EIO EINTR',
     'opendir': 'EIO EACCES EMFILE', 'readdir': 'EIO', 'mkdir': 'EIO ENOSPC EDQUOT EACCES EROFS', 'rmdir': 'EIO EACCES EBUSY ENOTEMPTY',
-    'rename': 'EIO ENOSPC EDQUOT EACCES', 'unlink': 'EIO EACCES EBUSY', 'stdio': 'EIO ENOSPC',
+    'rename': 'EIO ENOSPC EDQUOT EACCES', 'unlink': 'EIO EACCES EBUSY', 'stdio': 'EIO ENOSPC', 'punch': 'EIO ENOSPC EOPNOTSUPP EINTR',
 }
 NOT_ERRORS = {'short': -1, 'nothing': -2, 'full': -3, 'kill': -4}
 # What a run must not show that it met.
@@ -70,6 +70,7 @@ UNNOTICED = {
 FAULT = re.compile(r'(?P<side>[ds]):(?P<kind>\w+)@(?P<number>\d+)=(?P<answer>\w+)(?P<sticky>\+?)$')
 CRASH = re.compile(r'crash@(?P<prefix>\d+)=(?P<data>\w+)\.(?P<names>\w+)(?: after (?P<history>\S+))?$')
 PAGE = 4096
+CHANGED = 1_700_000_000_000_000_000  # when all files were changed last
 
 
 class Unusable(Exception):
@@ -136,10 +137,12 @@ def write_checkpoint(model, target):
 class Command:
     """One conversion: its arguments, and what it must leave behind."""
 
-    def __init__(self, name, container, source, options, out='out', system=None, earlier=None, kills_only=False):
+    def __init__(self, name, container, source, options, out='out', system=None, earlier=None, kills_only=False, is_consumed=False):
         self.name, self.container, self.source, self.options, self.out = name, container, source, options.split(), out
         # `system` is a property of the file system that all its runs see.
         self.system, self.earlier, self.kills_only = system, earlier, kills_only
+        # Whether the source is changed by the run: then it lies beside the output, and what must hold of that must hold of it.
+        self.is_consumed = is_consumed
         self.before = {}  # what is there before the run
         self.reference = {}  # and after it
         self.counts = {}  # calls by (side, kind)
@@ -160,6 +163,8 @@ def commands():
         Command('bf16-merged', plain, 'fp8', '--to bf16 --shard-size 1GB'),
         Command('no-locks', plain, 'fp8', '--to bf16', system='NO_LOCKS'),
         Command('sparse', plain, 'fp8', '--to bf16 --sparse'),
+        Command('consume', plain, 'fp8', '--to bf16 --resume --consume-source', is_consumed=True),
+        Command('consume-merged', plain, 'bf16', '--to int4-g32 --resume --shard-size 1GB --consume-source', is_consumed=True),
         Command('overwrite', plain, 'fp8', '--to bf16 --overwrite', earlier=('bf16', '--to int4-g32 --shard-size 100kB')),
         Command('zstd-keep', 'zstd', 'bf16', '--to keep --container zstd'),
         Command('zstd-int4', 'zstd', 'bf16', '--to int4-g32 --container zstd --resume'),
@@ -180,6 +185,9 @@ def commands():
 
 
 def is_unfinished(path): return any(part.startswith('.recast') for part in path.split('/'))
+
+
+def is_consumed(path): return path.startswith('source/') and '.consumed-' in path
 
 
 def read_tree(root):
@@ -206,6 +214,7 @@ def write_tree(tree, root):
         else:
             with open(path, 'wb') as file:
                 file.write(content)
+            os.utime(path, ns=(CHANGED, CHANGED))
 
 
 Outcome = collections.namedtuple('Outcome', 'status error fired what counts')
@@ -232,15 +241,15 @@ class Machine:
 
     def run(self, command, fault=None, log=None, bare=False):
         """Runs a command where the last one left off."""
-        arguments = [self.recast, 'convert', self.source(command.source), os.path.join(self.place, command.out), *command.options, '--quiet']
+        source = os.path.join(self.place, 'source') if command.is_consumed else self.source(command.source)
+        arguments = [self.recast, 'convert', source, os.path.join(self.place, command.out), *command.options, '--quiet']
         if '--jobs' not in command.options:
             arguments += ['--jobs', '1']
         state, environment = self.place + '.state', dict(os.environ)
         if command.system or not bare:
             with open(state, 'wb') as file:
                 file.truncate(PAGE)
-            environment |= {'LD_PRELOAD': self.library, 'FAULT_STATE': state, 'FAULT_DESTINATION': self.place,
-                            'FAULT_SOURCE': self.source(command.source)}
+            environment |= {'LD_PRELOAD': self.library, 'FAULT_STATE': state, 'FAULT_DESTINATION': self.place, 'FAULT_SOURCE': self.source(command.source)}
             environment |= {'FAULT_' + command.system: '1'} if command.system else {}
             environment |= {'FAULT_LOG': log} if log else {}
             environment |= self.instructions(fault) if fault else {}
@@ -538,6 +547,8 @@ class Campaign:
 
     def prepare(self, command):
         """Learns what a command leaves, and how many calls it makes."""
+        if command.is_consumed:
+            command.before = {'source': None} | {'source/' + path: content for path, content in read_tree(self.machine.source(command.source)).items()}
         if command.earlier:
             earlier = Command(command.name, '', command.earlier[0], command.earlier[1])
             _, command.before = self.clean_run(earlier, bare=True)
@@ -602,12 +613,20 @@ class Campaign:
             if is_unfinished(path):
                 if is_done:
                     wrong.append(f'{path} is left over')
+            elif is_consumed(path) and not is_done and path in command.reference:
+                # Its name is in the reference; how much of it is freed is another matter.
+                if path.partition('.consumed-')[0] in tree:
+                    wrong.append(f'{path} is there under its old name, too')
+            elif command.is_consumed and path.startswith('source/') and content == command.before.get(path):
+                # Where there is no fsync nothing is freed.
+                continue
             elif path not in command.reference and path not in command.before:
                 wrong.append(f'{path} is no name of the output')
             elif content != command.reference.get(path) and (is_done or content != command.before.get(path)):
                 wrong.append(f'{path} has wrong bytes ({describe(content, command.reference.get(path))})')
         if is_done:
-            wrong += [f'{path} is missing' for path in command.reference if path not in tree]
+            wrong += [f'{path} is missing' for path in command.reference
+                      if path not in tree and not (is_consumed(path) and path.partition('.consumed-')[0] in tree)]
         return wrong
 
     def judge_run(self, result, outcome, is_killed=False):

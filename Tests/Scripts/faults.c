@@ -39,11 +39,11 @@ enum side { ELSEWHERE = -1, DESTINATION, SOURCE };
 // Any call and any change are counted besides, for kills.
 enum kind {
     ANY, CHANGE, OPEN, CREATE, CLOSE, READ, WRITE, SYNC, SYNC_DIRECTORY, TRUNCATE, COPY, CLONE, STAT, STATVFS, LOCK, LIST, READDIR, MKDIR, RMDIR,
-    RENAME, UNLINK, STDIO, KINDS
+    RENAME, UNLINK, STDIO, PUNCH, KINDS
 };
 static const char *const kind_names[KINDS] = {
     "any", "change", "open", "create", "close", "read", "write", "fsync", "fsyncdir", "ftruncate", "copy", "clone", "stat", "statvfs", "flock",
-    "opendir", "readdir", "mkdir", "rmdir", "rename", "unlink", "stdio"};
+    "opendir", "readdir", "mkdir", "rmdir", "rename", "unlink", "stdio", "punch"};
 
 // Answers that are no errors: half of the bytes, none of them, a full disk, and no answer at all.
 enum { GO_ON = 0, SHORT = -1, NOTHING = -2, FULL = -3, KILL = -4 };
@@ -127,7 +127,7 @@ static int matches(enum kind kind, enum side side) {
 
 /// Counts a call and says what becomes of it. Of a write that the process is killed in half is written, by the caller.
 static int fate(enum kind kind, enum side side, const char *path, int descriptor) {
-    static const enum kind changes[] = {CREATE, WRITE, TRUNCATE, COPY, CLONE, MKDIR, RMDIR, RENAME, UNLINK, SYNC, SYNC_DIRECTORY};
+    static const enum kind changes[] = {CREATE, WRITE, TRUNCATE, PUNCH, COPY, CLONE, MKDIR, RMDIR, RENAME, UNLINK, SYNC, SYNC_DIRECTORY};
     if (side == ELSEWHERE) return GO_ON;
     int hit = matches(kind, side) | matches(ANY, side);
     for (size_t i = 0; i < sizeof changes / sizeof *changes; i++)
@@ -317,6 +317,21 @@ int ftruncate(int descriptor, off_t size) {
     finish(is_logged);
     return result;
 }
+// What is freed reads as zeros, so zeros are what the log has.
+int fallocate(int descriptor, int mode, off_t start, off_t count) {
+    enum side side = side_of(descriptor);
+    FAIL_IF(fate(PUNCH, side, NULL, descriptor), -1);
+    int is_logged = begin(side), result = REAL(fallocate)(descriptor, mode, start, count);
+    if (is_logged && result == 0) {
+        if (mode != (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)) abort();
+        void *zeros = calloc(1, (size_t)count);
+        record('W', descriptor, (uint64_t)start, NULL, zeros, (size_t)count);
+        free(zeros);
+    }
+    finish(is_logged);
+    return result;
+}
+int fallocate64(int descriptor, int mode, off64_t start, off64_t count) { return fallocate(descriptor, mode, start, count); }
 int ftruncate64(int descriptor, off64_t size) { return ftruncate(descriptor, size); }
 
 static int synchronize(int descriptor, int data_only) {

@@ -18,6 +18,8 @@ package struct ConversionRun: Sendable {
     /// The part of a divided run, and how the run was asked for.
     private let part: Part?
     private let request: JSONValue?
+    /// What is freed of the source on the way; nil to leave it as it is.
+    let consumable: ConsumableSource?
     /// What this run writes: all, or the part's.
     let shards: Set<Int>
 
@@ -25,11 +27,14 @@ package struct ConversionRun: Sendable {
     ///   - part: write the files of this part only, and leave index, configuration and manifest to ``join(stop:)``.
     ///   - request: how a divided run was asked for, as ``dividedRequest(_:)`` gives it back.
     ///   - statistics: for the importance of columns.
+    ///   - consumable: what may be freed of the source on the way.
     ///   - calibration: writes the plan's ``ConversionPlan/calibrated`` weights, as many as it can; the others are quantized without.
     package init(
         plan: ConversionPlan, checkpoint: Checkpoint, destination: String, statistics: InputStatistics? = nil,
-        calibration: (any CalibrationStage)? = nil, part: Part? = nil, request: JSONValue? = nil, options: RunOptions = RunOptions()
+        calibration: (any CalibrationStage)? = nil, part: Part? = nil, request: JSONValue? = nil, consumable: ConsumableSource? = nil,
+        options: RunOptions = RunOptions()
     ) {
+        self.consumable = consumable
         self.part = part
         self.request = request
         shards = part?.shards(of: plan) ?? Set(plan.shards.indices)
@@ -92,7 +97,10 @@ package struct ConversionRun: Sendable {
         try calibration?.check(plan, options)
         // A new conversion is refused before its directory is made; a continued one once it is known what is left to write.
         if try !destination.hasUnfinishedWork(), !options.overwrite, !options.resume {
-            try checkSpace(for: ownBytes + plan.spaceBeside(workers: workers))
+            if try !destination.isFinished() {
+                try consumable?.requireSources(of: Set(plan.weights.indices), plan, checkpoint)
+            }
+            try checkSpace(for: bytesAtOnce(of: shards, workers) + plan.spaceBeside(workers: workers))
         }
         let (journal, finished, lock): (Journal, Journal.State, RunLock)
         let identity = try identity()
@@ -107,7 +115,9 @@ package struct ConversionRun: Sendable {
         var state = finished
         if let calibration, !state.isCalibrationDone { state = try calibrate(calibration, journal, state, stop) }
         let work = try RunWork(run: self, journal: journal, finished: state)
-        try checkSpace(for: work.bytesToWrite == 0 ? 0 : min(work.bytesToWrite, ownBytes) + plan.spaceBeside(workers: workers))
+        let atOnce = min(work.bytesToWrite, bytesAtOnce(of: work.unfinished, workers))
+        try checkSpace(for: work.bytesToWrite == 0 ? 0 : atOnce + plan.spaceBeside(workers: workers))
+        try work.consumeReady()
         let counters = RunCounters()
         counters.weightsDone.store(finished.audited.count, ordering: .relaxed)
         let memory = options.memory / workers
@@ -137,6 +147,8 @@ package struct ConversionRun: Sendable {
         report.note(
             mended == 0
                 ? nil : "\(mended.grouped) weights that an earlier run had written were damaged, as after a power loss, and were written again")
+        report.freedBytes = work.freed.bytes
+        report.note(consumable == nil ? nil : consumptionNote(work))
         // The journal of a part stays for the one that joins them.
         if part == nil {
             try complete(&report, lock, stop)
@@ -235,6 +247,29 @@ package struct ConversionRun: Sendable {
         guard needed <= options.memory else { throw ConversionFailure.memory(needed: needed, weight: largest, budget: options.memory) }
         let wished = max(1, options.jobs ?? ProcessFigures.processorCount)
         return min(wished, needed == 0 ? wished : options.memory / needed)
+    }
+
+    /// What files take at once while they are written: all of their bytes, unless the source makes room.
+    private func bytesAtOnce(of shards: Set<Int>, _ workers: Int) -> Int {
+        let all = shards.reduce(0) { $0 + plan.shards[$1].size }
+        guard let consumable, FileTree.identity(consumable.directory)?.first == FileTree.identity(existing(destination.directory))?.first else {
+            return all
+        }
+        return min(all, consumable.peakBytes(plan, unfinished: shards, workers: workers))
+    }
+
+    /// The path itself, or the nearest above it that is there.
+    private func existing(_ path: String) -> String {
+        var path = path
+        while FileTree.identity(path) == nil, path != "/", path != "." { path = FileTree.directory(of: path) }
+        return path
+    }
+
+    private func consumptionNote(_ work: RunWork) -> String {
+        let (files, bytes) = work.freed
+        guard !Durability.wasUnavailable else { return "nothing of the source was freed: without fsync nobody knows what is durable" }
+        return
+            "\(ByteSize(bytes)) of the source were freed; what is left of its \(files.grouped) files is called *\(ConsumedName.infix)* and can be removed"
     }
 
     private func refuseSource() throws {

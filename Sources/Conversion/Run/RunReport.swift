@@ -50,6 +50,8 @@ public struct RunReport: Sendable {
     public var bytesRead = 0
     /// Bytes written.
     public var bytesWritten = 0
+    /// Bytes of the source that were freed.
+    public var freedBytes = 0
     /// Of the finished tensor files.
     public var outputBytes = 0
     /// Seconds from its beginning to its end.

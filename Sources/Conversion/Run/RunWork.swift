@@ -19,6 +19,9 @@ final class RunWork: Sendable {
     /// One shard is packed at a time, by as many threads as the run has.
     private let packing = Lock(())
     private let recorded: Lock<[Int: WeightRecord]>
+    /// Output files that this run has to finish.
+    let unfinished: Set<Int>
+    private let consumption: SourceConsumption?
     /// Weights that the calibration stage wrote, with the digests of their tensors.
     private let calibratedDigests: Lock<[Int: [String]]>
 
@@ -78,6 +81,12 @@ final class RunWork: Sendable {
         bytesToWrite = toWrite
         recorded = Lock(kept)
         inherited = audits.subtracting(writes)
+        self.unfinished = unfinished
+        try run.consumable?.requireSources(of: audits, plan, run.checkpoint)
+        consumption = try run.consumable.map {
+            try SourceConsumption(
+                $0, of: run.checkpoint, destination: run.destination.directory, unfinished: unfinished)
+        }
         schedule = RunSchedule(plan: plan, writes: writes, audits: audits, unfinished: unfinished, isFocused: run.checkpoint.source.isRemote)
     }
 
@@ -310,7 +319,16 @@ final class RunWork: Sendable {
         try FileTree.synchronizeDirectory(run.destination.directory)
         if packs { try FileTree.remove(run.destination.stageFile(shard, packs: true)) }
         try journal.finished(shard: number)
+        try consumption?.finished(shard: number)
     }
+
+    // MARK: The source
+
+    /// Frees what an earlier run has finished with, or was just about to free.
+    func consumeReady() throws { try consumption?.consumeReady() }
+
+    /// How many source files were consumed, and how many bytes that freed.
+    var freed: (files: Int, bytes: Int) { consumption?.freed ?? (0, 0) }
 }
 
 extension ConversionFailure {

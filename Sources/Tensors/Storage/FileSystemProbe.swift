@@ -50,6 +50,18 @@ package struct FileSystemProbe: Sendable {
         holes = file.isHole(1 << 16..<1 << 17)
     }
 
+    /// Whether parts of a file can be given back to the file system of a directory, found out with a file that has no name any more. One that
+    /// a kill has left is taken and removed by the next.
+    package static func canFreeParts(in directory: String) throws -> Bool {
+        let path = FileTree.path(directory, ".recast-probe")
+        let file = try PositionedFile.openForWriting(path, truncate: true)
+        try FileTree.remove(path)
+        try FileTree.synchronizeDirectory(directory)
+        try file.write([UInt8](repeating: 1, count: 1 << 16), at: 0)
+        do { try file.free(0..<1 << 15) } catch { return false }
+        return true
+    }
+
     private static func type(of path: String) -> String {
         // linux/magic.h, and Lustre's, ZFS' and GPFS' own.
         let names: [UInt32: String] = [

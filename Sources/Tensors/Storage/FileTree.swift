@@ -45,6 +45,19 @@ package enum FileTree {
             && !(isOfHub && target.hasPrefix(directory(of: repository) + "/blobs/"))
     }
 
+    /// The shortest beginning of a path that is a link; nil if it goes through none.
+    package static func firstLink(in path: String) throws(FileFailure) -> String? {
+        var end = path.startIndex
+        while end < path.endIndex {
+            end = path[path.index(after: end)...].firstIndex(of: "/") ?? path.endIndex
+            var status = stat()
+            let part = String(path[..<end])
+            guard lstat(part, &status) == 0 else { throw FileFailure(.inspect, part, reason: Errno(rawValue: errno)) }
+            if status.st_mode & S_IFMT == S_IFLNK { return part }
+        }
+        return nil
+    }
+
     /// The name of the file behind a path's links if it is a hash, as the files of a hub's cache are called.
     static func hashName(_ path: String) -> String? {
         guard let name = real(path)?.split(separator: "/").last, name.utf8.count == 40 || name.utf8.count == 64, name.allSatisfy(\.isHexDigit) else {

@@ -12,7 +12,7 @@ import SystemPackage
 package struct FileFailure: Failure, Equatable {
     package enum Operation: String, Sendable {
         case open = "open", create = "create", read = "read", write = "write", synchronize = "flush", rename = "rename", list = "list"
-        case inspect = "look up", remove = "remove", resize = "resize", lock = "lock"
+        case inspect = "look up", remove = "remove", resize = "resize", lock = "lock", free = "free parts of"
     }
 
     package var operation: Operation
@@ -73,6 +73,9 @@ package final class PositionedFile: Sendable {
     package static func openForReading(_ path: String) throws(FileFailure) -> PositionedFile {
         try open(path, .open, .readOnly, [])
     }
+
+    /// Opens what is there for reading and writing.
+    package static func openForChanging(_ path: String) throws(FileFailure) -> PositionedFile { try open(path, .open, .readWrite, []) }
 
     /// Opens for reading and writing; creates the file if it is missing and keeps what is in it.
     /// - Parameter isSparse: leave pages of zeros as holes, where the file system can; the contents are the same.
@@ -224,6 +227,25 @@ package final class PositionedFile: Sendable {
     /// Whether some bytes inside the file were never written, so that they are zeros; false where the file system does not say.
     package func isHole(_ range: Range<Int>) -> Bool {
         !range.isEmpty && ck_is_hole(descriptor.rawValue, Int64(range.lowerBound), Int64(range.count)) != 0
+    }
+
+    /// Gives the pages that lie inside `range` back to the file system; they read as zeros, and the size stays.
+    package func free(_ range: Range<Int>) throws(FileFailure) {
+        let page = SparseRuns.page
+        let first = (range.lowerBound + page - 1) / page * page
+        let end = range.upperBound / page * page
+        guard first < end else { return }
+        while ck_punch_hole(descriptor.rawValue, Int64(first), Int64(end - first)) != 0 {
+            if errno == EINTR { continue }
+            throw FileFailure(.free, path, offset: first, reason: Errno(rawValue: errno))
+        }
+    }
+
+    /// Bytes that the file takes on the disk, and how many names it has.
+    package func allocation() throws(FileFailure) -> (bytes: Int, names: Int) {
+        var status = stat()
+        guard fstat(descriptor.rawValue, &status) == 0 else { throw FileFailure(.inspect, path, reason: Errno(rawValue: errno)) }
+        return (Int(status.st_blocks) * 512, Int(status.st_nlink))
     }
 
     /// Sets the time of the last change to now, by the clock of whoever holds the file system.

@@ -1,0 +1,199 @@
+import Checkpoints
+import Formats
+import Runtime
+import Tensors
+
+/// What may be freed of a source while it is converted: of each file the ranges of its large tensors, once nothing of them is needed any more.
+///
+/// Headers, scales and other small tensors stay, under a ``ConsumedName``: a run that was stopped plans again from them.
+package struct ConsumableSource: Sendable {
+    /// Smaller tensors are not worth a hole, and plans read them.
+    private static let smallest = 64 << 10
+
+    package let directory: String
+    /// By file, ascending.
+    package let freed: [[Range<Int>]]
+    /// Files that an earlier run has consumed.
+    let consumed: [Int: ConsumedName]
+    /// By file, as the run found it.
+    let versions: [String]
+    /// By file: the output files that are made of it.
+    let dependents: [Set<Int>]
+
+    /// - Throws: ``ConversionFailure/usage(_:)`` for a source of which nothing can be freed, or must not be.
+    package init(_ checkpoint: Checkpoint, _ plan: ConversionPlan) throws {
+        guard let source = checkpoint.source as? ConsumedDirectory else {
+            throw ConversionFailure.usage("--consume-source frees files of a directory on this machine; \(checkpoint.address) is none")
+        }
+        directory = source.path
+        let names = checkpoint.fileNames
+        guard !checkpoint.isDivided, names.indices.allSatisfy({ Self.isPlain($0, checkpoint) }) else {
+            throw ConversionFailure.usage("--consume-source frees large tensors of safetensors files; \(directory) holds others")
+        }
+        if plan.weights.contains(where: { $0.road == .fold }) {
+            throw ConversionFailure.usage("--consume-source: scales are folded into other weights here, which are read more than once; leave it out")
+        }
+        if let link = try FileTree.firstLink(in: directory) {
+            throw ConversionFailure.usage("--consume-source: \(link) is a link, and others may read what it leads to; give the directory's own path")
+        }
+        var consumed: [Int: ConsumedName] = [:]
+        for (index, name) in names.enumerated() {
+            if let earlier = source.consumed(name) { consumed[index] = earlier }
+            let path = source.path(of: consumed[index]?.text ?? name)
+            if let link = try FileTree.firstLink(in: path) {
+                throw ConversionFailure.usage(
+                    "--consume-source: \(link) is a link, as in a hub's cache, and others may read what it leads to; leave it out")
+            }
+            let count = try PositionedFile.openForChanging(path).allocation().names
+            guard count == 1 else {
+                throw ConversionFailure.usage("--consume-source: \(path) has \(count) names (hard links), and others may read it; leave it out")
+            }
+        }
+        self.consumed = consumed
+        versions = try names.indices.map { try checkpoint.files[$0].files.first?.version() ?? "" }
+
+        var ranges = [[Range<Int>]](repeating: [], count: names.count)
+        for weight in checkpoint.weights {
+            guard let largest = weight.stored.max(by: { $0.byteCount < $1.byteCount }), largest.byteCount >= Self.smallest,
+                names.indices.contains(largest.file)
+            else { continue }
+            ranges[largest.file].append(largest.offset..<largest.offset + largest.byteCount)
+        }
+        freed = ranges.map { Self.joined($0) }
+
+        var dependents = [Set<Int>](repeating: [], count: names.count)
+        for planned in plan.weights {
+            for source in [planned.source] + planned.rangeSources {
+                for stored in checkpoint.weights[source].stored where names.indices.contains(stored.file) {
+                    dependents[stored.file].insert(planned.shard)
+                }
+            }
+        }
+        self.dependents = dependents
+    }
+
+    /// Whether a file is a safetensors file as it lies there, and not one that an archive holds.
+    private static func isPlain(_ index: Int, _ checkpoint: Checkpoint) -> Bool {
+        checkpoint.safetensors[index] != nil && checkpoint.files[index].stored(1, at: 0)?.offset == 0
+    }
+
+    /// Ascending, and those that touch as one, so that no page between two is left.
+    private static func joined(_ ranges: [Range<Int>]) -> [Range<Int>] {
+        ranges.sorted { $0.lowerBound < $1.lowerBound }.reduce(into: []) { joined, range in
+            if let last = joined.last, last.upperBound >= range.lowerBound {
+                joined[joined.count - 1] = last.lowerBound..<max(last.upperBound, range.upperBound)
+            } else {
+                joined.append(range)
+            }
+        }
+    }
+
+    /// The source as it is once all of it has been consumed.
+    package func remaining(of source: any SourceDirectory, _ checkpoint: Checkpoint) -> any SourceDirectory {
+        RemainingDirectory(source, freed: Dictionary(zip(checkpoint.fileNames, freed)) { first, _ in first })
+    }
+
+    /// Refuses a run that would have to read what has been freed.
+    func requireSources(of weights: Set<Int>, _ plan: ConversionPlan, _ checkpoint: Checkpoint) throws {
+        guard !consumed.isEmpty else { return }
+        for position in weights.sorted() {
+            let planned = plan.weights[position]
+            for source in [planned.source] + planned.rangeSources {
+                for stored in checkpoint.weights[source].stored {
+                    guard let name = consumed[stored.file] else { continue }
+                    throw ConversionFailure.consumed(file: FileTree.path(directory, name.text), weight: checkpoint.weights[source].name)
+                }
+            }
+        }
+    }
+
+    /// The most that output files take beyond what is freed meanwhile, if they are written in their order by so many workers at once.
+    ///
+    /// - Parameter unfinished: output files that are still to be written.
+    package func peakBytes(_ plan: ConversionPlan, unfinished: Set<Int>, workers: Int) -> Int {
+        let order = unfinished.sorted()
+        var freedAfter: [Int: Int] = [:]
+        for (file, shards) in dependents.enumerated() where consumed[file] == nil {
+            guard let last = shards.intersection(unfinished).max() else { continue }
+            freedAfter[last, default: 0] += freed[file].reduce(0) { $0 + $1.count }
+        }
+        var taken = 0, peak = 0
+        for (place, shard) in order.enumerated() {
+            let atOnce = order[place..<min(order.count, place + workers)].reduce(0) { $0 + plan.shards[$1].size }
+            peak = max(peak, taken + atOnce)
+            taken += plan.shards[shard].size - freedAfter[shard, default: 0]
+        }
+        return peak
+    }
+}
+
+/// Frees the files of a source, one as soon as the last output file that is made of it is durable and audited.
+final class SourceConsumption: Sendable {
+    private let source: ConsumableSource
+    private let checkpoint: Checkpoint
+    /// By file: output files that are made of it and not finished. None of a file that is consumed.
+    private let waiting: Lock<[Int: Set<Int>]>
+    private let done = Lock((files: 0, bytes: 0))
+
+    /// - Parameters:
+    ///   - destination: the directory that is written. Its own name must outlive a power failure as its files do.
+    ///   - unfinished: output files that are not finished.
+    init(_ source: ConsumableSource, of checkpoint: Checkpoint, destination: String, unfinished: Set<Int>) throws {
+        self.source = source
+        self.checkpoint = checkpoint
+        waiting = Lock(Dictionary(uniqueKeysWithValues: source.dependents.enumerated().map { ($0.offset, $0.element.intersection(unfinished)) }))
+        try FileTree.synchronizeDirectory(FileTree.directory(of: destination))
+        guard try FileSystemProbe.canFreeParts(in: source.directory) else {
+            throw ConversionFailure.usage(
+                "--consume-source: the file system of \(source.directory) cannot free parts of files (no FALLOC_FL_PUNCH_HOLE); leave it out")
+        }
+    }
+
+    /// How many files were consumed, and how much that freed.
+    var freed: (files: Int, bytes: Int) { done.withLock { $0 } }
+
+    /// An output file has its final name, and that is durable.
+    func finished(shard: Int) throws {
+        waiting.withLock { waiting in
+            for file in waiting.keys { waiting[file]?.remove(shard) }
+        }
+        try consumeReady()
+    }
+
+    /// Frees the files that nothing waits for.
+    func consumeReady() throws {
+        // Without fsync nobody knows what is durable.
+        guard !Durability.wasUnavailable else { return }
+        let ready = waiting.withLock { waiting in
+            let ready = waiting.filter { $0.value.isEmpty }.keys.sorted()
+            for file in ready { waiting[file] = nil }
+            return ready
+        }
+        for file in ready { try consume(file) }
+    }
+
+    private func consume(_ index: Int) throws {
+        let name = source.consumed[index] ?? ConsumedName(checkpoint.fileNames[index], version: source.versions[index])
+        let path = FileTree.path(source.directory, name.text)
+        if source.consumed[index] == nil {
+            let original = FileTree.path(source.directory, name.original)
+            let opened = checkpoint.files[index]
+            // What has taken the name since, or was changed meanwhile, is not what was converted.
+            guard try FileTree.identity(original) == opened.stored(1, at: 0)?.file.identity(),
+                try opened.files.first?.version() == source.versions[index]
+            else { throw ConversionFailure.changed(original) }
+            try FileTree.rename(original, to: path)
+            // The name must say what is missing before anything is.
+            try FileTree.synchronizeDirectory(source.directory)
+        }
+        let file = try PositionedFile.openForChanging(path)
+        let before = try file.allocation().bytes
+        for range in source.freed[index] { try file.free(range) }
+        try file.synchronize()
+        let after = try file.allocation().bytes
+        done.withLock {
+            $0.files += 1
+            $0.bytes += max(0, before - after)
+        }
+    }
+}

@@ -1,5 +1,12 @@
 import Tensors
 
+/// Scales that are powers of two, stored as exponents with a bias of 127.
+enum PowerOfTwoScale {
+    /// 1 / 2^(exponent - 127), of which F32 holds every one; `exponent` is at most 254.
+    @inline(__always)
+    static func reciprocal(_ exponent: UInt8) -> Float { Float(bitPattern: exponent == 254 ? 0x0040_0000 : (254 - UInt32(exponent)) << 23) }
+}
+
 extension ScalarType {
     /// Types that scales are stored in.
     package var isScale: Bool { [.f32, .bf16, .f16, .f8E8M0].contains(self) }

@@ -110,7 +110,8 @@ package struct MXFP4Layout: FloatCodedLayout, Equatable {
                     exponent = better(exponent, block, codes + group * 16, search)
                 }
                 parts[1][row * groups + group] = exponent
-                factors[group] = Self.factor(exponent)
+                // Division by a power of two: exact, or so small that the code is zero.
+                factors[group] = PowerOfTwoScale.reciprocal(exponent)
             }
             ck_e2m1_encode(level, values, groups, 32, factors, rule, codes)
         }
@@ -122,14 +123,12 @@ package struct MXFP4Layout: FloatCodedLayout, Equatable {
         let candidates = [0, 1, -1].lazy.map { Int(standard) + $0 }.filter { 0...254 ~= $0 }.map { UInt8($0) }
         return search.best(of: candidates, block) { exponent, decoded in
             let level = KernelLevel.active.rawValue
-            var factor = Self.factor(exponent), scale = Float8E8M0(bits: exponent).value
+            var factor = PowerOfTwoScale.reciprocal(exponent), scale = Float8E8M0(bits: exponent).value
             ck_e2m1_encode(level, block.values, 1, 32, &factor, rule, codes)
             ck_e2m1_decode(level, codes, 1, 32, &scale, 1, decoded)
         } ?? standard
     }
 
-    /// Division by a power of two: exact, or so small that the code is zero.
-    private static func factor(_ exponent: UInt8) -> Float { Float(sign: .plus, exponent: 127 - Int(exponent), significand: 1) }
 
     /// compressed-tensors' quotient is a BF16, which matters where it is zero, as zero has no sign.
     private var rule: Int32 { Int32(naming == .mlx ? CK_E2M1_MULTIPLY_DOWN : CK_E2M1_MULTIPLY) }

@@ -58,25 +58,31 @@ package struct MXFP8Layout: FloatCodedLayout, Equatable {
     ) throws(EncodingFault) {
         guard let source = values.baseAddress, let codes = parts[0].scalars(UInt8.self).baseAddress else { return }
         let level = KernelLevel.active.rawValue
-        for group in 0..<rows.count * shape.columns / 32 {
-            let values = source + group * 32
-            let amax = ck_bf16_amax(level, values, 32, 1, 32)
-            guard amax < 0x7F80 else { throw .notFinite(row: rows.lowerBound + group * 32 / shape.columns) }
-            var exponent = Self.exponent(amax)
-            if let search {
-                let block = BlockScaleSearch.Block(values: values, stride: 32, width: 32, firstColumn: group * 32 % shape.columns)
-                exponent = better(exponent, block, codes + group * 32, search)
+        let groups = shape.columns / 32
+        var largest = [UInt16](repeating: 0, count: groups)
+        var factors = [Float](repeating: 0, count: groups)
+        for row in 0..<rows.count {
+            let values = source + row * shape.columns, codes = codes + row * shape.columns
+            ck_bf16_group_amax(level, values, groups, 32, &largest)
+            for group in 0..<groups {
+                let amax = largest[group]
+                guard amax < 0x7F80 else { throw .notFinite(row: rows.lowerBound + row) }
+                var exponent = Self.exponent(amax)
+                if let search {
+                    let block = BlockScaleSearch.Block(values: values + group * 32, stride: 32, width: 32, firstColumn: group * 32)
+                    exponent = better(exponent, block, codes + group * 32, search)
+                }
+                parts[1][row * groups + group] = exponent
+                factors[group] = PowerOfTwoScale.reciprocal(exponent)
             }
-            parts[1][group] = exponent
-            encode(values, exponent, codes + group * 32)
+            ck_e4m3_encode_groups(level, values, groups, factors, codes)
+            for group in 0..<groups { Self.limit(codes + group * 32, parts[1][row * groups + group]) }
         }
     }
 
-    /// A quotient by a power of two is exact, or so small that its code is zero.
-    private func encode(_ values: UnsafePointer<UInt16>, _ exponent: UInt8, _ codes: UnsafeMutablePointer<UInt8>) {
-        ck_e4m3_encode(KernelLevel.active.rawValue, values, 32, codes, 32, 1, 32, Float8E8M0(bits: exponent).value)
+    /// 256 times 2^120 is more than BF16 holds: 240 is the nearest that is not.
+    private static func limit(_ codes: UnsafeMutablePointer<UInt8>, _ exponent: UInt8) {
         guard exponent >= 247 else { return }
-        // 256 times 2^120 is more than BF16 holds: 240 is the nearest that is not.
         for index in 0..<32 where codes[index] & 0x7F >= 0x78 { codes[index] = codes[index] & 0x80 | 0x77 }
     }
 
@@ -86,7 +92,9 @@ package struct MXFP8Layout: FloatCodedLayout, Equatable {
         let candidates = [0, 1, -1].lazy.map { Int(standard) + $0 }.filter { 0...254 ~= $0 }.map { UInt8($0) }
         return withUnsafeTemporaryAllocation(of: UInt16.self, capacity: Int(CK_TABLE_WORDS)) { table in
             search.best(of: candidates, block) { exponent, decoded in
-                encode(block.values, exponent, codes)
+                var factor = PowerOfTwoScale.reciprocal(exponent)
+                ck_e4m3_encode_groups(KernelLevel.active.rawValue, block.values, 1, &factor, codes)
+                Self.limit(codes, exponent)
                 var one: Float = 1
                 ck_e4m3_decode(KernelLevel.active.rawValue, codes, decoded, 1, 32, 32, &one, table.baseAddress)
                 Self.scale(decoded, by: exponent)

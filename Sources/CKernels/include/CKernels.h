@@ -28,6 +28,11 @@ void ck_e4m3_decode(int level, const uint8_t *source, uint16_t *target, size_t r
 void ck_e4m3_encode(int level, const uint16_t *source, size_t source_stride, uint8_t *target, size_t target_stride,
                     size_t rows, size_t columns, float scale);
 
+/// E4M3 codes of F32(w) * factor, where a group's factor is a power of two, so that the product is exact or its code zero; at most 448, rounded to
+/// nearest even.
+enum { CK_MX_GROUP = 32 };
+void ck_e4m3_encode_groups(int level, const uint16_t *source, size_t groups, const float *factors, uint8_t *target);
+
 /// The largest magnitude as BF16 bits without the sign; 0x7F80 or more says that a value was not finite.
 uint16_t ck_bf16_amax(int level, const uint16_t *source, size_t stride, size_t rows, size_t columns);
 

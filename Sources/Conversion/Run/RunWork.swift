@@ -22,6 +22,8 @@ final class RunWork: Sendable {
     /// Output files that this run has to finish.
     let unfinished: Set<Int>
     private let consumption: SourceConsumption?
+    private let writtenRanges = SharedRanges()
+    private let auditedRanges = SharedRanges()
     /// Weights that the calibration stage wrote, with the digests of their tensors.
     private let calibratedDigests: Lock<[Int: [String]]>
 
@@ -112,7 +114,7 @@ final class RunWork: Sendable {
             counters.shard.store(planned.shard, ordering: .relaxed)
             let converter = WeightConverter(
                 run.checkpoint, planned, statistics: run.statistics, allowsNonFinite: run.options.allowsNonFinite || plan.isCopy,
-                isSparse: run.options.isSparse)
+                isSparse: run.options.isSparse, ranges: writtenRanges)
             let file = try shardFile(planned.shard)
             if cloned.withLock({ $0.contains(planned.shard) }) {
                 counters.bytesWritten.add(planned.tensors.reduce(0) { $0 + $1.byteCount }, ordering: .relaxed)
@@ -131,7 +133,7 @@ final class RunWork: Sendable {
             }
         case .audit(let position):
             let planned = plan.weights[position]
-            let converter = WeightConverter(run.checkpoint, planned, sourceDigests: sourceDigests, statistics: run.statistics)
+            let converter = WeightConverter(run.checkpoint, planned, sourceDigests: sourceDigests, statistics: run.statistics, ranges: auditedRanges)
             let (file, offsets) = try written(planned)
             let digests = calibratedDigests.withLock { $0[position] }
             let memory = try arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes(within: arena.limit))

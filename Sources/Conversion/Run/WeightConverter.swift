@@ -31,13 +31,15 @@ struct WeightConverter {
     let allowsNonFinite: Bool
     /// Whether what is copied is looked at for zeros, rather than copied inside the kernel.
     private let isSparse: Bool
+    private let ranges: SharedRanges
     private let alignment: Int
 
     init(
         _ checkpoint: Checkpoint, _ planned: PlannedWeight, sourceDigests: SourceDigests = .none, statistics: InputStatistics? = nil,
-        allowsNonFinite: Bool = false, isSparse: Bool = false
+        allowsNonFinite: Bool = false, isSparse: Bool = false, ranges: SharedRanges = SharedRanges()
     ) {
         self.isSparse = isSparse
+        self.ranges = ranges
         self.allowsNonFinite = allowsNonFinite
         self.checkpoint = checkpoint
         self.planned = planned
@@ -85,9 +87,11 @@ struct WeightConverter {
             planned.road == .quantize || planned.road == .repack || planned.road == .dequantize && !isPlainBF16
             || planned.road == .cast && !isDirect || planned.view != nil
         let origin = sourceRows(rows)
+        let read = take(source.byteCount(origin))
         return Places(
-            source: take(source.byteCount(origin)), whole: take(decodesWhole ? origin.count * weight.shape.columns * width : 0),
-            values: take(needsValues ? valueBytes : 0), target: take(target.byteCount(rows)), readBack: take(target.byteCount(rows)),
+            source: read, whole: take(decodesWhole ? origin.count * weight.shape.columns * width : 0),
+            values: readsValues ? read : take(needsValues ? valueBytes : 0), target: take(target.byteCount(rows)),
+            readBack: take(target.byteCount(rows)),
             decoded: take(planned.road == .quantize ? valueBytes : 0))
     }
 
@@ -98,6 +102,11 @@ struct WeightConverter {
             let target = planned.layout as? any WideTarget, source.staysWideForCodes || target.denseType.map({ $0.bitWidth > 16 }) == true
         else { return nil }
         return (source, target)
+    }
+
+    /// Whether what is read is what is quantized.
+    private var readsValues: Bool {
+        planned.road == .quantize && planned.view == nil && wide == nil && weight.layout?.isPlainBF16 == true
     }
 
     var isPlainBF16: Bool { planned.layout?.isPlainBF16 == true }
@@ -187,31 +196,39 @@ struct WeightConverter {
     /// The planned layout; one that must know the range of its values first is told by a pass over all weights that share it.
     func layoutOverWholeRange(_ memory: UnsafeMutableRawBufferPointer, _ stop: StopToken) throws -> (any WeightLayout)? {
         guard let layout = planned.layout as? any WholeRangeLayout, !planned.rangeSources.isEmpty else { return planned.layout }
-        var amax: UInt16 = 0
-        for index in planned.rangeSources {
-            let other = checkpoint.weights[index]
-            guard let stored = other.layout else { continue }
-            let parts = PartLayout(parts: other.parts, shape: other.shape)
-            let unit = stored.rowAlignment
-            func bytes(_ rows: Range<Int>) -> Int { parts.byteCount(rows) + PartLayout.aligned(rows.count * other.shape.columns * 2) }
-            let unitBytes = max(1, bytes(0..<min(unit, other.shape.rows)))
-            let fitting = max(min(memory.count, Self.preferredTile), min(memory.count, stored.preferredRows / unit * unitBytes)) / unitBytes
-            // A partner may need a larger tile than this weight's memory holds.
-            let spare = unitBytes > memory.count ? try AlignedBuffer(byteCount: unitBytes) : nil
-            defer { withExtendedLifetime(spare) {} }
-            let room = spare?.bytes ?? memory
-            for rows in TileSequence(of: other.shape, step: max(1, fitting) * unit) {
-                try checkStop(stop)
-                let size = parts.byteCount(rows)
-                let slices = parts.slices(rows, in: UnsafeMutableRawBufferPointer(rebasing: room[..<size]))
-                try checkpoint.read(other, parts: parts.parts, rows: rows, into: slices)
-                let values = self.values(room, size..<room.count, rows.count * other.shape.columns, as: UInt16.self)
-                stored.decode(slices.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: other.shape, into: values)
-                amax = max(amax, ck_bf16_amax(KernelLevel.active.rawValue, values.baseAddress, other.shape.columns, rows.count, other.shape.columns))
-            }
-        }
+        let sources = planned.rangeSources
+        let amax = try sources.map { index in try ranges.amax(of: index, uses: sources.count) { try self.amax(of: index, memory, stop) } }.max() ?? 0
         guard amax < 0x7F80 else { throw failure(.notFinite(row: 0)) }
         return layout.spanning(amax)
+    }
+
+    /// The largest magnitude of one of the source's weights, as BF16 bits.
+    private func amax(of index: Int, _ memory: UnsafeMutableRawBufferPointer, _ stop: StopToken) throws -> UInt16 {
+        let other = checkpoint.weights[index]
+        guard let stored = other.layout else { return 0 }
+        var amax: UInt16 = 0
+        let parts = PartLayout(parts: other.parts, shape: other.shape)
+        let unit = stored.rowAlignment
+        func bytes(_ rows: Range<Int>) -> Int { parts.byteCount(rows) + PartLayout.aligned(rows.count * other.shape.columns * 2) }
+        let unitBytes = max(1, bytes(0..<min(unit, other.shape.rows)))
+        let fitting = max(min(memory.count, Self.preferredTile), min(memory.count, stored.preferredRows / unit * unitBytes)) / unitBytes
+        // A partner may need a larger tile than this weight's memory holds.
+        let spare = unitBytes > memory.count ? try AlignedBuffer(byteCount: unitBytes) : nil
+        defer { withExtendedLifetime(spare) {} }
+        let room = spare?.bytes ?? memory
+        for rows in TileSequence(of: other.shape, step: max(1, fitting) * unit) {
+            try checkStop(stop)
+            let size = parts.byteCount(rows)
+            let slices = parts.slices(rows, in: UnsafeMutableRawBufferPointer(rebasing: room[..<size]))
+            try checkpoint.read(other, parts: parts.parts, rows: rows, into: slices)
+            var values = self.values(room, 0..<size, rows.count * other.shape.columns, as: UInt16.self)
+            if !stored.isPlainBF16 {
+                values = self.values(room, size..<room.count, values.count, as: UInt16.self)
+                stored.decode(slices.map { UnsafeRawBufferPointer($0) }, rows: rows, shape: other.shape, into: values)
+            }
+            amax = max(amax, ck_bf16_amax(KernelLevel.active.rawValue, values.baseAddress, other.shape.columns, rows.count, other.shape.columns))
+        }
+        return amax
     }
 
     /// Looks at every scale and zero point of the source before the first byte of the weight is written: one that is no number makes its whole
@@ -345,7 +362,9 @@ struct WeightConverter {
                 stored.decode(bytes, rows: rows, shape: shape, into: targets[0].assumingMemoryBound(to: UInt16.self))
             } else {
                 let values = values(memory, places.values, count, as: UInt16.self)
-                decode(view, rows, from: origin, memory, places, into: values) { stored.decode(bytes, rows: $0, shape: $1, into: $2) }
+                if !readsValues {
+                    decode(view, rows, from: origin, memory, places, into: values) { stored.decode(bytes, rows: $0, shape: $1, into: $2) }
+                }
                 guard encodes else { return targets }
                 try encode(values, rows, layout, targets)
             }

@@ -93,7 +93,8 @@ public enum ConversionFailure: Failure, Equatable {
         case .overflowsF16(let weight, let row):
             "weight \(weight) holds a value near row \(row) beyond F16's largest number 65504; convert it to bf16 instead"
         case .lost(let path): "\(path) was finished and is not there any more; somebody removed it, run the same command again"
-        case .changed(let path): "\(path) was changed or replaced while it was converted; it stays as it is"
+        case .changed(let path):
+            "\(path) was changed, replaced or freed while it was converted: what was made of it is not continued; run the same command again once it is whole"
         case .consumed(let file, let weight):
             "\(file): \(weight) was freed by a conversion with --consume-source, and what was made of it is not in this destination; restore the file, or convert what that conversion wrote"
         case .differs(let weight, let file, let bytes):

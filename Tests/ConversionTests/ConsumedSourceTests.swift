@@ -158,6 +158,20 @@ import Testing
         #expect(FileManager.default.fileExists(atPath: file))
     }
 
+    /// Whoever reads a file while another conversion frees it finds out before anything has its final name.
+    @Test func readersOfAFreedFileFindOut() throws {
+        let folder = try TemporaryDirectory()
+        let source = try source(folder)
+        let checkpoint = try Checkpoint(opening: source)
+        let plan = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: "bf16"))
+        try consume(source, folder.file("out"), to: "int4-g32")
+        let run = ConversionRun(plan: plan, checkpoint: checkpoint, destination: folder.file("reader"))
+        #expect(failure { _ = try run.execute() }?.kind == .inputOutput)
+        #expect(try FileManager.default.contentsOfDirectory(atPath: folder.file("reader")) == [".recast"])
+        let left = try FileManager.default.contentsOfDirectory(atPath: folder.file("reader/.recast"))
+        #expect(!left.contains { $0.contains("safetensors") }, "\(left)")
+    }
+
     @Test func roomIsCountedAsItIsMade() throws {
         let folder = try TemporaryDirectory()
         var model = SyntheticModel()

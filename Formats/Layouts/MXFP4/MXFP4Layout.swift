@@ -129,7 +129,6 @@ package struct MXFP4Layout: FloatCodedLayout, Equatable {
         } ?? standard
     }
 
-
     /// compressed-tensors' quotient is a BF16, which matters where it is zero, as zero has no sign.
     private var rule: Int32 { Int32(naming == .mlx ? CK_E2M1_MULTIPLY_DOWN : CK_E2M1_MULTIPLY) }
 

@@ -22,6 +22,8 @@ final class RunWork: Sendable {
     /// Output files that this run has to finish.
     let unfinished: Set<Int>
     private let consumption: SourceConsumption?
+    /// Of the source's files, as this run found them, by what they are read through.
+    private let versions: [[String]]
     private let writtenRanges = SharedRanges()
     private let auditedRanges = SharedRanges()
     /// Weights that the calibration stage wrote, with the digests of their tensors.
@@ -44,6 +46,7 @@ final class RunWork: Sendable {
         self.run = run
         self.journal = journal
         sourceDigests = try SourceDigests(of: run.checkpoint)
+        versions = try run.checkpoint.files.map { try $0.files.map { try $0.version() } }
         calibratedDigests = Lock(finished.calibrated)
         let plan = run.plan
         let packs = plan.output.container is any PackedContainer.Type
@@ -162,6 +165,7 @@ final class RunWork: Sendable {
             try journal.audited(position, record)
             counters.weightsDone.add(1, ordering: .relaxed)
         case .finish(let shard):
+            try requireUnchangedSource(of: shard)
             try finish(shard, stop)
         }
     }
@@ -325,6 +329,30 @@ final class RunWork: Sendable {
     }
 
     // MARK: The source
+
+    /// A file that is written to, replaced, or freed by another conversion while it is read gives bytes that no audit can know. Whoever frees a
+    /// file renames it before, so that one that is still there by now was whole when it was read.
+    private func requireUnchangedSource(of shard: Int) throws {
+        let sources = plan.shards[shard].weights.flatMap { [plan.weights[$0].source] + plan.weights[$0].rangeSources }
+        for index in Set(sources.flatMap { run.checkpoint.weights[$0].stored.map(\.file) }).sorted() {
+            for (file, version) in zip(run.checkpoint.files[index].files, versions[index]) {
+                let isThere = try file.stored(1, at: 0).map { try FileTree.identity($0.file.path) == $0.file.identity() } ?? true
+                guard isThere, try file.version() == version else {
+                    forgetUnfinished()
+                    throw ConversionFailure.changed(file.path)
+                }
+            }
+        }
+    }
+
+    /// Removes what is written and not finished: the next run begins it anew, whatever the journal says of it.
+    private func forgetUnfinished() {
+        for number in unfinished {
+            let shard = plan.shards[number]
+            try? FileTree.remove(run.destination.stageFile(shard, packs: packs))
+            try? FileTree.remove(run.destination.unfinishedFile(shard.name))
+        }
+    }
 
     /// Frees what an earlier run has finished with, or was just about to free.
     func consumeReady() throws { try consumption?.consumeReady() }

@@ -25,6 +25,8 @@ public enum ConversionFailure: Failure, Equatable {
     case destinationIsSource(path: String)
     /// The destination holds something else.
     case destinationNotEmpty(path: String, reason: String)
+    /// The destination holds something else, and files of the source have been freed.
+    case notContinued(path: String, reason: String)
     /// Another run writes there.
     case destinationBusy(path: String)
     /// The output needs more bytes than are free.
@@ -57,7 +59,7 @@ public enum ConversionFailure: Failure, Equatable {
         switch self {
         case .usage, .recipe, .unmatchedRules, .mixedConfigurations, .mixedStack, .mixedDialects, .notExact, .memory, .unsupported: .usage
         case .tooLarge, .notFinite, .carriesNotFinite, .overflowsF16, .sourceDigest, .consumed: .badData
-        case .destinationIsSource, .destinationNotEmpty, .destinationBusy: .cannotCreate
+        case .destinationIsSource, .destinationNotEmpty, .notContinued, .destinationBusy: .cannotCreate
         case .noSpace, .differs, .lost, .changed: .inputOutput
         case .interrupted, .unfinishedParts: .interrupted
         }
@@ -83,6 +85,8 @@ public enum ConversionFailure: Failure, Equatable {
             "--memory \(ByteSize(budget)) is too little: a tile of \(weight) needs \(ByteSize(needed)) of working memory; give at least that"
         case .destinationIsSource(let path): "\(path): the destination is the source itself, which is never written over; choose another directory"
         case .destinationNotEmpty(let path, let reason): "\(path): \(reason); choose another destination or give --overwrite"
+        case .notContinued(let path, let reason):
+            "\(path): \(reason). Files of the source have been freed, and what was made of them may be there: remove nothing. A file that was restored needs its old time of modification, too"
         case .destinationBusy(let path): "\(path): another recast is writing here; wait for it or choose another directory"
         case .noSpace(let path, let needed, let free):
             "\(path): the output needs \(ByteSize(needed)) but only \(ByteSize(free)) are free; nothing was written"

@@ -107,6 +107,8 @@ import Testing
         try convert(source, folder.file("whole"), to: "bf16")
         try consume(source, folder.file("out"), to: "int4-g32")
         for (name, bytes) in before { try Data(bytes).write(to: URL(fileURLWithPath: source + "/" + name)) }
+        // Which of the two a run would go on from nobody knows.
+        #expect(failure { try consume(source, folder.file("anew"), to: "bf16") }?.kind == .usage)
         try convert(source, folder.file("again"), to: "bf16")
         #expect(try directoryContents(folder.file("whole")) == directoryContents(folder.file("again")))
     }
@@ -133,6 +135,10 @@ import Testing
         refused(source, by: "is a link")
         try FileManager.default.removeItem(atPath: file)
         try FileManager.default.moveItem(atPath: folder.file("blob"), toPath: file)
+        refused(source + "/model.safetensors.index.json", by: "give its directory")
+        try FileManager.default.setAttributes([.modificationDate: Date(timeIntervalSince1970: -5)], ofItemAtPath: file)
+        refused(source, by: "before 1970")
+        try FileManager.default.setAttributes([.modificationDate: Date()], ofItemAtPath: file)
         refused(source, { $0.options.overwrite = true }, by: "--overwrite")
         refused(source, { $0.part = try? Part(1, of: 2) }, by: "parts")
         refused(source, { ($0.quantizer, $0.layout, $0.tokens) = ("gptq", "int4-g32", .file("tokens.json")) }, by: "tokens")
@@ -142,6 +148,27 @@ import Testing
         #expect(!FileManager.default.fileExists(atPath: folder.file("out")))
         // Nothing was left that would stand in the way.
         #expect(try Conversion.plan(request(source, folder.file("out"), to: "bf16")).fileCount == 3)
+    }
+
+    /// Tensors that the output leaves out stay where they are, and so do files that hold nothing else.
+    @Test func whatIsLeftOutStays() throws {
+        let folder = try TemporaryDirectory()
+        var model = SyntheticModel()
+        (model.hidden, model.intermediate, model.expertWidth, model.scalesElsewhere) = (512, 384, 256, false)
+        try model.build().write(to: folder.file("source"))
+        let checkpoint = try Checkpoint(opening: folder.file("source")) { try ConsumedDirectory($0) }
+        // DeepSeek's own code takes no multi-token prediction.
+        let plan = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: "bf16", modelParallel: 1))
+        let planned = Set(plan.weights.map(\.source))
+        let left = checkpoint.weights.indices.filter { !planned.contains($0) && checkpoint.weights[$0].storedBytes >= 64 << 10 }
+        #expect(!left.isEmpty)
+        let consumable = try ConsumableSource(checkpoint, plan)
+        for index in left {
+            for stored in checkpoint.weights[index].stored {
+                let range = stored.offset..<stored.offset + stored.byteCount
+                #expect(!consumable.freed[stored.file].contains { $0.overlaps(range) }, "\(stored.name)")
+            }
+        }
     }
 
     /// A source that changes under the run stays as it is.

@@ -9,6 +9,8 @@ import Tensors
 package struct ConsumableSource: Sendable {
     /// Smaller tensors are not worth a hole, and plans read them.
     private static let smallest = 64 << 10
+    /// Bytes of a name that every file system of Linux takes (NAME_MAX).
+    private static let longestName = 255
 
     package let directory: String
     /// By file, ascending.
@@ -26,7 +28,11 @@ package struct ConsumableSource: Sendable {
             throw ConversionFailure.usage("--consume-source frees files of a directory on this machine; \(checkpoint.address) is none")
         }
         directory = source.path
-        let names = checkpoint.fileNames
+        guard checkpoint.address == source.address else {
+            throw ConversionFailure.usage("--consume-source renames files, so that \(checkpoint.address) would be missed: give its directory")
+        }
+        // What a dialect has made lies in no file.
+        let names = checkpoint.fileNames.indices.filter { !checkpoint.files[$0].files.isEmpty }.map { checkpoint.fileNames[$0] }
         guard !checkpoint.isDivided, names.indices.allSatisfy({ Self.isPlain($0, checkpoint) }) else {
             throw ConversionFailure.usage("--consume-source frees large tensors of safetensors files; \(directory) holds others")
         }
@@ -37,7 +43,20 @@ package struct ConsumableSource: Sendable {
             throw ConversionFailure.usage("--consume-source: \(link) is a link, and others may read what it leads to; give the directory's own path")
         }
         var consumed: [Int: ConsumedName] = [:]
+        var versions: [String] = []
         for (index, name) in names.enumerated() {
+            let version = try checkpoint.files[index].files.first?.version() ?? ""
+            versions.append(version)
+            let later = ConsumedName(name, version: version)
+            guard ConsumedName(parsing: later.text) == later, later.text.utf8.count <= Self.longestName else {
+                throw ConversionFailure.usage(
+                    "--consume-source would call \(name) \(later.text), which is no name for it (too long, or changed before 1970); leave it out")
+            }
+            if let left = source.leftover(of: name) {
+                throw ConversionFailure.usage(
+                    "--consume-source: \(name) is there, and so is \(left.text), which a conversion has left of it. To begin anew remove the latter; to continue that conversion give \(name) its old time as well (touch -d @\(left.seconds))"
+                )
+            }
             if let earlier = source.consumed(name) { consumed[index] = earlier }
             let path = source.path(of: consumed[index]?.text ?? name)
             if let link = try FileTree.firstLink(in: path) {
@@ -50,10 +69,12 @@ package struct ConsumableSource: Sendable {
             }
         }
         self.consumed = consumed
-        versions = try names.indices.map { try checkpoint.files[$0].files.first?.version() ?? "" }
+        self.versions = versions
 
+        // What nothing is made of stays: it would be nowhere else.
         var ranges = [[Range<Int>]](repeating: [], count: names.count)
-        for weight in checkpoint.weights {
+        for index in Set(plan.weights.map(\.source)) {
+            let weight = checkpoint.weights[index]
             guard let largest = weight.stored.max(by: { $0.byteCount < $1.byteCount }), largest.byteCount >= Self.smallest,
                 names.indices.contains(largest.file)
             else { continue }
@@ -109,8 +130,11 @@ package struct ConsumableSource: Sendable {
 
     /// The most that output files take beyond what is freed meanwhile, if they are written in their order by so many workers at once.
     ///
-    /// - Parameter unfinished: output files that are still to be written.
-    package func peakBytes(_ plan: ConversionPlan, unfinished: Set<Int>, workers: Int) -> Int {
+    /// - Parameters:
+    ///   - unfinished: output files that are not finished.
+    ///   - staged: those of them that have their size already.
+    package func peakBytes(_ plan: ConversionPlan, unfinished: Set<Int>, staged: Set<Int> = [], workers: Int) -> Int {
+        func size(_ shard: Int) -> Int { staged.contains(shard) ? 0 : plan.shards[shard].size }
         let order = unfinished.sorted()
         var freedAfter: [Int: Int] = [:]
         for (file, shards) in dependents.enumerated() where consumed[file] == nil {
@@ -119,9 +143,9 @@ package struct ConsumableSource: Sendable {
         }
         var taken = 0, peak = 0
         for (place, shard) in order.enumerated() {
-            let atOnce = order[place..<min(order.count, place + workers)].reduce(0) { $0 + plan.shards[$1].size }
+            let atOnce = order[place..<min(order.count, place + workers)].reduce(0) { $0 + size($1) }
             peak = max(peak, taken + atOnce)
-            taken += plan.shards[shard].size - freedAfter[shard, default: 0]
+            taken += size(shard) - freedAfter[shard, default: 0]
         }
         return peak
     }
@@ -141,7 +165,8 @@ final class SourceConsumption: Sendable {
     init(_ source: ConsumableSource, of checkpoint: Checkpoint, destination: String, unfinished: Set<Int>) throws {
         self.source = source
         self.checkpoint = checkpoint
-        waiting = Lock(Dictionary(uniqueKeysWithValues: source.dependents.enumerated().map { ($0.offset, $0.element.intersection(unfinished)) }))
+        let needed = source.dependents.enumerated().filter { !$0.element.isEmpty }
+        waiting = Lock(Dictionary(uniqueKeysWithValues: needed.map { ($0.offset, $0.element.intersection(unfinished)) }))
         try FileTree.synchronizeDirectory(FileTree.directory(of: destination))
         guard try FileSystemProbe.canFreeParts(in: source.directory) else {
             throw ConversionFailure.usage(
@@ -187,7 +212,8 @@ final class SourceConsumption: Sendable {
             try FileTree.synchronizeDirectory(source.directory)
         }
         let file = try PositionedFile.openForChanging(path)
-        let before = try file.allocation().bytes
+        let (before, names) = try file.allocation()
+        guard names == 1 else { throw ConversionFailure.changed(path) }
         for range in source.freed[index] { try file.free(range) }
         try file.synchronize()
         let after = try file.allocation().bytes

@@ -104,7 +104,7 @@ package struct ConversionRun: Sendable {
         }
         let (journal, finished, lock): (Journal, Journal.State, RunLock)
         let identity = try identity()
-        switch try destination.prepare(plan, identity: identity, request: request, options: options, stop: stop) {
+        switch try prepare(identity, stop) {
         case .finished:
             var report = RunReport(plan: plan, checkpoint: checkpoint, records: [:], alreadyFinished: true)
             report.outputBytes = try outputBytes()
@@ -115,9 +115,9 @@ package struct ConversionRun: Sendable {
         var state = finished
         if let calibration, !state.isCalibrationDone { state = try calibrate(calibration, journal, state, stop) }
         let work = try RunWork(run: self, journal: journal, finished: state)
-        let atOnce = min(work.bytesToWrite, bytesAtOnce(of: work.unfinished, workers))
-        try checkSpace(for: work.bytesToWrite == 0 ? 0 : atOnce + plan.spaceBeside(workers: workers))
         try work.consumeReady()
+        let atOnce = min(work.bytesToWrite, bytesAtOnce(of: work.unfinished, staged: work.staged, workers))
+        try checkSpace(for: work.bytesToWrite == 0 ? 0 : atOnce + plan.spaceBeside(workers: workers))
         let counters = RunCounters()
         counters.weightsDone.store(finished.audited.count, ordering: .relaxed)
         let memory = options.memory / workers
@@ -161,6 +161,18 @@ package struct ConversionRun: Sendable {
         report.bytesWritten = counters.bytesWritten.load(ordering: .relaxed)
         report.seconds = ProcessFigures.now - started
         return report
+    }
+
+    /// Opens the destination. Where parts of the source have been freed, what is there may be all that is left of them.
+    private mutating func prepare(_ identity: String, _ stop: StopToken) throws -> Destination.State {
+        do { return try destination.prepare(plan, identity: identity, request: request, options: options, stop: stop) } catch let failure
+            as ConversionFailure
+        {
+            if consumable?.consumed.isEmpty == false, case .destinationNotEmpty(let path, let reason) = failure {
+                throw ConversionFailure.notContinued(path: path, reason: reason)
+            }
+            throw failure
+        }
     }
 
     /// Runs the calibration stage; what comes back is the journal's state after it.
@@ -250,12 +262,12 @@ package struct ConversionRun: Sendable {
     }
 
     /// What files take at once while they are written: all of their bytes, unless the source makes room.
-    private func bytesAtOnce(of shards: Set<Int>, _ workers: Int) -> Int {
-        let all = shards.reduce(0) { $0 + plan.shards[$1].size }
+    private func bytesAtOnce(of shards: Set<Int>, staged: Set<Int> = [], _ workers: Int) -> Int {
+        let all = shards.subtracting(staged).reduce(0) { $0 + plan.shards[$1].size }
         guard let consumable, FileTree.identity(consumable.directory)?.first == FileTree.identity(existing(destination.directory))?.first else {
             return all
         }
-        return min(all, consumable.peakBytes(plan, unfinished: shards, workers: workers))
+        return min(all, consumable.peakBytes(plan, unfinished: shards, staged: staged, workers: workers))
     }
 
     /// The path itself, or the nearest above it that is there.

@@ -21,6 +21,8 @@ final class RunWork: Sendable {
     private let recorded: Lock<[Int: WeightRecord]>
     /// Output files that this run has to finish.
     let unfinished: Set<Int>
+    /// Those of them whose files have their size already.
+    let staged: Set<Int>
     private let consumption: SourceConsumption?
     /// Of the source's files, as this run found them, by what they are read through.
     private let versions: [[String]]
@@ -53,6 +55,7 @@ final class RunWork: Sendable {
         var writes = Set<Int>()
         var audits = Set<Int>()
         var unfinished = Set<Int>()
+        var inPlaces = Set<Int>()
         var kept: [Int: WeightRecord] = [:]
         var toWrite = 0
         for (number, shard) in plan.shards.enumerated() where run.shards.contains(number) {
@@ -70,7 +73,7 @@ final class RunWork: Sendable {
             let staged = try has(run.destination.stageFile(shard, packs: packs), packed: false)
             // What a copy of a source file is packed from is that file.
             let inPlace = isPacked || staged || packs && shard.copiedFile != nil
-            if !inPlace || !isPacked && packs { toWrite += shard.size }
+            if !inPlace || !isPacked && packs { toWrite += shard.size } else { inPlaces.insert(number) }
             for weight in shard.weights {
                 if isPacked || !packs && staged, let record = finished.audited[weight] {
                     kept[weight] = record
@@ -87,6 +90,7 @@ final class RunWork: Sendable {
         recorded = Lock(kept)
         inherited = audits.subtracting(writes)
         self.unfinished = unfinished
+        self.staged = inPlaces
         try run.consumable?.requireSources(of: audits, plan, run.checkpoint)
         consumption = try run.consumable.map {
             try SourceConsumption(

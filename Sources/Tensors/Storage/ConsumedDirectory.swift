@@ -28,6 +28,12 @@ package struct ConsumedName: Sendable, Equatable {
     /// `model-00001-of-00163.safetensors.consumed-1732999999123456789`.
     package var text: String { original + Self.infix + version }
 
+    /// When the file had last changed, as `touch -d @` takes it.
+    package var seconds: String {
+        let digits = String(repeating: "0", count: max(0, 10 - version.count)) + version
+        return digits.dropLast(9) + "." + digits.suffix(9)
+    }
+
     /// The names of consumed files in a directory, by what they were called. A file that is there again counts as restored.
     package static func among(_ names: [String]) -> [String: ConsumedName] {
         let present = Set(names)
@@ -41,10 +47,17 @@ package struct ConsumedName: Sendable, Equatable {
 package struct ConsumedDirectory: SourceDirectory {
     private let base: LocalDirectory
     private let consumed: [String: ConsumedName]
+    /// What is left of files that are there again, by their names.
+    private let leftovers: [String: ConsumedName]
 
     package init(_ base: LocalDirectory) throws {
         self.base = base
-        consumed = ConsumedName.among(try base.names())
+        let names = try base.names()
+        consumed = ConsumedName.among(names)
+        let present = Set(names)
+        leftovers = Dictionary(names.compactMap { ConsumedName(parsing: $0) }.filter { present.contains($0.original) }.map { ($0.original, $0) }) {
+            $1
+        }
     }
 
     package var path: String { base.path }
@@ -55,6 +68,9 @@ package struct ConsumedDirectory: SourceDirectory {
 
     /// The consumed file that had a name; nil if it is whole.
     package func consumed(_ name: String) -> ConsumedName? { consumed[name] }
+
+    /// What an earlier conversion has left of a file that is there; nil if there is nothing.
+    package func leftover(of name: String) -> ConsumedName? { leftovers[name] }
 
     package func names() throws -> [String] {
         FileTree.inOrder(try base.names().filter { ConsumedName(parsing: $0) == nil } + consumed.keys)

@@ -156,6 +156,8 @@ final class RunWork: Sendable {
                     file, offsets: offsets, against: digests, memory: memory, counters: counters, stop: stop)
             }
             guard differences == 0 else {
+                // A source that is another by now is no fault of the disk.
+                try requireUnchangedSource(of: planned.shard)
                 try digests == nil ? journal.rewrite(position) : journal.calibrationVoid()
                 // What the file was packed from may be at fault, so both are made again.
                 if packs { try FileTree.remove(run.destination.unfinishedFile(plan.shards[planned.shard].name)) }

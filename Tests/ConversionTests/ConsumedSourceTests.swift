@@ -9,7 +9,7 @@ import Testing
     /// - Parameter isCrossed: whether scales lie in other files than their codes.
     private func source(_ folder: TemporaryDirectory, _ name: String = "source", isCrossed: Bool = true) throws -> String {
         var model = SyntheticModel()
-        (model.hidden, model.intermediate, model.scalesElsewhere) = (512, 384, isCrossed)
+        (model.hidden, model.intermediate, model.expertWidth, model.scalesElsewhere) = (512, 384, 256, isCrossed)
         try model.build().write(to: folder.file(name))
         return folder.file(name)
     }
@@ -153,10 +153,7 @@ import Testing
     /// Tensors that the output leaves out stay where they are, and so do files that hold nothing else.
     @Test func whatIsLeftOutStays() throws {
         let folder = try TemporaryDirectory()
-        var model = SyntheticModel()
-        (model.hidden, model.intermediate, model.expertWidth, model.scalesElsewhere) = (512, 384, 256, false)
-        try model.build().write(to: folder.file("source"))
-        let checkpoint = try Checkpoint(opening: folder.file("source")) { try ConsumedDirectory($0) }
+        let checkpoint = try Checkpoint(opening: source(folder, isCrossed: false)) { try ConsumedDirectory($0) }
         // DeepSeek's own code takes no multi-token prediction.
         let plan = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: "bf16", modelParallel: 1))
         let planned = Set(plan.weights.map(\.source))
@@ -201,10 +198,7 @@ import Testing
 
     @Test func roomIsCountedAsItIsMade() throws {
         let folder = try TemporaryDirectory()
-        var model = SyntheticModel()
-        (model.hidden, model.intermediate, model.expertWidth, model.scalesElsewhere) = (512, 384, 256, false)
-        try model.build().write(to: folder.file("source"))
-        let checkpoint = try Checkpoint(opening: folder.file("source")) { try ConsumedDirectory($0) }
+        let checkpoint = try Checkpoint(opening: source(folder, isCrossed: false)) { try ConsumedDirectory($0) }
         let plan = try ConversionPlan(converting: checkpoint, choice: LayoutChoice(target: "bf16"))
         let consumable = try ConsumableSource(checkpoint, plan)
         let all = Set(plan.shards.indices), sizes = plan.shards.map(\.size)

@@ -40,6 +40,11 @@ package struct PlannedWeight: Sendable {
     /// Weights of the source whose values share one range with this one's.
     var rangeSources: [Int] { if case .quantize(_, let range) = way { range } else { [] } }
 
+    /// The source's files that it is made of; some more than once.
+    func sourceFiles(in checkpoint: Checkpoint) -> [Int] {
+        ([source] + rangeSources).flatMap { checkpoint.weights[$0].stored.map(\.file) }
+    }
+
     /// Which of the source's stored tensors are copied; nil for all.
     var copied: [Int]? { if case .copy(let tensors, _) = way { tensors } else { nil } }
 

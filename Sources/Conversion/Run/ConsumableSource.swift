@@ -17,8 +17,8 @@ package struct ConsumableSource: Sendable {
     package let freed: [[Range<Int>]]
     /// Files that an earlier run has consumed.
     let consumed: [Int: ConsumedName]
-    /// By file, as the run found it.
-    let versions: [String]
+    /// The files as the plan found them.
+    let found: SourceVersions
     /// By file: the output files that are made of it.
     let dependents: [Set<Int>]
 
@@ -32,7 +32,7 @@ package struct ConsumableSource: Sendable {
             throw ConversionFailure.usage("--consume-source renames files, so that \(checkpoint.address) would be missed: give its directory")
         }
         // What a dialect has made lies in no file.
-        let names = checkpoint.fileNames.indices.filter { !checkpoint.files[$0].files.isEmpty }.map { checkpoint.fileNames[$0] }
+        let names = checkpoint.fileNames.indices.prefix { !checkpoint.files[$0].files.isEmpty }.map { checkpoint.fileNames[$0] }
         guard !checkpoint.isDivided, names.indices.allSatisfy({ Self.isPlain($0, checkpoint) }) else {
             throw ConversionFailure.usage("--consume-source frees large tensors of safetensors files; \(directory) holds others")
         }
@@ -43,11 +43,9 @@ package struct ConsumableSource: Sendable {
             throw ConversionFailure.usage("--consume-source: \(link) is a link, and others may read what it leads to; give the directory's own path")
         }
         var consumed: [Int: ConsumedName] = [:]
-        var versions: [String] = []
+        found = try SourceVersions(of: checkpoint)
         for (index, name) in names.enumerated() {
-            let version = try checkpoint.files[index].files.first?.version() ?? ""
-            versions.append(version)
-            let later = ConsumedName(name, version: version)
+            let later = ConsumedName(name, version: found.version(of: index))
             guard ConsumedName(parsing: later.text) == later, later.text.utf8.count <= Self.longestName else {
                 throw ConversionFailure.usage(
                     "--consume-source would call \(name) \(later.text), which is no name for it (too long, or changed before 1970); leave it out")
@@ -69,7 +67,6 @@ package struct ConsumableSource: Sendable {
             }
         }
         self.consumed = consumed
-        self.versions = versions
 
         // What nothing is made of stays: it would be nowhere else.
         var ranges = [[Range<Int>]](repeating: [], count: names.count)
@@ -84,11 +81,7 @@ package struct ConsumableSource: Sendable {
 
         var dependents = [Set<Int>](repeating: [], count: names.count)
         for planned in plan.weights {
-            for source in [planned.source] + planned.rangeSources {
-                for stored in checkpoint.weights[source].stored where names.indices.contains(stored.file) {
-                    dependents[stored.file].insert(planned.shard)
-                }
-            }
+            for file in planned.sourceFiles(in: checkpoint) where names.indices.contains(file) { dependents[file].insert(planned.shard) }
         }
         self.dependents = dependents
     }
@@ -119,11 +112,8 @@ package struct ConsumableSource: Sendable {
         guard !consumed.isEmpty else { return }
         for position in weights.sorted() {
             let planned = plan.weights[position]
-            for source in [planned.source] + planned.rangeSources {
-                for stored in checkpoint.weights[source].stored {
-                    guard let name = consumed[stored.file] else { continue }
-                    throw ConversionFailure.consumed(file: FileTree.path(directory, name.text), weight: checkpoint.weights[source].name)
-                }
+            for name in planned.sourceFiles(in: checkpoint).lazy.compactMap({ consumed[$0] }) {
+                throw ConversionFailure.consumed(file: FileTree.path(directory, name.text), weight: checkpoint.weights[planned.source].name)
             }
         }
     }
@@ -198,16 +188,12 @@ final class SourceConsumption: Sendable {
     }
 
     private func consume(_ index: Int) throws {
-        let name = source.consumed[index] ?? ConsumedName(checkpoint.fileNames[index], version: source.versions[index])
+        let name = source.consumed[index] ?? ConsumedName(checkpoint.fileNames[index], version: source.found.version(of: index))
         let path = FileTree.path(source.directory, name.text)
         if source.consumed[index] == nil {
-            let original = FileTree.path(source.directory, name.original)
-            let opened = checkpoint.files[index]
             // What has taken the name since, or was changed meanwhile, is not what was converted.
-            guard try FileTree.identity(original) == opened.stored(1, at: 0)?.file.identity(),
-                try opened.files.first?.version() == source.versions[index]
-            else { throw ConversionFailure.changed(original) }
-            try FileTree.rename(original, to: path)
+            try source.found.requireUnchanged(index)
+            try FileTree.rename(FileTree.path(source.directory, name.original), to: path)
             // The name must say what is missing before anything is.
             try FileTree.synchronizeDirectory(source.directory)
         }

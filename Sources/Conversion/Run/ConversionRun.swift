@@ -67,7 +67,7 @@ package struct ConversionRun: Sendable {
     private mutating func gathered(_ stop: StopToken) throws -> RunReport {
         let started = ProcessFigures.now
         try refuseSource()
-        guard let (records, lock) = try destination.gather(plan, identity: identity(), stop: stop) else {
+        guard let (records, lock) = try destination.gather(plan, identity: identity(SourceVersions(of: checkpoint)), stop: stop) else {
             var report = RunReport(plan: plan, checkpoint: checkpoint, records: [:], alreadyFinished: true)
             report.outputBytes = try outputBytes()
             return report
@@ -103,7 +103,8 @@ package struct ConversionRun: Sendable {
             try checkSpace(for: bytesAtOnce(of: shards, workers) + plan.spaceBeside(workers: workers))
         }
         let (journal, finished, lock): (Journal, Journal.State, RunLock)
-        let identity = try identity()
+        let found = try SourceVersions(of: checkpoint)
+        let identity = identity(found)
         switch try prepare(identity, stop) {
         case .finished:
             var report = RunReport(plan: plan, checkpoint: checkpoint, records: [:], alreadyFinished: true)
@@ -113,8 +114,8 @@ package struct ConversionRun: Sendable {
         }
         defer { lock.release() }
         var state = finished
-        if let calibration, !state.isCalibrationDone { state = try calibrate(calibration, journal, state, stop) }
-        let work = try RunWork(run: self, journal: journal, finished: state)
+        if let calibration, !state.isCalibrationDone { state = try calibrate(calibration, found, journal, state, stop) }
+        let work = try RunWork(run: self, found: found, journal: journal, finished: state)
         try work.consumeReady()
         let atOnce = min(work.bytesToWrite, bytesAtOnce(of: work.unfinished, staged: work.staged, workers))
         try checkSpace(for: work.bytesToWrite == 0 ? 0 : atOnce + plan.spaceBeside(workers: workers))
@@ -176,9 +177,11 @@ package struct ConversionRun: Sendable {
     }
 
     /// Runs the calibration stage; what comes back is the journal's state after it.
-    private func calibrate(_ stage: any CalibrationStage, _ journal: Journal, _ finished: Journal.State, _ stop: StopToken) throws -> Journal.State {
+    private func calibrate(
+        _ stage: any CalibrationStage, _ found: SourceVersions, _ journal: Journal, _ finished: Journal.State, _ stop: StopToken
+    ) throws -> Journal.State {
         var state = finished
-        let work = try RunWork(run: self, journal: journal, finished: finished)
+        let work = try RunWork(run: self, found: found, journal: journal, finished: finished)
         try checkSpace(for: work.bytesToWrite)
         let output = CalibrationOutput(work: work, statePath: destination.workFile("calibration.state"), options: options)
         if try FileTree.entry(output.statePath) != nil, try !work.hasShardFiles(of: Array(state.calibrated.keys)) {
@@ -300,8 +303,8 @@ package struct ConversionRun: Sendable {
     }
 
     /// The plan and the state of the source files, so that a changed source is not continued.
-    private func identity() throws -> String {
-        try Digest.of(([plan.fingerprint] + checkpoint.files.flatMap(\.files).map { try $0.version() }).joined(separator: "\n"))
+    private func identity(_ found: SourceVersions) -> String {
+        Digest.of(([plan.fingerprint] + found.all).joined(separator: "\n"))
     }
 
     private func snapshot(_ counters: RunCounters) -> RunProgress {

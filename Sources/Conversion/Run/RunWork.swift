@@ -24,8 +24,7 @@ final class RunWork: Sendable {
     /// Those of them whose files have their size already.
     let staged: Set<Int>
     private let consumption: SourceConsumption?
-    /// Of the source's files, as this run found them, by what they are read through.
-    private let versions: [[String]]
+    private let found: SourceVersions
     private let writtenRanges = SharedRanges()
     private let auditedRanges = SharedRanges()
     /// Weights that the calibration stage wrote, with the digests of their tensors.
@@ -44,11 +43,11 @@ final class RunWork: Sendable {
     private var plan: ConversionPlan { run.plan }
     private var packs: Bool { plan.output.container is any PackedContainer.Type }
 
-    init(run: ConversionRun, journal: Journal, finished: Journal.State) throws {
+    init(run: ConversionRun, found: SourceVersions, journal: Journal, finished: Journal.State) throws {
         self.run = run
         self.journal = journal
         sourceDigests = try SourceDigests(of: run.checkpoint)
-        versions = try run.checkpoint.files.map { try $0.files.map { try $0.version() } }
+        self.found = found
         calibratedDigests = Lock(finished.calibrated)
         let plan = run.plan
         let packs = plan.output.container is any PackedContainer.Type
@@ -119,16 +118,12 @@ final class RunWork: Sendable {
         case .write(let position):
             let planned = plan.weights[position]
             counters.shard.store(planned.shard, ordering: .relaxed)
-            let converter = WeightConverter(
-                run.checkpoint, planned, statistics: run.statistics, allowsNonFinite: run.options.allowsNonFinite || plan.isCopy,
-                isSparse: run.options.isSparse, ranges: writtenRanges)
+            let converter = converter(position, writtenRanges)
             let file = try shardFile(planned.shard)
             if cloned.withLock({ $0.contains(planned.shard) }) {
                 counters.bytesWritten.add(planned.tensors.reduce(0) { $0 + $1.byteCount }, ordering: .relaxed)
             } else {
-                try converter.write(
-                    to: file, memory: arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes(within: arena.limit)),
-                    counters: counters, stop: stop)
+                try converter.write(to: file, memory: arena.memory(for: converter), counters: counters, stop: stop)
             }
             try journal.wrote(position)
         case .flush(let shard):
@@ -140,10 +135,10 @@ final class RunWork: Sendable {
             }
         case .audit(let position):
             let planned = plan.weights[position]
-            let converter = WeightConverter(run.checkpoint, planned, sourceDigests: sourceDigests, statistics: run.statistics, ranges: auditedRanges)
+            let converter = converter(position, auditedRanges)
             let (file, offsets) = try written(planned)
             let digests = calibratedDigests.withLock { $0[position] }
-            let memory = try arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes(within: arena.limit))
+            let memory = try arena.memory(for: converter)
             var (record, differences) = try converter.audit(
                 file, offsets: offsets, against: digests, memory: memory, counters: counters, stop: stop)
             if differences != 0, digests == nil, !packs, inherited.contains(position) {
@@ -174,6 +169,12 @@ final class RunWork: Sendable {
             try requireUnchangedSource(of: shard)
             try finish(shard, stop)
         }
+    }
+
+    private func converter(_ position: Int, _ ranges: SharedRanges) -> WeightConverter {
+        WeightConverter(
+            run.checkpoint, plan.weights[position], sourceDigests: sourceDigests, statistics: run.statistics,
+            allowsNonFinite: run.options.allowsNonFinite || plan.isCopy, isSparse: run.options.isSparse, ranges: ranges)
     }
 
     /// Makes a shard's bytes durable. After a failed flush nobody knows which of them reached the disk, and asking again says nothing: the next
@@ -234,10 +235,8 @@ final class RunWork: Sendable {
         let shard = plan.shards[number]
         guard shard.copiedFile == nil, try FileTree.entry(run.destination.unfinishedFile(shard.name)) == nil else { return }
         for position in shard.weights where inherited.contains(position) && calibratedDigests.withLock({ $0[position] == nil }) {
-            let converter = WeightConverter(
-                run.checkpoint, plan.weights[position], statistics: run.statistics,
-                allowsNonFinite: run.options.allowsNonFinite || plan.isCopy, isSparse: run.options.isSparse)
-            let memory = try arena.memory(atLeast: converter.minimumBytes, wanted: converter.preferredBytes(within: arena.limit))
+            let converter = converter(position, auditedRanges)
+            let memory = try arena.memory(for: converter)
             let file = try shardFile(number)
             let offsets = plan.weights[position].tensors.map(\.offset)
             // What was read is counted once, by the audit of the packed file.
@@ -336,18 +335,13 @@ final class RunWork: Sendable {
 
     // MARK: The source
 
-    /// A file that is written to, replaced, or freed by another conversion while it is read gives bytes that no audit can know. Whoever frees a
-    /// file renames it before, so that one that is still there by now was whole when it was read.
     private func requireUnchangedSource(of shard: Int) throws {
-        let sources = plan.shards[shard].weights.flatMap { [plan.weights[$0].source] + plan.weights[$0].rangeSources }
-        for index in Set(sources.flatMap { run.checkpoint.weights[$0].stored.map(\.file) }).sorted() {
-            for (file, version) in zip(run.checkpoint.files[index].files, versions[index]) {
-                let isThere = try file.stored(1, at: 0).map { try FileTree.identity($0.file.path) == $0.file.identity() } ?? true
-                guard isThere, try file.version() == version else {
-                    forgetUnfinished()
-                    throw ConversionFailure.changed(file.path)
-                }
-            }
+        do {
+            let files = Set(plan.shards[shard].weights.flatMap { plan.weights[$0].sourceFiles(in: run.checkpoint) })
+            for file in files.sorted() { try found.requireUnchanged(file) }
+        } catch {
+            forgetUnfinished()
+            throw error
         }
     }
 
@@ -380,8 +374,8 @@ final class Arena {
 
     init(limit: Int) { self.limit = limit }
 
-    func memory(atLeast needed: Int, wanted: Int) throws(OutOfMemory) -> UnsafeMutableRawBufferPointer {
-        let wanted = max(64, min(limit, max(needed, wanted)))
+    func memory(for converter: WeightConverter) throws(OutOfMemory) -> UnsafeMutableRawBufferPointer {
+        let wanted = max(64, min(limit, max(converter.minimumBytes, converter.preferredBytes(within: limit))))
         if let buffer, buffer.bytes.count >= wanted { return buffer.slice(0..<min(buffer.bytes.count, max(64, limit))) }
         // The old one goes before the new one comes.
         buffer = nil

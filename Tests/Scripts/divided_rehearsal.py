@@ -149,11 +149,13 @@ try:
                         sys.exit(f'part {part} ended with {process.returncode}: {message}')
                     outcome[part] = outcome.get(part, False) or process.returncode == 0
                 left = [part for part in left if not outcome[part]]
-                if left:
-                    early = finish(destination)
-                    if early.returncode != 75 or os.path.exists(destination + '/recast.manifest.json'):
-                        sys.exit(f'joined with parts missing: {early.returncode} {early.stderr}')
-        joined = finish(destination)
+                joined = finish(destination)
+                if left and joined.returncode == 0:
+                    # A part may be killed when all that is left of it is to exit; what is joined is compared below.
+                    left = []
+                elif left and (joined.returncode != 75 or os.path.exists(destination + '/recast.manifest.json')):
+                    sys.exit(f'finish with parts missing: {joined.returncode} {joined.stderr}')
+        joined = finish(destination) if options.mpi else joined
         if joined.returncode:
             sys.exit(f'finish: {joined.returncode} {joined.stderr}')
         if not same(destination) or os.path.exists(destination + '/.recast'):

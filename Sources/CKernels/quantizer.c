@@ -7,6 +7,18 @@ enum { LANES = 16, ROWS = CK_PANEL };
 
 #define CK_BODY static inline __attribute__((always_inline))
 
+/// A value of each of the rows. A type and not an array: of two nested loops the compiler must not take the outer one for its lanes.
+typedef float row_values __attribute__((vector_size(ROWS * sizeof(float)), aligned(4)));
+
+/// target[j] += sign * value * factors[j * step] for j < count.
+CK_BODY void add_products(float *targets, const float *values, const float *factors, size_t step, size_t count, float sign) {
+    row_values *target = (row_values *)targets, value = *(const row_values *)values;
+    for (size_t j = 0; j < count; j++) {
+        row_values factor = (row_values){0} + sign * factors[j * step];
+        target[j] = __builtin_elementwise_fma(value, factor, target[j]);
+    }
+}
+
 CK_BODY float nearest_code(float value, float greatest) {
     float code = rintf(value);
     code = code < 0.0f ? 0.0f : code;
@@ -69,24 +81,28 @@ CK_BODY void nearest_codes(const float *weights, size_t count, float scale, floa
     for (size_t i = 0; i < count; i++) codes[i] = (uint8_t)nearest_code((weights[i] - bias) * inverse, greatest);
 }
 
-CK_BODY void feedback_round(float *values, const float *weights, const float *feedback, size_t stride, size_t width, const float *scales,
-                            const float *biases, float greatest, const float *importance, float *losses, float *errors, uint8_t *codes) {
+CK_BODY void feedback_round(float *restrict values, const float *restrict weights, const float *restrict feedback, size_t stride, size_t width,
+                            const float *restrict scales, const float *restrict biases, const uint32_t *restrict groups, float greatest,
+                            const float *restrict importance, float *restrict losses, float *restrict errors, uint8_t *restrict codes) {
+    float loss[ROWS];
+    memcpy(loss, losses, sizeof loss);
     for (size_t i = 0; i < width; i++) {
-        float *v = values + i * ROWS, *e = errors + i * ROWS;
-        const float *s = scales + i * ROWS, *b = biases + i * ROWS, *w = weights + i * ROWS;
+        const float *v = values + i * ROWS, *s = scales + groups[i] * (size_t)ROWS, *b = biases + groups[i] * (size_t)ROWS;
+        const float *w = weights + i * ROWS;
+        float e[ROWS];
+        uint8_t c[ROWS];
         for (int t = 0; t < ROWS; t++) {
             float code = nearest_code((v[t] - b[t]) / s[t], greatest);
-            float miss = v[t] - fmaf(s[t], code, b[t]);
-            losses[t] = fmaf(importance[i] * miss, miss, losses[t]);
-            codes[i * ROWS + (size_t)t] = (uint8_t)code;
-            e[t] = w[t] - fmaf(s[t], code, b[t]);
+            float value = fmaf(s[t], code, b[t]), miss = v[t] - value;
+            loss[t] = fmaf(importance[i] * miss, miss, loss[t]);
+            c[t] = (uint8_t)code;
+            e[t] = w[t] - value;
         }
-        for (size_t j = i + 1; j < width; j++) {
-            float factor = feedback[i * stride + j];
-            float *later = values + j * ROWS;
-            for (int t = 0; t < ROWS; t++) later[t] = fmaf(e[t], factor, later[t]);
-        }
+        memcpy(codes + i * ROWS, c, sizeof c);
+        memcpy(errors + i * ROWS, e, sizeof e);
+        add_products(values + (i + 1) * ROWS, e, feedback + i * stride + i + 1, 1, width - i - 1, 1.0f);
     }
+    memcpy(losses, loss, sizeof loss);
 }
 
 CK_BODY void solve_rows(float *x, const float *factor, size_t stride, size_t width) {
@@ -94,11 +110,7 @@ CK_BODY void solve_rows(float *x, const float *factor, size_t stride, size_t wid
         float diagonal = factor[c * stride + c];
         float *solved = x + c * ROWS;
         for (int t = 0; t < ROWS; t++) solved[t] /= diagonal;
-        for (size_t j = 0; j < c; j++) {
-            float f = -factor[j * stride + c];
-            float *other = x + j * ROWS;
-            for (int t = 0; t < ROWS; t++) other[t] = fmaf(solved[t], f, other[t]);
-        }
+        add_products(x, solved, factor + c, stride, c, -1.0f);
     }
 }
 
@@ -149,8 +161,8 @@ CK_DISPATCH(nearest_codes, (const float *weights, size_t count, float scale, flo
             (weights, count, scale, bias, greatest, codes))
 CK_DISPATCH(feedback_round,
             (float *values, const float *weights, const float *feedback, size_t stride, size_t width, const float *scales, const float *biases,
-             float greatest, const float *importance, float *losses, float *errors, uint8_t *codes),
-            (values, weights, feedback, stride, width, scales, biases, greatest, importance, losses, errors, codes))
+             const uint32_t *groups, float greatest, const float *importance, float *losses, float *errors, uint8_t *codes),
+            (values, weights, feedback, stride, width, scales, biases, groups, greatest, importance, losses, errors, codes))
 CK_DISPATCH(solve_rows, (float *x, const float *factor, size_t stride, size_t width), (x, factor, stride, width))
 CK_DISPATCH(squared_error,
             (const uint16_t *values, size_t stride, const uint16_t *decoded, size_t rows, size_t columns, const float *importance, double *error),
@@ -170,9 +182,9 @@ void ck_nearest_codes(int level, const float *weights, size_t count, float scale
 }
 
 void ck_feedback_round(int level, float *values, const float *weights, const float *feedback, size_t stride, size_t width,
-                       const float *scales, const float *biases, float greatest, const float *importance, float *losses, float *errors,
-                       uint8_t *codes) {
-    CK_CALL(feedback_round, (values, weights, feedback, stride, width, scales, biases, greatest, importance, losses, errors, codes));
+                       const float *scales, const float *biases, const uint32_t *groups, float greatest, const float *importance, float *losses,
+                       float *errors, uint8_t *codes) {
+    CK_CALL(feedback_round, (values, weights, feedback, stride, width, scales, biases, groups, greatest, importance, losses, errors, codes));
 }
 
 void ck_solve_rows(int level, float *x, const float *factor, size_t stride, size_t width) { CK_CALL(solve_rows, (x, factor, stride, width)); }

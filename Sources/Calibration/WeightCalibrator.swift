@@ -134,8 +134,8 @@ package final class WeightCalibrator: WeightObserver {
         planned.view?.picksRows ?? true && planned.road == .quantize && planned.quantizer.needs == .hessian
     }
 
-    /// The factored second moments of some inputs. A matrix that is not positive in F32 is tried again with ten times the damping.
-    func factor(_ inputs: ObservedInputs, _ name: String, order known: [Int]? = nil) throws -> FeedbackFactor {
+    /// The factored second moments of some inputs. A matrix that is not positive is tried again with ten times the damping.
+    func factor(_ inputs: ObservedInputs, _ name: String, order known: [Int]? = nil) throws -> any FeedbackFactor {
         var order = known ?? Array(0..<inputs.columns)
         if known == nil, settings.ordersByActivation {
             var moments = InputMoments(columns: inputs.columns)
@@ -144,13 +144,8 @@ package final class WeightCalibrator: WeightObserver {
         }
         var damping = settings.damping
         while true {
-            let sums = try SecondMoments(order: order, workers: workers)
-            try inputs.visit {
-                if stop.isStopped { throw CancellationError() }
-                try sums.add(InputRows($0))
-            }
             do {
-                let factor = try FeedbackFactor(sums, damping: damping, workers: workers)
+                let factor = try factor(inputs, order: order, damping: damping)
                 if damping > settings.damping { report.damped.append((name, damping)) }
                 return factor
             } catch let error as NotPositive {
@@ -158,6 +153,24 @@ package final class WeightCalibrator: WeightObserver {
                 damping = max(damping, 1e-4) * 10
             }
         }
+    }
+
+    /// In the form that is less work: which it is follows from the inputs alone, so that no other run chooses the other one.
+    private func factor(_ inputs: ObservedInputs, order: [Int], damping: Double) throws -> any FeedbackFactor {
+        func visit(_ body: (InputRows) throws -> Void) throws {
+            try inputs.visit {
+                if stop.isStopped { throw CancellationError() }
+                try body(InputRows($0))
+            }
+        }
+        if LowRankFactor.pays(tokens: inputs.count, columns: inputs.columns) {
+            var ordered = try OrderedInputs(order: order, count: inputs.count)
+            try visit { ordered.add($0) }
+            return try LowRankFactor(ordered, damping: damping, workers: workers)
+        }
+        let sums = try SecondMoments(order: order, workers: workers)
+        try visit { try sums.add($0) }
+        return try DenseFactor(sums, damping: damping, workers: workers)
     }
 
     /// Chooses codes and scales of a weight, band by band of its rows.

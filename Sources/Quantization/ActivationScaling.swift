@@ -27,7 +27,7 @@ package struct ActivationScaling: Sendable {
     package static func none(_ columns: Int) -> ActivationScaling { ActivationScaling(scales: [Float](repeating: 1, count: columns)) }
 
     /// Finds the scales with which the samples' outputs err least.
-    package init(_ samples: [Sample], moments: InputMoments, factor: FeedbackFactor) throws {
+    package init(_ samples: [Sample], moments: InputMoments, factor: any FeedbackFactor) throws {
         let columns = moments.squares.count
         let inputs = moments.magnitudes.map { $0 / Double(max(1, moments.count)) }
         var sizes = [Double](repeating: 0, count: columns)

@@ -11,23 +11,14 @@ package enum FeedbackRounding: Quantizer {
 
     package static func quantize(_ weights: WeightRows, on grid: IntegerGrid, _ evidence: RowEvidence) throws -> QuantizedRows {
         guard let factor = evidence.factor else { throw EvidenceMissing(quantizer: name, evidence: "second moments of the inputs") }
-        let feedback = ErrorFeedback(factor)
-        var (chosen, losses) = try feedback.round(weights, on: grid, groups: evidence.groups(weights, on: grid, for: name))
-        guard evidence.searchesScales else { return chosen }
-        func consider(_ groups: [GroupParameters]) throws {
-            let other = try feedback.round(weights, on: grid, groups: groups)
-            let (columns, across) = (weights.columns, groups.count / max(1, weights.rows))
-            for row in 0..<weights.rows where other.losses[row] < losses[row] {
-                losses[row] = other.losses[row]
-                let (codes, parameters) = (row * columns..<(row + 1) * columns, row * across..<(row + 1) * across)
-                chosen.codes.replaceSubrange(codes, with: other.chosen.codes[codes])
-                chosen.groups.replaceSubrange(parameters, with: other.chosen.groups[parameters])
-            }
-        }
+        let feedback = try ErrorFeedback(factor, weights, on: grid)
+        var best = try feedback.round(evidence.groups(weights, on: grid, for: name))
+        guard evidence.searchesScales else { return try feedback.chosen(best) }
+        func consider(_ groups: [GroupParameters]) throws { feedback.improve(&best, by: try feedback.round(groups)) }
         try consider(ScaleSearch.search(weights, on: grid, importance: evidence.importance, workers: evidence.workers).groups)
         try consider(ScaleSearch.search(weights, on: grid, importance: nil, workers: evidence.workers).groups)
         // With few codes the width of the range decides more.
         for share: Float in grid.bits <= 3 ? [0.95, 0.9, 0.85] : [] { try consider(grid.ranges(weights, share: share)) }
-        return chosen
+        return try feedback.chosen(best)
     }
 }

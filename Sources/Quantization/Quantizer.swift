@@ -34,7 +34,7 @@ package struct RowEvidence {
     /// How much every column counts; nil for all alike.
     package var importance: [Float]?
     /// The factored second moments of the inputs.
-    package var factor: FeedbackFactor?
+    package var factor: (any FeedbackFactor)?
     /// By what the columns are multiplied.
     package var scaling: ActivationScaling?
     /// Whether better scales than the layout's own are looked for, where a quantizer can do without.

@@ -52,11 +52,12 @@ import Testing
         func matrix(_ count: Int) -> [Float] { (0..<count).map { _ in random.normal(1) } }
         let values = matrix(width * rows), weights = matrix(width * rows), feedback = matrix(width * width).map { $0 * 0.1 }
         let scales = matrix(width * rows).map { abs($0) + 0.1 }, biases = matrix(width * rows), importance = matrix(width).map(abs)
+        let groups = (0..<UInt32(width)).map { $0 * 5 % UInt32(width) }
         func round(_ level: Int32) -> ([Float], [Float], [Float], [UInt8]) {
             var (targets, errors, losses, codes) = (
                 values, [Float](repeating: 0, count: width * rows), [Float](repeating: 0, count: rows), [UInt8](repeating: 0, count: width * rows)
             )
-            ck_feedback_round(level, &targets, weights, feedback, width, width, scales, biases, 7, importance, &losses, &errors, &codes)
+            ck_feedback_round(level, &targets, weights, feedback, width, width, scales, biases, groups, 7, importance, &losses, &errors, &codes)
             return (targets, errors, losses, codes)
         }
         #expect(round(level) == round(plain))

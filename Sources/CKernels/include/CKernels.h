@@ -169,6 +169,10 @@ void ck_pack_tokens(int level, const float *x, size_t stride, size_t tokens, siz
 void ck_matrix_product(int level, const float *packed, size_t tokens, const float *panels, size_t panel_stride, size_t depth, float *y,
                        size_t y_stride, size_t width, int continues);
 
+/// c[i][j] += sign * (the sum of a[k][i] b[k][j] over ascending k < `depth`, from zero), in F64; i < `rows`, j < `columns`.
+void ck_double_product(int level, const double *a, size_t a_stride, const double *b, size_t b_stride, double *c, size_t c_stride, size_t depth,
+                       size_t rows, size_t columns, double sign);
+
 /// Scores of one query, scaled by `scale` (and `rounds` to BF16), become e^(s - m) / sum over `count` of them and the sink, m being the largest
 /// of all; a sink of -infinity is none. The sum is in F64 by 16 lanes. A NaN makes all NaN.
 void ck_softmax(int level, float *scores, size_t count, float scale, float sink, int rounds);
@@ -200,10 +204,10 @@ double ck_squared_error(int level, const uint16_t *values, size_t stride, const 
 
 /// Rounds `width` columns of CK_PANEL rows one after another. Everything is [column][row]; `values` are the targets, and
 /// the error of each column against `weights`, times feedback[column][later], is added to the targets of later columns. The squared
-/// miss of every target, times the column's importance, is added to the row's loss.
+/// miss of every target, times the column's importance, is added to the row's loss. Scales and biases are [group][row], `groups` the columns' groups.
 void ck_feedback_round(int level, float *values, const float *weights, const float *feedback, size_t stride, size_t width,
-                       const float *scales, const float *biases, float greatest, const float *importance, float *losses, float *errors,
-                       uint8_t *codes);
+                       const float *scales, const float *biases, const uint32_t *groups, float greatest, const float *importance, float *losses,
+                       float *errors, uint8_t *codes);
 
 /// Solves x factor^T = x in place for CK_PANEL rows, `x` being [column][row] and `factor` upper triangular.
 void ck_solve_rows(int level, float *x, const float *factor, size_t stride, size_t width);

@@ -133,13 +133,8 @@ static void block_4_neon(const float *x, const float *panel, size_t depth, float
 }
 #endif
 
-/// At most one panel, in a block of its own: rows and columns beyond the matrix are computed and dropped.
-static void panel_product(
-    int level, const float *packed, size_t tokens, const float *panel, size_t depth, float *y, size_t y_stride, size_t width, int continues
-) {
-    float block[BLOCK * PANEL];
-    memset(block, 0, sizeof block);
-    for (size_t t = 0; continues && t < tokens; t++) memcpy(block + t * PANEL, y + t * y_stride, width * sizeof(float));
+/// Adds to a block of tokens by one panel.
+static void block_product(int level, const float *packed, size_t tokens, const float *panel, size_t depth, float *block) {
 #if defined(__x86_64__)
     if (level == CK_AVX512) block_avx512(packed, tokens, panel, depth, block);
     else if (level == CK_AVX2) block_avx2(packed, tokens, panel, depth, block);
@@ -153,6 +148,17 @@ static void panel_product(
     (void)level;
     block_plain(packed, tokens, panel, depth, block);
 #endif
+}
+
+/// At most one panel, in a block of its own: rows and columns beyond the matrix are computed and dropped.
+static void panel_product(
+    int level, const float *packed, size_t tokens, const float *panel, size_t depth, float *y, size_t y_stride, size_t width, int continues
+) {
+    if (continues && tokens == BLOCK && width == PANEL && y_stride == PANEL) return block_product(level, packed, tokens, panel, depth, y);
+    float block[BLOCK * PANEL];
+    memset(block, 0, sizeof block);
+    for (size_t t = 0; continues && t < tokens; t++) memcpy(block + t * PANEL, y + t * y_stride, width * sizeof(float));
+    block_product(level, packed, tokens, panel, depth, block);
     for (size_t t = 0; t < tokens; t++) memcpy(y + t * y_stride, block + t * PANEL, width * sizeof(float));
 }
 

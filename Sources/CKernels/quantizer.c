@@ -31,8 +31,14 @@ CK_BODY void grid_sums(const float *weights, const float *importance, size_t cou
     for (size_t start = 0; start < count; start += LANES) {
         size_t width = count - start < LANES ? count - start : LANES;
         float w[LANES] = {0}, h[LANES] = {0};
-        memcpy(w, weights + start, width * sizeof(float));
-        memcpy(h, importance + start, width * sizeof(float));
+        // A copy of known size is a register's load, and not a call.
+        if (width == LANES) {
+            memcpy(w, weights + start, sizeof w);
+            memcpy(h, importance + start, sizeof h);
+        } else {
+            memcpy(w, weights + start, width * sizeof(float));
+            memcpy(h, importance + start, width * sizeof(float));
+        }
         for (int i = 0; i < LANES; i++) {
             float code = nearest_code((w[i] - bias) * inverse, greatest);
             float error = w[i] - fmaf(scale, code, bias);

@@ -203,6 +203,8 @@ package final class WeightCalibrator: WeightObserver {
                 try SearchedEncoding.store(chosen, layout, rows: rows, shape: shape, into: slices)
             } catch let fault as EncodingFault {
                 throw ConversionFailure(fault, weight: weight, layout: layout, of: checkpoint)
+            } catch let fault as ErrorsOverflow {
+                throw CalibrationFailure.overflows(weight: weight.name, row: rows.lowerBound + fault.row)
             }
             withExtendedLifetime(buffer) { result.put(slices, rows: rows, shape: shape) }
         }

@@ -55,6 +55,7 @@ package struct ErrorFeedback: Sendable {
     }
 
     /// - Parameter groups: the parameters of the rows' groups, `[rows, groups]`.
+    /// - Throws: ``ErrorsOverflow``.
     package func round(_ groups: [GroupParameters]) throws -> Rounding {
         let (size, width) = (factor.size, Self.width)
         let codes = try AlignedBuffer(byteCount: max(64, blocks * size * width))
@@ -77,7 +78,9 @@ package struct ErrorFeedback: Sendable {
             FeedbackRows(
                 blocks: blocks, size: size, values: placed, codes: codes, losses: losses, tables: tables, groupAtPlace: groupAtPlace,
                 greatest: grid.greatest))
-        return Rounding(codes: codes, groups: groups, losses: losses.array(of: Float.self, count: rows))
+        let sums = losses.array(of: Float.self, count: rows)
+        if let row = sums.firstIndex(where: { !$0.isFinite }) { throw ErrorsOverflow(row: row) }
+        return Rounding(codes: codes, groups: groups, losses: sums)
     }
 
     /// Takes from another rounding the rows that err less there.
@@ -120,6 +123,11 @@ package struct ErrorFeedback: Sendable {
         }
         return QuantizedRows(codes: codes.array(of: UInt8.self, count: rows * size), groups: rounding.groups)
     }
+}
+
+/// The errors of a row's outputs are too large for F32: its targets may be no numbers.
+package struct ErrorsOverflow: Error, Equatable {
+    package var row: Int
 }
 
 /// Rows of a weight that are being rounded, in blocks of 16 rows, with their columns in the order of a factor's places.

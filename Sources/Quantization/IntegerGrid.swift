@@ -105,8 +105,16 @@ package struct IntegerGrid: Sendable, Equatable {
 
     /// The range of a group, extended to include 0.
     static func range(_ values: UnsafePointer<Float>, _ count: Int) -> (low: Float, high: Float) {
-        var low: Float = 0, high: Float = 0
-        for index in 0..<count {
+        typealias Lanes = SIMD16<Float>
+        var lows = Lanes(repeating: 0), highs = lows
+        let whole = count / Lanes.scalarCount * Lanes.scalarCount
+        for start in stride(from: 0, to: whole, by: Lanes.scalarCount) {
+            let lanes = UnsafeRawPointer(values + start).loadUnaligned(as: Lanes.self)
+            lows.replace(with: lanes, where: lanes .< lows)
+            highs.replace(with: lanes, where: lanes .> highs)
+        }
+        var low = lows.min(), high = highs.max()
+        for index in whole..<count {
             low = min(low, values[index])
             high = max(high, values[index])
         }

@@ -50,6 +50,8 @@ package final class LowRankFactor: FeedbackFactor {
                 }
             }
         }
+        // The sums of F32 that rounding carries must hold them.
+        if let place = squares.firstIndex(where: { !($0 < Double(Float.greatestFiniteMagnitude)) }) { throw NotPositive(column: order[place]) }
         let dead = squares.map { $0 == 0 }
         self.dead = dead
         // Reference: IST-DASLab/gptq:gptq.py (`fasterquant`), where dead columns have a diagonal of 1 too.
@@ -57,7 +59,7 @@ package final class LowRankFactor: FeedbackFactor {
         self.damping = dead.map { damping * mean + ($0 ? 1 : 0) }
         far = try AlignedBuffer(byteCount: max(64, ceilingDivide(size, block) * rank * block * 4))
         nearby = try AlignedBuffer(byteCount: max(64, ceilingDivide(size, FeedbackRows.step) * FeedbackRows.step * FeedbackRows.step * 4))
-        diagonals = try Elimination(inputs, damping: self.damping, workers: workers).run(far, nearby)
+        diagonals = try Elimination(inputs, squares: squares, damping: self.damping, workers: workers).run(far, nearby)
     }
 
     package func diagonal(_ place: Int) -> Float { diagonals[place] }
@@ -115,21 +117,38 @@ package final class LowRankFactor: FeedbackFactor {
     }
 
     package func outputError(_ errors: [Float], rows: Int) throws -> Double {
-        let rank = inputs.count, block = Int(CK_TOKEN_BLOCK)
-        let totals = try AlignedBuffer(byteCount: max(64, rows * 8))
-        try ParallelLoop.run(count: rows, workers: workers, state: {}) { [self] row, _ in
+        let (size, width, block, level) = (size, Int(CK_PANEL), Int(CK_TOKEN_BLOCK), KernelLevel.active.rawValue)
+        let tokenBlocks = ceilingDivide(inputs.count, block)
+        let totals = try AlignedBuffer(byteCount: max(64, ceilingDivide(rows, width) * 8))
+        try ParallelLoop.run(count: ceilingDivide(rows, width), workers: workers) {
+            try AlignedBuffer(byteCount: (size + tokenBlocks * block) * width * 4)
+        } body: { [self] index, scratch in
+            // Errors, [place][row]; sums of e x, [token][row].
+            let ordered = scratch.bytes.assumingMemoryBound(to: Float.self).baseAddress!
+            let sums = ordered + size * width
+            sums.update(repeating: 0, count: tokenBlocks * block * width)
             var total = 0.0
-            var sums = [Double](repeating: 0, count: ceilingDivide(rank, block) * block)
-            inputs.blocks.withMemory(of: Float.self) { x in
-                for place in 0..<size where !dead[place] {
-                    let error = Double(errors[row * size + order[place]])
-                    total += damping[place] * error * error
-                    for token in sums.indices { sums[token] += error * Double(x[(token / block * size + place) * block + token % block]) }
+            for place in 0..<size {
+                for n in 0..<width {
+                    let row = index * width + n
+                    let error = row < rows && !dead[place] ? errors[row * size + order[place]] : 0
+                    ordered[place * width + n] = error
+                    total += damping[place] * Double(error) * Double(error)
                 }
             }
-            totals.bytes.assumingMemoryBound(to: Double.self)[row] = sums.reduce(total) { $0 + $1 * $1 }
+            inputs.blocks.withMemory(of: Float.self) { x in
+                for places in TileSequence(rows: size, step: 512) {
+                    for part in 0..<tokenBlocks {
+                        ck_matrix_product(
+                            level, x + (part * size + places.lowerBound) * block, block, ordered + places.lowerBound * width, 0, places.count,
+                            sums + part * block * width, width, width, 1)
+                    }
+                }
+            }
+            for sum in UnsafeBufferPointer(start: sums, count: tokenBlocks * block * width) { total += Double(sum) * Double(sum) }
+            totals.bytes.assumingMemoryBound(to: Double.self)[index] = total
         }
-        return totals.array(of: Double.self, count: rows).reduce(0, +)
+        return totals.array(of: Double.self, count: ceilingDivide(rows, width)).reduce(0, +)
     }
 }
 
@@ -138,7 +157,8 @@ package final class LowRankFactor: FeedbackFactor {
 /// C = L_J + X_J^T S X_J is what is left of H for J, C = R_J R_J^T. With G = S X_J R_J^-T, R_ij = x_i^T G_j for i before J, and S loses G G^T.
 private struct Elimination {
     let inputs: OrderedInputs
-    let damping: [Double]
+    /// The diagonals of X^T X and of L.
+    let squares, damping: [Double]
     let workers: Int
     let rank: Int
     /// Distance of rows of `rank` values.
@@ -147,8 +167,9 @@ private struct Elimination {
 
     private static let step = FeedbackRows.step
 
-    init(_ inputs: OrderedInputs, damping: [Double], workers: Int) throws {
+    init(_ inputs: OrderedInputs, squares: [Double], damping: [Double], workers: Int) throws {
         self.inputs = inputs
+        self.squares = squares
         self.damping = damping
         self.workers = workers
         rank = inputs.count
@@ -217,7 +238,10 @@ private struct Elimination {
         for place in places { corner[(place - places.lowerBound) * (step + 1)] += damping[place] }
         for last in (0..<places.count).reversed() {
             let square = corner[last * step + last]
-            guard square > 0, square.isFinite else { throw NotPositive(column: inputs.order[places.lowerBound + last]) }
+            // Where no damping is left of a column but what rounding made up, nothing determines its errors.
+            guard square > 1e-12 * (squares[places.lowerBound + last] + damping[places.lowerBound + last]), square.isFinite else {
+                throw NotPositive(column: inputs.order[places.lowerBound + last])
+            }
             let root = square.squareRoot()
             corner[last * step + last] = root
             for row in 0..<last { corner[row * step + last] /= root }

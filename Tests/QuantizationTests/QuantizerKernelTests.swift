@@ -69,5 +69,22 @@ import Testing
             return x
         }
         #expect(solve(level) == solve(plain))
+        func product(_ level: Int32, rows: Int, columns: Int, depth: Int) -> [Double] {
+            let (a, b) = (weights.map(Double.init), values.map(Double.init))
+            var c = [Double](repeating: 0.25, count: rows * (columns + 3))
+            ck_double_product(level, a, rows + 1, b, columns, &c, columns + 3, depth, rows, columns, -1)
+            return c
+        }
+        for (rows, columns, depth) in [(4, 16, 5), (5, 17, 9), (3, 33, 1), (1, 1, 21), (9, 20, 0)] {
+            let found = product(level, rows: rows, columns: columns, depth: depth)
+            #expect(found == product(plain, rows: rows, columns: columns, depth: depth))
+            for i in 0..<rows {
+                for j in 0..<columns + 3 {
+                    let sum =
+                        j >= columns ? 0 : (0..<depth).reduce(0.0) { $0 + Double(weights[$1 * (rows + 1) + i]) * Double(values[$1 * columns + j]) }
+                    #expect(abs(found[i * (columns + 3) + j] - (0.25 - sum)) < 1e-12)
+                }
+            }
+        }
     }
 }

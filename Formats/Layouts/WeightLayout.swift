@@ -48,14 +48,20 @@ package struct WeightPart: Sendable, Equatable {
         }
         if rows == .whole { return ByteRuns(0..<byteCount) }
         guard shape.rows > 0 else { return ByteRuns(0..<0) }
-        if case .along(let bits) = rows {
-            let stride = ceilingDivide(shape.rows * bits, 8)
-            let start = tile.lowerBound * bits / 8
-            let end = tile.upperBound == shape.rows ? stride : tile.upperBound * bits / 8
-            return ByteRuns(start: start, length: end - start, stride: stride, count: stride == 0 ? 0 : byteCount / stride)
+        if let stretch = stretch(of: tile, in: shape) {
+            return ByteRuns(start: stretch.range.lowerBound, length: stretch.range.count, stride: stretch.stride, count: stretch.count)
         }
         let rowBytes = byteCount / stored(shape.rows)
         return ByteRuns(stored(tile.lowerBound) * rowBytes..<stored(tile.upperBound) * rowBytes)
+    }
+
+    /// Which bytes of each of `count` stored rows, `stride` bytes apart, belong to some rows of the weight; nil where these do not run along them.
+    package func stretch(of tile: Range<Int>, in shape: MatrixShape) -> (range: Range<Int>, stride: Int, count: Int)? {
+        guard case .along(let bits) = rows else { return nil }
+        let stride = ceilingDivide(shape.rows * bits, 8)
+        let start = tile.lowerBound * bits / 8
+        let end = tile.upperBound == shape.rows ? stride : tile.upperBound * bits / 8
+        return (start..<end, stride, stride == 0 ? 0 : byteCount / stride)
     }
 }
 

@@ -73,41 +73,43 @@ extension WeightConverter {
         let layout = try layoutOverWholeRange(memory, stop)
         var memory = memory
         let held = hold(&memory)
-        try held?.forEachPiece { part, start, piece in
-            try checkStop(stop)
-            guard try file.read(into: piece, at: offsets[part] + start) == piece.count else {
-                throw ShortRead(path: file.path, tensor: planned.tensors[part].name, offset: offsets[part] + start)
-            }
-        }
         var record = WeightRecord(digests: [])
         var differences = 0
         var sums = ck_error_sums()
         var amax: UInt32 = 0
-        for rows in TileSequence(of: shape, step: rowsPerTile(memory.count, isHeld: held != nil)) {
-            try checkStop(stop)
-            // What is not derived from the weight alone is not derived again; its values are still needed, to measure the error.
-            let expected = try produce(rows, layout, memory, counters, encodes: isDerived)
-            let places = places(rows)
-            let written = target.slices(rows, in: UnsafeMutableRawBufferPointer(rebasing: memory[places.readBack]))
-            for (index, slice) in written.enumerated() {
-                let part = target.parts[index]
-                let runs = part.runs(of: rows, in: shape)
-                let count = try held?.load(slice, part: index, runs) ?? file.read(into: slice, runs, at: offsets[index])
-                differences += isDerived ? Self.differences(slice, count, expected[index]) : slice.count - count
-                if part.isInRowOrder(rows) { hashes[index].update(bufferPointer: UnsafeRawBufferPointer(slice)) }
-                counters.bytesAudited.add(slice.count, ordering: .relaxed)
-            }
-            if !sourceHashes.isEmpty {
-                for (index, slice) in source.slices(rows, in: UnsafeMutableRawBufferPointer(rebasing: memory[places.source])).enumerated()
-                where source.parts[index].isInRowOrder(rows) {
-                    sourceHashes[index].update(bufferPointer: UnsafeRawBufferPointer(slice))
+        for band in TileSequence(of: shape, step: held?.rows ?? shape.rows) {
+            try held?.forEachPiece(of: band) { part, runs, piece in
+                try checkStop(stop)
+                guard try file.read(into: piece, runs, at: offsets[part]) == piece.count else {
+                    throw ShortRead(path: file.path, tensor: planned.tensors[part].name, offset: offsets[part] + runs.start)
                 }
             }
-            for (part, slice) in zip(target.parts, written) where part.rows != .whole || rows.lowerBound == 0 {
-                record.notFinite += part.type.countNotFinite(UnsafeRawBufferPointer(slice))
-            }
-            if planned.road == .quantize {
-                amax = max(amax, measure(rows, written, memory, places, &sums, &record.notFinite))
+            for rows in tiles(of: band, memory.count, isHeld: held != nil) {
+                try checkStop(stop)
+                // What is not derived from the weight alone is not derived again; its values are still needed, to measure the error.
+                let expected = try produce(rows, layout, memory, counters, encodes: isDerived)
+                let places = places(rows)
+                let written = target.slices(rows, in: UnsafeMutableRawBufferPointer(rebasing: memory[places.readBack]))
+                for (index, slice) in written.enumerated() {
+                    let part = target.parts[index]
+                    let isHeld = held?.load(slice, part: index, rows, of: band) == true
+                    let count = try isHeld ? slice.count : file.read(into: slice, part.runs(of: rows, in: shape), at: offsets[index])
+                    differences += isDerived ? Self.differences(slice, count, expected[index]) : slice.count - count
+                    if part.isInRowOrder(rows) { hashes[index].update(bufferPointer: UnsafeRawBufferPointer(slice)) }
+                    counters.bytesAudited.add(slice.count, ordering: .relaxed)
+                }
+                if !sourceHashes.isEmpty {
+                    for (index, slice) in source.slices(rows, in: UnsafeMutableRawBufferPointer(rebasing: memory[places.source])).enumerated()
+                    where source.parts[index].isInRowOrder(rows) {
+                        sourceHashes[index].update(bufferPointer: UnsafeRawBufferPointer(slice))
+                    }
+                }
+                for (part, slice) in zip(target.parts, written) where part.rows != .whole || rows.lowerBound == 0 {
+                    record.notFinite += part.type.countNotFinite(UnsafeRawBufferPointer(slice))
+                }
+                if planned.road == .quantize {
+                    amax = max(amax, measure(rows, written, memory, places, &sums, &record.notFinite))
+                }
             }
         }
         // Parts whose tiles are not runs of the file are digested by themselves.

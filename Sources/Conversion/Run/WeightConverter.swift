@@ -123,30 +123,40 @@ struct WeightConverter {
     /// rows as the layouts prefer.
     func preferredBytes(within limit: Int) -> Int {
         if planned.road == .passthrough { return 2 * Self.preferredTile }
-        let held = bytesToHold(in: limit)
-        return held > 0 ? max(2 * Self.preferredTile, places(0..<min(heldRows, shape.rows)).total + held) : tileBytes
+        let tile = places(0..<min(heldRows, shape.rows)).total
+        // A sixteenth, so that wide weights do not take all that they are given.
+        guard let band = bandFitting(max(limit / 16, bytesHeld(heldRows))), tile + bytesHeld(band) <= limit else { return tileBytes }
+        return max(2 * Self.preferredTile, tile + bytesHeld(band))
     }
 
     /// The same where nothing is held.
     var tileBytes: Int { max(2 * Self.preferredTile, places(0..<min(preferredRows, shape.rows)).total) }
 
-    /// Bytes of the parts that are held whole in so much memory; 0 if there are none, or no room beside a tile.
-    private func bytesToHold(in memory: Int) -> Int {
-        let wanted = HeldParts.byteCount(of: target)
-        return wanted > 0 && wanted + places(0..<min(heldRows, shape.rows)).total <= memory ? wanted : 0
+    private func bytesHeld(_ rows: Int) -> Int { HeldParts.byteCount(of: target, rows: min(rows, shape.rows)) }
+
+    /// Rows of the band for which so much memory can hold parts: all, or as many tiles as it has room for; nil if there is nothing to hold, or no room.
+    private func bandFitting(_ memory: Int) -> Int? {
+        let whole = bytesHeld(shape.rows)
+        guard whole > 0 else { return nil }
+        if whole <= memory { return shape.rows }
+        let band = memory / max(1, bytesHeld(heldRows)) * heldRows
+        return band > 0 ? band : nil
     }
 
-    /// Rows of a tile whose pieces go to where they are held: as few as fill cache lines there.
-    private var heldRows: Int { ceilingDivide(256, alignment) * alignment }
+    /// Rows of a tile whose pieces go to where they are held: as few as fill cache lines there, or half of one where wide weights would need many megabytes.
+    private var heldRows: Int {
+        func rounded(_ rows: Int) -> Int { ceilingDivide(rows, alignment) * alignment }
+        let rows = [256, 128].map(rounded).first { places(0..<min($0, shape.rows)).total <= 8 << 20 } ?? rounded(64)
+        return max(rows, smallestTile)
+    }
 
-    /// Takes room for the parts that are held whole from the end of a worker's memory.
+    /// Takes room for the parts that are held from the end of a worker's memory.
     /// - Returns: nil if there are none, or not enough memory.
     func hold(_ memory: inout UnsafeMutableRawBufferPointer) -> HeldParts? {
-        let wanted = bytesToHold(in: memory.count)
-        guard wanted > 0 else { return nil }
-        let rest = (memory.count - wanted) & ~63
+        guard let band = bandFitting(memory.count - places(0..<min(heldRows, shape.rows)).total) else { return nil }
+        let rest = (memory.count - bytesHeld(band)) & ~63
         defer { memory = UnsafeMutableRawBufferPointer(rebasing: memory[..<rest]) }
-        return HeldParts(of: target, in: UnsafeMutableRawBufferPointer(rebasing: memory[rest...]))
+        return HeldParts(of: target, rows: band, in: UnsafeMutableRawBufferPointer(rebasing: memory[rest...]))
     }
 
     private var preferredRows: Int {
@@ -160,6 +170,13 @@ struct WeightConverter {
         let unit = max(places(0..<min(smallestTile, shape.rows)).total, 1)
         func fitting(_ bytes: Int) -> Int { max(1, bytes / unit) * smallestTile }
         return max(fitting(min(memory, Self.preferredTile)), min(preferredRows, fitting(memory)))
+    }
+
+    /// Some rows of the weight, tile after tile.
+    func tiles(of band: Range<Int>, _ memory: Int, isHeld: Bool) -> some Sequence<Range<Int>> {
+        TileSequence(rows: band.count, step: rowsPerTile(memory, isHeld: isHeld)).lazy.map { rows in
+            rows.lowerBound + band.lowerBound..<rows.upperBound + band.lowerBound
+        }
     }
 
     /// Tiles larger than this gain nothing and lose the cache.
@@ -176,20 +193,22 @@ struct WeightConverter {
         let layout = try layoutOverWholeRange(memory, stop)
         var memory = memory
         let held = hold(&memory)
-        for rows in TileSequence(of: shape, step: rowsPerTile(memory.count, isHeld: held != nil)) {
-            try checkStop(stop)
-            let slices = try produce(rows, layout, memory, counters)
-            for (index, slice) in slices.enumerated() {
-                let runs = target.parts[index].runs(of: rows, in: shape)
-                if held?.store(slice, part: index, runs) != true {
-                    try file.write(UnsafeRawBufferPointer(slice), runs, at: planned.tensors[index].offset)
+        for band in TileSequence(of: shape, step: held?.rows ?? shape.rows) {
+            for rows in tiles(of: band, memory.count, isHeld: held != nil) {
+                try checkStop(stop)
+                let slices = try produce(rows, layout, memory, counters)
+                for (index, slice) in slices.enumerated() {
+                    if held?.store(slice, part: index, rows, of: band) != true {
+                        let runs = target.parts[index].runs(of: rows, in: shape)
+                        try file.write(UnsafeRawBufferPointer(slice), runs, at: planned.tensors[index].offset)
+                    }
+                    counters.bytesWritten.add(slice.count, ordering: .relaxed)
                 }
-                counters.bytesWritten.add(slice.count, ordering: .relaxed)
             }
-        }
-        try held?.forEachPiece { part, start, piece in
-            try checkStop(stop)
-            try file.write(UnsafeRawBufferPointer(piece), at: planned.tensors[part].offset + start)
+            try held?.forEachPiece(of: band) { part, runs, piece in
+                try checkStop(stop)
+                try file.write(UnsafeRawBufferPointer(piece), runs, at: planned.tensors[part].offset)
+            }
         }
     }
 

@@ -19,9 +19,10 @@ CK_BODY void add_products(float *targets, const float *values, const float *fact
     }
 }
 
+/// The code of no number is 0: where a scale is 0 all codes mean the same.
 CK_BODY float nearest_code(float value, float greatest) {
     float code = rintf(value);
-    code = code < 0.0f ? 0.0f : code;
+    code = code > 0.0f ? code : 0.0f;
     return code > greatest ? greatest : code;
 }
 

@@ -204,7 +204,8 @@ package final class WeightCalibrator: WeightObserver {
             } catch let fault as EncodingFault {
                 throw ConversionFailure(fault, weight: weight, layout: layout, of: checkpoint)
             } catch let fault as ErrorsOverflow {
-                throw CalibrationFailure.overflows(weight: weight.name, row: rows.lowerBound + fault.row)
+                throw CalibrationFailure.overflows(
+                    weight: weight.name, row: planned.view?.row(rows.lowerBound + fault.row) ?? rows.lowerBound + fault.row)
             }
             withExtendedLifetime(buffer) { result.put(slices, rows: rows, shape: shape) }
         }

@@ -46,7 +46,7 @@ package struct ErrorFeedback: Sendable {
         }
     }
 
-    /// Codes and parameters of all rows, and for each row the (damped) squared error of its outputs: e^T (H + damping) e.
+    /// Codes and parameters of all rows, and for each row the (damped) squared error of its outputs, e^T (H + damping) e: infinite if F32 cannot hold it.
     package struct Rounding: Sendable {
         /// [block of rows][place][row].
         fileprivate let codes: AlignedBuffer
@@ -55,7 +55,6 @@ package struct ErrorFeedback: Sendable {
     }
 
     /// - Parameter groups: the parameters of the rows' groups, `[rows, groups]`.
-    /// - Throws: ``ErrorsOverflow``.
     package func round(_ groups: [GroupParameters]) throws -> Rounding {
         let (size, width) = (factor.size, Self.width)
         let codes = try AlignedBuffer(byteCount: max(64, blocks * size * width))
@@ -78,8 +77,8 @@ package struct ErrorFeedback: Sendable {
             FeedbackRows(
                 blocks: blocks, size: size, values: placed, codes: codes, losses: losses, tables: tables, groupAtPlace: groupAtPlace,
                 greatest: grid.greatest))
-        let sums = losses.array(of: Float.self, count: rows)
-        if let row = sums.firstIndex(where: { !$0.isFinite }) { throw ErrorsOverflow(row: row) }
+        // What cannot be counted loses against all that can.
+        let sums = losses.array(of: Float.self, count: rows).map { $0.isFinite ? $0 : .infinity }
         return Rounding(codes: codes, groups: groups, losses: sums)
     }
 
@@ -104,7 +103,9 @@ package struct ErrorFeedback: Sendable {
     }
 
     /// The codes with the weight's columns in their own order.
+    /// - Throws: ``ErrorsOverflow``.
     package func chosen(_ rounding: Rounding) throws -> QuantizedRows {
+        if let row = rounding.losses.firstIndex(where: { !$0.isFinite }) { throw ErrorsOverflow(row: row) }
         let (size, width, rows, order) = (factor.size, Self.width, rows, factor.order)
         let codes = try AlignedBuffer(byteCount: max(64, rows * size))
         let placed = rounding.codes

@@ -17,6 +17,30 @@ import Testing
         return [("default", SyntheticModel()), ("no query rank", flat), ("32x32 blocks", blocks), ("one file", single), ("bf16", plain)]
     }
 
+    /// Layouts whose tiles are pieces of every stored row: with less memory these are held for a band of the weight's rows only, and the bytes are the same.
+    @Test(arguments: [true, false], ["awq", "gptq-asym", "gptq-3bit", "gptq-8bit"])
+    func bandsOfWeightsMakeUpTheWhole(_ quantized: Bool, _ target: String) throws {
+        let folder = try TemporaryDirectory()
+        var model = SyntheticModel()
+        (model.hidden, model.intermediate, model.layers, model.mtp, model.quantized) = (1536, 2048, 1, false, quantized)
+        try model.build().write(to: folder.file("origin"))
+        try convert(folder.file("origin"), folder.file("whole"), to: target)
+        let whole = try directoryContents(folder.file("whole"))
+        for (number, options) in [RunOptions(memory: 32 << 20, jobs: 2), RunOptions(memory: 8 << 20, jobs: 1), RunOptions(memory: 5 << 20, jobs: 1)]
+            .enumerated()
+        {
+            let report = try convert(folder.file("origin"), folder.file("\(number)"), to: target, options: options)
+            #expect(report.audit.differences == 0)
+            #expect(try directoryContents(folder.file("\(number)")) == whole, "\(options.memory >> 20) MiB")
+        }
+        // From pieces of rows to pieces of rows.
+        if let other = ["awq": "gptq-asym", "gptq-asym": "awq"][target] {
+            try convert(folder.file("whole"), folder.file("again"), to: other)
+            try convert(folder.file("whole"), folder.file("banded"), to: other, options: RunOptions(memory: 8 << 20, jobs: 1))
+            #expect(try directoryContents(folder.file("banded")) == directoryContents(folder.file("again")))
+        }
+    }
+
     /// A -> C has the bytes of A -> BF16 -> C, for every pair of layouts; or, where C can hold A's very codes, A's values; or, where C is a type that
     /// holds more than BF16 and A has more, A's values rounded once.
     @Test(arguments: layouts) func convertingDirectlyEqualsConvertingThroughBF16(_ first: String) throws {

@@ -211,8 +211,33 @@ import Testing
         let weights = WeightRows(values: Self.matrix(2, 40, &random) + Self.matrix(1, 40, &random).map { $0 * 1e10 }, rows: 3, columns: 40)
         let grid = IntegerGrid(bits: 3, groupSize: 40, zeroPoints: .middle, scaleType: .bf16)
         let factor = try Self.factor(form, inputs, tokens: 20, order: Array(0..<40), damping: 0.01, workers: 1)
-        let fault = #expect(throws: ErrorsOverflow.self) { try ErrorFeedback(factor, weights, on: grid).round(grid.ranges(weights, share: 1)) }
+        let feedback = try ErrorFeedback(factor, weights, on: grid)
+        var rounding = try feedback.round(grid.ranges(weights, share: 1))
+        let fault = #expect(throws: ErrorsOverflow.self) { try feedback.chosen(rounding) }
         #expect(fault?.row == 2)
+        // A rounding that cannot be counted takes nothing over.
+        let losses = rounding.losses
+        feedback.improve(&rounding, by: rounding)
+        #expect(rounding.losses == losses)
+    }
+
+    /// GPTQ's scales are rounded to F16, and tiny ones to 0: all codes mean 0 then, and no error is other than a number.
+    @Test(arguments: Form.allCases) func groupsWithoutScaleAreRounded(_ form: Form) throws {
+        var random = SeededGenerator(6)
+        let size = 64, tokens = 10
+        var inputs = Self.matrix(tokens, size, &random)
+        for token in 0..<tokens { inputs[token * size + 3] = 0 }
+        var values = [Float](repeating: 0, count: 2 * size)
+        (values[5], values[size + 7]) = (1e-7, 0.5)
+        let weights = WeightRows(values: values, rows: 2, columns: size)
+        let grid = IntegerGrid(bits: 4, groupSize: size, zeroPoints: .middle, scaleType: .f16)
+        let factor = try Self.factor(form, inputs, tokens: tokens, order: Array(0..<size), damping: 0.01, workers: 1)
+        let feedback = try ErrorFeedback(factor, weights, on: grid)
+        let groups = [GroupParameters(scale: 0, zero: 8), GroupParameters(scale: 0.0625, zero: 8)]
+        let rounding = try feedback.round(groups)
+        let chosen = try feedback.chosen(rounding)
+        #expect(rounding.losses.allSatisfy { $0.isFinite && $0 >= 0 } && chosen.codes.allSatisfy { $0 <= 15 })
+        #expect(chosen.codes[size + 7] == 15)
     }
 
     /// Without damping fewer tokens than columns leave columns that nothing determines.

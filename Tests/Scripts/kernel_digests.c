@@ -244,6 +244,10 @@ static void products(int level) {
             ck_matrix_product(level, more, tokens, third, 700, depth, out, 53, width, tokens % 2);
             for (size_t t = 0; t < tokens; t++) add(out + t * 53, width * 4);
         }
+    // Whole blocks of one panel, whose sums lie as they are computed.
+    memcpy(out, floats, sizeof floats);
+    ck_matrix_product(level, floats + 1000, CK_TOKEN_BLOCK, negative_or_not, 0, 77, out, CK_PANEL, CK_PANEL, 1);
+    add(out, CK_TOKEN_BLOCK * CK_PANEL * 4);
     memcpy(out, floats, sizeof floats), memcpy(more, negative_or_not, sizeof negative_or_not);
     ck_add_scaled(out, 7, positive, 3, positive + 100, more, 51, 29);
     add(more, 51 * 7 * 4);

@@ -174,7 +174,7 @@ final class RunWork: Sendable {
     private func converter(_ position: Int, _ ranges: SharedRanges) -> WeightConverter {
         WeightConverter(
             run.checkpoint, plan.weights[position], sourceDigests: sourceDigests, statistics: run.statistics,
-            allowsNonFinite: run.options.allowsNonFinite || plan.isCopy, isSparse: run.options.isSparse, ranges: ranges)
+            allowsNonFinite: run.options.allowsNonFinite || plan.isCopy, isSparse: run.options.isSparse, isPacked: packs, ranges: ranges)
     }
 
     /// Makes a shard's bytes durable. After a failed flush nobody knows which of them reached the disk, and asking again says nothing: the next

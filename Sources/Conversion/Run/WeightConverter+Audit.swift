@@ -118,11 +118,12 @@ extension WeightConverter {
                 hashes[index].update(bufferPointer: UnsafeRawBufferPointer(whole))
                 continue
             }
-            try digest(file, at: offsets[index], planned.tensors[index].byteCount, memory, stop, &hashes[index])
+            let tensor = planned.tensors[index]
+            try digest(file, tensor.name, at: offsets[index], tensor.byteCount, memory, stop, &hashes[index])
         }
         for index in sourceHashes.indices where source.parts[index].isAlongRows {
             let stored = weight.stored[index]
-            try digest(checkpoint.files[stored.file], at: stored.offset, stored.byteCount, memory, stop, &sourceHashes[index])
+            try digest(checkpoint.files[stored.file], stored.name, at: stored.offset, stored.byteCount, memory, stop, &sourceHashes[index])
         }
         for (stored, hash) in zip(weight.stored, sourceHashes) {
             try sourceDigests.check(stored, hash.finalize().hexadecimal, in: checkpoint)
@@ -137,13 +138,15 @@ extension WeightConverter {
     }
 
     private func digest(
-        _ file: any ByteSource, at offset: Int, _ size: Int, _ memory: UnsafeMutableRawBufferPointer, _ stop: StopToken, _ hash: inout SHA256
+        _ file: any ByteSource, _ tensor: String, at offset: Int, _ size: Int, _ memory: UnsafeMutableRawBufferPointer, _ stop: StopToken,
+        _ hash: inout SHA256
     ) throws {
         for start in stride(from: 0, to: size, by: memory.count) {
             try checkStop(stop)
             let piece = UnsafeMutableRawBufferPointer(rebasing: memory[..<min(memory.count, size - start)])
             let count = try file.read(into: piece, at: offset + start)
-            hash.update(bufferPointer: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(piece)[..<count]))
+            guard count == piece.count else { throw ShortRead(path: file.path, tensor: tensor, offset: offset + start + count) }
+            hash.update(bufferPointer: UnsafeRawBufferPointer(piece))
         }
     }
 

@@ -31,14 +31,17 @@ struct WeightConverter {
     let allowsNonFinite: Bool
     /// Whether what is copied is looked at for zeros, rather than copied inside the kernel.
     private let isSparse: Bool
+    /// Whether what is written is read back from a compressed container, to which every band would be another pass over all of it.
+    private let isPacked: Bool
     private let ranges: SharedRanges
     private let alignment: Int
 
     init(
         _ checkpoint: Checkpoint, _ planned: PlannedWeight, sourceDigests: SourceDigests = .none, statistics: InputStatistics? = nil,
-        allowsNonFinite: Bool = false, isSparse: Bool = false, ranges: SharedRanges = SharedRanges()
+        allowsNonFinite: Bool = false, isSparse: Bool = false, isPacked: Bool = false, ranges: SharedRanges = SharedRanges()
     ) {
         self.isSparse = isSparse
+        self.isPacked = isPacked
         self.ranges = ranges
         self.allowsNonFinite = allowsNonFinite
         self.checkpoint = checkpoint
@@ -124,8 +127,9 @@ struct WeightConverter {
     func preferredBytes(within limit: Int) -> Int {
         if planned.road == .passthrough { return 2 * Self.preferredTile }
         let tile = places(0..<min(heldRows, shape.rows)).total
-        // A sixteenth, so that wide weights do not take all that they are given.
-        guard let band = bandFitting(max(limit / 16, bytesHeld(heldRows))), tile + bytesHeld(band) <= limit else { return tileBytes }
+        // A sixteenth, so that wide weights do not take all that they are given; but no runs that are shorter than those of tiles by themselves.
+        let wished = isPacked ? limit : max(limit / 16, bytesHeld(max(heldRows, preferredRows)))
+        guard let band = bandFitting(min(wished, limit - tile)) else { return tileBytes }
         return max(2 * Self.preferredTile, tile + bytesHeld(band))
     }
 
@@ -143,17 +147,20 @@ struct WeightConverter {
         return band > 0 ? band : nil
     }
 
-    /// Rows of a tile whose pieces go to where they are held: as few as fill cache lines there, or half of one where wide weights would need many megabytes.
+    /// Rows of a tile whose pieces go to where they are held: as few as fill cache lines there, or half of one where wide weights would need many
+    /// megabytes; more where the source is read in such pieces too.
     private var heldRows: Int {
         func rounded(_ rows: Int) -> Int { ceilingDivide(rows, alignment) * alignment }
-        let rows = [256, 128].map(rounded).first { places(0..<min($0, shape.rows)).total <= 8 << 20 } ?? rounded(64)
+        let readsPieces = source.parts.contains { $0.isAlongRows }
+        let wished = readsPieces ? [preferredRows, 512, 256, 128] : [256, 128]
+        let rows = wished.map(rounded).first { places(0..<min($0, shape.rows)).total <= (readsPieces ? 16 : 8) << 20 } ?? rounded(64)
         return max(rows, smallestTile)
     }
 
     /// Takes room for the parts that are held from the end of a worker's memory.
     /// - Returns: nil if there are none, or not enough memory.
     func hold(_ memory: inout UnsafeMutableRawBufferPointer) -> HeldParts? {
-        guard let band = bandFitting(memory.count - places(0..<min(heldRows, shape.rows)).total) else { return nil }
+        guard shape.columns > 0, let band = bandFitting(memory.count - places(0..<min(heldRows, shape.rows)).total) else { return nil }
         let rest = (memory.count - bytesHeld(band)) & ~63
         defer { memory = UnsafeMutableRawBufferPointer(rebasing: memory[..<rest]) }
         return HeldParts(of: target, rows: band, in: UnsafeMutableRawBufferPointer(rebasing: memory[rest...]))
@@ -166,10 +173,10 @@ struct WeightConverter {
 
     /// Rows a tile in `memory` bytes, a multiple of the alignment.
     func rowsPerTile(_ memory: Int, isHeld: Bool) -> Int {
-        let preferredRows = isHeld ? heldRows : preferredRows
         let unit = max(places(0..<min(smallestTile, shape.rows)).total, 1)
         func fitting(_ bytes: Int) -> Int { max(1, bytes / unit) * smallestTile }
-        return max(fitting(min(memory, Self.preferredTile)), min(preferredRows, fitting(memory)))
+        // What is held leaves room for a tile of so many rows.
+        return max(fitting(min(memory, Self.preferredTile)), isHeld ? heldRows : min(preferredRows, fitting(memory)))
     }
 
     /// Some rows of the weight, tile after tile.

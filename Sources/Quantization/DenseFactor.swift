@@ -183,7 +183,6 @@ package final class DenseFactor: FeedbackFactor, @unchecked Sendable {
         }
     }
 
-    /// The sum over rows of e^T (H + damping) e, for errors e of some rows of a weight, `[rows, size]`.
     package func outputError(_ errors: [Float], rows: Int) throws -> Double {
         let (width, step) = (Int(CK_PANEL), Int(CK_TOKEN_BLOCK))
         let level = KernelLevel.active.rawValue
@@ -191,14 +190,7 @@ package final class DenseFactor: FeedbackFactor, @unchecked Sendable {
         // Errors as [block of rows][place][row], as the right operand.
         let ordered = try AlignedBuffer(byteCount: max(64, blocks * size * width * 4))
         ordered.withMemory(of: Float.self) { target in
-            for block in 0..<blocks {
-                for place in 0..<size {
-                    for n in 0..<width {
-                        let row = block * width + n
-                        target[(block * size + place) * width + n] = row < rows && !dead[place] ? errors[row * size + order[place]] : 0
-                    }
-                }
-            }
+            for block in 0..<blocks { place(errors, rows: rows, block, target + block * size * width) }
         }
         let pieces = ceilingDivide(size, step)
         let sums = try AlignedBuffer(byteCount: pieces * 8)

@@ -1,3 +1,5 @@
+import CKernels
+
 /// R, upper triangular, with R R^T = H + damping: the Cholesky factor, counted from the last column, of the second moments H = sum of x x^T over
 /// the inputs of a weight, in a form of which error feedback can ask what it needs.
 ///
@@ -30,6 +32,23 @@ extension FeedbackFactor {
             result[order[place]] = value * value
         }
         return result
+    }
+}
+
+extension FeedbackFactor {
+    /// R_ii^2 of some places, by which a miss counts; zero where a place is dead.
+    func squares(_ places: Range<Int>) -> [Float] { places.map { dead[$0] ? 0 : diagonal($0) * diagonal($0) } }
+
+    /// A block of 16 of the `rows` rows of `values`, `[rows, size]`, as target[place][row]: zero where a place is dead and where there is no row.
+    func place(_ values: [Float], rows: Int, _ block: Int, _ target: UnsafeMutablePointer<Float>) {
+        let (size, width, order, dead) = (size, Int(CK_PANEL), order, dead)
+        let height = min(width, rows - block * width)
+        values.withUnsafeBufferPointer { values in
+            for place in 0..<size {
+                let column = order[place], isDead = dead[place]
+                for n in 0..<width { target[place * width + n] = n < height && !isDead ? values[(block * width + n) * size + column] : 0 }
+            }
+        }
     }
 }
 

@@ -128,13 +128,9 @@ package final class LowRankFactor: FeedbackFactor {
             let sums = ordered + size * width
             sums.update(repeating: 0, count: tokenBlocks * block * width)
             var total = 0.0
+            place(errors, rows: rows, index, ordered)
             for place in 0..<size {
-                for n in 0..<width {
-                    let row = index * width + n
-                    let error = row < rows && !dead[place] ? errors[row * size + order[place]] : 0
-                    ordered[place * width + n] = error
-                    total += damping[place] * Double(error) * Double(error)
-                }
+                for n in 0..<width { total += damping[place] * Double(ordered[place * width + n]) * Double(ordered[place * width + n]) }
             }
             inputs.blocks.withMemory(of: Float.self) { x in
                 for places in TileSequence(rows: size, step: 512) {

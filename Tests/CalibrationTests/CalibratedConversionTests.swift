@@ -288,7 +288,7 @@ import Testing
         let pass = try ForwardPass(checkpoint, tokens: text, observer: comparison)
         while !pass.isDone { try pass.step() }
         #expect(comparison.weights > 20 && comparison.codes > 500_000, "\(comparison.weights) weights, \(comparison.codes) codes")
-        #expect(comparison.differing * 1000 < comparison.codes, "\(comparison.differing) of \(comparison.codes) codes")
+        #expect(comparison.differing * 5000 < comparison.codes, "\(comparison.differing) of \(comparison.codes) codes")
         #expect(abs(comparison.losses.dense - comparison.losses.lowRank) < 1e-3 * comparison.losses.dense, "\(comparison.losses)")
         // Of a row a few codes follow one that fell the other way: that moves a loss of 64 rows by a hundredth in few weights only.
         #expect(comparison.misses * 50 < comparison.weights, "\(comparison.misses) of \(comparison.weights) weights")

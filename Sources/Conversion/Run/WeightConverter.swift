@@ -122,7 +122,7 @@ struct WeightConverter {
     /// A transposed part of a weight is taken at once: it is one attention head.
     private var smallestTile: Int { planned.view?.isTransposed == true ? shape.rows : alignment }
 
-    /// Working memory that is worth having within a limit: for a tile that suits the caches and the parts that are held whole, or else for as many
+    /// Working memory that is worth having within a limit: for a tile that suits the caches and what is held, or else for as many
     /// rows as the layouts prefer.
     func preferredBytes(within limit: Int) -> Int {
         if planned.road == .passthrough { return 2 * Self.preferredTile }
